@@ -1,0 +1,27 @@
+"""The integer operators `packqvit::*`: definition and eager PyTorch reference of each (docs/numerics.md).
+
+Importing this package registers them with torch.library; they run on any tensor, can be exported, and their bits are
+what every native kernel produces.
+"""
+
+from .attention import attention_scores, attention_values, softmax
+from .layer_norm import layer_norm
+from .linear import linear, linear_accumulate, linear_add, patch_embedding
+from .quantize import dequantize, quantize
+from .tokens import lookup_table, mean_tokens, select_tokens
+
+__all__ = [
+    "attention_scores",
+    "attention_values",
+    "dequantize",
+    "layer_norm",
+    "linear",
+    "linear_accumulate",
+    "linear_add",
+    "lookup_table",
+    "mean_tokens",
+    "patch_embedding",
+    "quantize",
+    "select_tokens",
+    "softmax",
+]

@@ -1,0 +1,139 @@
+"""Attention on codes: scores, Int-2^n-Softmax, and values weighted by log2 or linear probability codes."""
+
+from __future__ import annotations
+
+import torch
+
+from .arithmetic import (
+    EXPONENT_FRACTION_BITS,
+    INT16_MAX,
+    exp2_negative,
+    integer_matmul,
+    log2_normalizer,
+    multiply_high,
+    requantize,
+    rounding_shift_right,
+)
+from .library import code_dtype, integer_op
+
+LOG2_ZERO_CODE = 15
+"""The log2 code that stands for probability 0."""
+
+LINEAR_PROBABILITY_BITS = 8
+"""Linear probability codes count 1 / 2^8."""
+
+
+def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    batch, tokens, channels = x.shape
+    return x.reshape(batch, tokens, heads, channels // heads).transpose(1, 2)
+
+
+def _attention_scores_meta(q, k, heads):
+    return q.new_empty((q.shape[0], heads, q.shape[1], k.shape[1]), dtype=torch.int32)
+
+
+@integer_op("attention_scores(Tensor q, Tensor k, int heads) -> Tensor", _attention_scores_meta)
+def attention_scores(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor:
+    """Accumulators of Q K^T.
+
+    Args:
+        q: int8 [B, Nq, D], symmetric.
+        k: int8 [B, Nk, D], symmetric.
+        heads: H; divides D.
+
+    Returns:
+        int32 [B, H, Nq, Nk].
+    """
+    scores = integer_matmul(_split_heads(q, heads), _split_heads(k, heads).transpose(-2, -1), 128 * 128)
+    return scores.to(torch.int32)
+
+
+def _softmax_meta(x, bias, multiplier, shift, log2):
+    return torch.empty_like(x, dtype=torch.uint8)
+
+
+@integer_op("softmax(Tensor x, Tensor? bias, int multiplier, int shift, bool log2) -> Tensor", _softmax_meta)
+def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: int, log2: bool) -> torch.Tensor:
+    """Int-2^n-Softmax over the last axis (PackQViT, NeurIPS 2023; docs/numerics.md, softmax).
+
+    Args:
+        x: int32 [B, H, Nq, Nk], accumulators of Q K^T, below 2^30 in magnitude together with the bias.
+        bias: int32 [Hb, Nq, Nk] added first, in accumulator steps; Hb divides B * H. None for plain attention.
+        multiplier: In [2^14, 2^15 - 1]; with shift, 1024 * log2(e) * (step of x).
+        shift: In [-15, 30].
+        log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code / 256).
+
+    Returns:
+        uint8 [B, H, Nq, Nk].
+    """
+    scores = x.long()
+    if bias is not None:
+        batch, heads = x.shape[:2]
+        repeats = batch * heads // bias.shape[0]
+        scores = scores + bias.long().repeat(repeats, 1, 1).reshape(scores.shape)
+    distance = scores.amax(-1, keepdim=True) - scores
+    if shift >= 0:
+        t = rounding_shift_right(distance, shift).clamp_max(INT16_MAX)
+    else:
+        t = distance.clamp_max(INT16_MAX >> -shift) << -shift
+    exponent = multiply_high(t, multiplier)
+    p, octaves = exp2_negative(exponent)
+    weight = torch.where(octaves <= 15, rounding_shift_right(p, octaves), torch.zeros_like(p))
+    exponent = exponent + log2_normalizer(weight.sum(-1, keepdim=True))
+    if log2:
+        half = 1 << (EXPONENT_FRACTION_BITS - 1)
+        return ((exponent + half) >> EXPONENT_FRACTION_BITS).clamp_max(LOG2_ZERO_CODE).to(torch.uint8)
+    p, octaves = exp2_negative(exponent.clamp_max(INT16_MAX))
+    drop = octaves + (14 - LINEAR_PROBABILITY_BITS)
+    code = torch.where(drop <= 15, rounding_shift_right(p, drop), torch.zeros_like(p))
+    return code.clamp_max(255).to(torch.uint8)
+
+
+def _attention_values_meta(p, v, multiplier, shift, log2, left_shift, fraction_bits, zero_point, qmin, qmax):
+    return v.new_empty((v.shape[0], p.shape[2], v.shape[2]), dtype=code_dtype(qmin, qmax))
+
+
+@integer_op(
+    "attention_values(Tensor p, Tensor v, Tensor multiplier, Tensor shift, bool log2, int left_shift, int fraction_bits, "
+    "int zero_point, int qmin, int qmax) -> Tensor",
+    _attention_values_meta,
+)
+def attention_values(
+    p: torch.Tensor,
+    v: torch.Tensor,
+    multiplier: torch.Tensor,
+    shift: torch.Tensor,
+    log2: bool,
+    left_shift: int,
+    fraction_bits: int,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+) -> torch.Tensor:
+    """P V with the heads joined again: by shifts for log2 codes, exact until one final rounding.
+
+    Args:
+        p: uint8 [B, H, Nq, Nk], probability codes.
+        v: int8 [B, Nk, D], symmetric, in [-127, 127].
+        multiplier: int16 [D].
+        shift: uint8 [D].
+        log2: What p's codes mean, as in softmax.
+        left_shift: l of the requantisation.
+        fraction_bits: F of the requantisation.
+        zero_point: Of the output.
+        qmin: Smallest output code.
+        qmax: Largest output code.
+
+    Returns:
+        int8 [B, Nq, D].
+    """
+    codes = p.long()
+    if log2:
+        weight = torch.where(codes < LOG2_ZERO_CODE, 1 << (14 - codes).clamp_min(0), torch.zeros_like(codes))
+        bound = (1 << 14) * 128
+    else:
+        weight, bound = codes, 255 * 128
+    accumulator = integer_matmul(weight, _split_heads(v, p.shape[1]), bound)
+    accumulator = accumulator.transpose(1, 2).reshape(v.shape[0], p.shape[2], v.shape[2])
+    result = requantize(accumulator, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
+    return result.to(code_dtype(qmin, qmax))

@@ -1,0 +1,72 @@
+"""Int-LayerNorm."""
+
+from __future__ import annotations
+
+import torch
+
+from .arithmetic import bit_length, integer_sqrt, multiply_high, rounding_shift_right, saturate16
+from .library import code_dtype, integer_op
+
+
+def normalized_fraction_bits(channels: int) -> int:
+    """Q: fraction bits of (x - mean) / sigma in 16 bits; its magnitude stays below sqrt(channels)."""
+    return 15 - ((channels - 1).bit_length() + 1) // 2
+
+
+def _layer_norm_meta(x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax):
+    return torch.empty_like(x, dtype=code_dtype(qmin, qmax))
+
+
+@integer_op(
+    "layer_norm(Tensor x, Tensor? channel_shift, Tensor weight, Tensor bias, int epsilon, int output_shift, "
+    "int qmin, int qmax) -> Tensor",
+    _layer_norm_meta,
+)
+def layer_norm(
+    x: torch.Tensor,
+    channel_shift: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    epsilon: int,
+    output_shift: int,
+    qmin: int,
+    qmax: int,
+) -> torch.Tensor:
+    """Int-LayerNorm over the last axis (PackQViT, NeurIPS 2023; docs/numerics.md, layer_norm).
+
+    Mean, variance and square root are exact integers; the reciprocal has 15 bits.
+
+    Args:
+        x: int8 or int16 [..., C], residual codes.
+        channel_shift: uint8 [C], in 0..7: channel c counts 2^channel_shift[c] steps. None: all zero.
+        weight: int16 [C], gamma over the output step times 2^(output_shift - Q).
+        bias: int32 [C], beta over the output step plus the zero point, times 2^output_shift, plus the rounding half.
+        epsilon: eps / step^2 * C^2.
+        output_shift: S, in 1..30.
+        qmin: Smallest output code.
+        qmax: Largest output code.
+
+    Returns:
+        int8 [..., C].
+    """
+    values = x.long()
+    if channel_shift is not None:
+        values = values << channel_shift.long()
+    channels = x.shape[-1]
+    total = values.sum(-1, keepdim=True)
+    squares = (values * values).sum(-1, keepdim=True)
+    mean = torch.div(total * 8192 + channels, 2 * channels, rounding_mode="floor")
+    variance = (channels * squares - total * total + epsilon).clamp_min(1)
+    half_shift = (62 - bit_length(variance)) // 2  # the even shift that brings it into [2^60, 2^62)
+    root = integer_sqrt(variance << (2 * half_shift))
+    quotient = torch.div(torch.full_like(root, channels << 48), root, rounding_mode="floor")
+    drop = bit_length(quotient) - 15
+    reciprocal = rounding_shift_right(quotient, drop)
+    carried = reciprocal == 1 << 15
+    reciprocal = torch.where(carried, 1 << 14, reciprocal)
+    drop = torch.where(carried, drop + 1, drop)
+    shift = (45 - drop - half_shift - normalized_fraction_bits(channels)).clamp(0, 31)
+    centred = saturate16(rounding_shift_right((values << 12) - mean, shift))
+    normalized = multiply_high(centred, reciprocal)
+    result = (normalized * weight.long() + bias.long()) >> output_shift
+    return result.clamp(qmin, qmax).to(code_dtype(qmin, qmax))

@@ -1,0 +1,62 @@
+"""The two ends of an integer region: float32 to codes, codes to float32."""
+
+from __future__ import annotations
+
+import torch
+
+from .library import code_dtype, integer_op
+
+
+def _along(vector: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
+    shape = [1] * ndim
+    if vector.numel() > 1:
+        shape[axis] = vector.numel()
+    return vector.reshape(shape)
+
+
+def _quantize_meta(x, inverse_scale, offset, axis, qmin, qmax):
+    return torch.empty_like(x, dtype=code_dtype(qmin, qmax))
+
+
+@integer_op(
+    "quantize(Tensor x, Tensor inverse_scale, Tensor offset, int axis, int qmin, int qmax) -> Tensor", _quantize_meta
+)
+def quantize(
+    x: torch.Tensor, inverse_scale: torch.Tensor, offset: torch.Tensor, axis: int, qmin: int, qmax: int
+) -> torch.Tensor:
+    """Float32 values to codes: clamp(rint((x - offset) * inverse_scale), qmin, qmax).
+
+    Args:
+        x: float32, any shape. NaN becomes the code nearest to 0.
+        inverse_scale: float32 [1] or [C], codes per unit.
+        offset: float32 [1] or [C], the value of code 0.
+        axis: The axis of x that C runs along.
+        qmin: Smallest code.
+        qmax: Largest code.
+
+    Returns:
+        int8 of x's shape, or int16 when [qmin, qmax] does not fit.
+    """
+    scaled = (x - _along(offset, axis, x.ndim)) * _along(inverse_scale, axis, x.ndim)
+    codes = torch.nan_to_num(torch.round(scaled), nan=0.0, posinf=float(qmax), neginf=float(qmin)).clamp(qmin, qmax)
+    return codes.to(code_dtype(qmin, qmax))
+
+
+def _dequantize_meta(x, scale, zero_point, axis):
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+@integer_op("dequantize(Tensor x, Tensor scale, int zero_point, int axis) -> Tensor", _dequantize_meta)
+def dequantize(x: torch.Tensor, scale: torch.Tensor, zero_point: int, axis: int) -> torch.Tensor:
+    """Codes or accumulators to float32: float32(x - zero_point) * scale.
+
+    Args:
+        x: int8, int16 or int32, any shape.
+        scale: float32 [1] or [C].
+        zero_point: The code of 0.0 (0 for int32).
+        axis: The axis of x that C runs along.
+
+    Returns:
+        float32 of x's shape.
+    """
+    return (x.to(torch.int32) - zero_point).to(torch.float32) * _along(scale, axis, x.ndim)

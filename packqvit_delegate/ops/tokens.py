@@ -1,0 +1,85 @@
+"""Operators on single codes and on tokens: look-up table, token selection, mean pooling."""
+
+from __future__ import annotations
+
+import torch
+
+from .arithmetic import requantize
+from .library import code_dtype, integer_op
+
+
+def _lookup_table_meta(x, table):
+    return torch.empty_like(x)
+
+
+@integer_op("lookup_table(Tensor x, Tensor table) -> Tensor", _lookup_table_meta)
+def lookup_table(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Any function of one code: integer GELU, exact to the output grid.
+
+    Args:
+        x: int8, any shape.
+        table: int8 [256], indexed by code + 128.
+
+    Returns:
+        int8 of x's shape.
+    """
+    return table[x.long() + 128]
+
+
+def _select_tokens_meta(x, index):
+    return x.new_empty((x.shape[0], len(index), x.shape[2]))
+
+
+@integer_op("select_tokens(Tensor x, int[] index) -> Tensor", _select_tokens_meta)
+def select_tokens(x: torch.Tensor, index: list[int]) -> torch.Tensor:
+    """Tokens by index.
+
+    Args:
+        x: Any integer type, [B, N, C].
+        index: M token indices, each in [0, N).
+
+    Returns:
+        [B, M, C] of x's type.
+    """
+    return x[:, list(index)]
+
+
+def _mean_tokens_meta(x, bias, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax):
+    return x.new_empty((x.shape[0], 1, x.shape[2]), dtype=code_dtype(qmin, qmax))
+
+
+@integer_op(
+    "mean_tokens(Tensor x, Tensor bias, Tensor multiplier, Tensor shift, int left_shift, int fraction_bits, int zero_point, "
+    "int qmin, int qmax) -> Tensor",
+    _mean_tokens_meta,
+)
+def mean_tokens(
+    x: torch.Tensor,
+    bias: torch.Tensor,
+    multiplier: torch.Tensor,
+    shift: torch.Tensor,
+    left_shift: int,
+    fraction_bits: int,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+) -> torch.Tensor:
+    """Mean over all tokens; the division by their number lies in the multiplier.
+
+    Args:
+        x: int8 or int16 [B, N, C].
+        bias: int32 [C], minus N times the input's zero point.
+        multiplier: int16 [C].
+        shift: uint8 [C].
+        left_shift: l of the requantisation.
+        fraction_bits: F of the requantisation; 0 for an int16 output.
+        zero_point: Of the output.
+        qmin: Smallest output code.
+        qmax: Largest output code.
+
+    Returns:
+        [B, 1, C], int8, or int16 when [qmin, qmax] does not fit.
+    """
+    accumulator = x.long().sum(1, keepdim=True) + bias.long()
+    codes = requantize(accumulator, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
+    return codes.to(code_dtype(qmin, qmax))
