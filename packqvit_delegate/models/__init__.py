@@ -1,0 +1,7 @@
+"""Loading Vision Transformers by name, with weights from a file or from the hub."""
+
+from packqvit_delegate.models.loading import RANDOM, LoadedModel, load
+from packqvit_delegate.models.vit import VisionTransformer, ViTConfig
+from packqvit_delegate.models.zoo import ZOO
+
+__all__ = ["RANDOM", "ZOO", "LoadedModel", "ViTConfig", "VisionTransformer", "load"]
