@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/aligned_array.h"
+
+namespace packqvit {
+
+// Geometry of a tier's GEMM: one microkernel call computes mr rows by nr columns and consumes k in groups of kr.
+struct GemmTile {
+  size_t mr;
+  size_t nr;
+  size_t kr;
+  size_t row_block;  // rows that share one visit to a panel: the unit of work in the row direction
+};
+
+// A weight matrix [n, k] as the plan stores it: int8 codes, or two 4-bit codes to a byte with rows padded to even k.
+struct WeightView {
+  const uint8_t* data;
+  size_t n;
+  size_t k;
+  unsigned bits;  // 8 or 4
+
+  size_t row_bytes() const { return bits == 8 ? k : (k + 1) / 2; }
+  int8_t code(size_t row, size_t column) const {
+    if (bits == 8) return static_cast<int8_t>(data[row * k + column]);
+    const unsigned nibble = data[row * row_bytes() + column / 2] >> (column % 2 * 4) & 15;
+    return static_cast<int8_t>(nibble < 8 ? static_cast<int>(nibble) : static_cast<int>(nibble) - 16);
+  }
+};
+
+// Weights in panels of nr columns, zero codes where n or k is padded:
+//   8 bits: packed[n / nr][k / kr][nr][kr]
+//   4 bits: packed[n / nr][k / (2 kr)][nr][kr], a byte's low nibble from the first group of kr, the high from the
+//   second
+struct PackedWeights {
+  GemmTile tile;
+  unsigned bits = 8;
+  size_t n = 0;
+  size_t k = 0;
+  size_t padded_k = 0;  // a multiple of kr, and of 2 kr for 4 bits
+  AlignedArray<uint8_t> data;
+
+  size_t panels() const { return divide_up(n, tile.nr); }
+  size_t panel_bytes() const { return tile.nr * padded_k * bits / 8; }
+  const uint8_t* panel(size_t index) const { return data.data() + index * panel_bytes(); }
+};
+
+// False when there is no memory.
+[[nodiscard]] bool pack_weights(const WeightView& weights, const GemmTile& tile, PackedWeights& packed);
+
+}  // namespace packqvit

@@ -1,0 +1,89 @@
+#include <algorithm>
+
+#include "kernels/reference/reference.h"
+
+namespace packqvit::reference {
+namespace {
+
+// The nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bit in the sum.
+float round_to_even(float x) {
+  constexpr float kMagic = 12582912.0f;
+  return (x + kMagic) - kMagic;
+}
+
+template <typename Code>
+void quantize_row(const QuantizeArguments& arguments, size_t row) {
+  const size_t channel = row % arguments.channels;
+  const float inverse_scale = arguments.inverse_scale[arguments.scale_per_channel ? channel : 0];
+  const float offset = arguments.offset[arguments.offset_per_channel ? channel : 0];
+  const float low = static_cast<float>(arguments.qmin);
+  const float high = static_cast<float>(arguments.qmax);
+  const float* x = arguments.x + row * arguments.inner;
+  Code* output = static_cast<Code*>(arguments.output) + row * arguments.inner;
+  for (size_t i = 0; i < arguments.inner; ++i) {
+    const float scaled = (x[i] - offset) * inverse_scale;
+    const float number = scaled == scaled ? scaled : 0.0f;
+    // The limits are integers, so that clamping before rounding changes nothing but the range.
+    output[i] = static_cast<Code>(round_to_even(std::min(std::max(number, low), high)));
+  }
+}
+
+template <typename Code>
+void dequantize_row(const DequantizeArguments& arguments, size_t row) {
+  const float scale = arguments.scale[arguments.scale_per_channel ? row % arguments.channels : 0];
+  const Code* x = static_cast<const Code*>(arguments.x) + row * arguments.inner;
+  float* output = arguments.output + row * arguments.inner;
+  for (size_t i = 0; i < arguments.inner; ++i) {
+    output[i] = static_cast<float>(int64_t{x[i]} - arguments.zero_point) * scale;
+  }
+}
+
+template <typename Code>
+int32_t sum_tokens(const MeanTokensArguments& arguments, size_t channel) {
+  const Code* x = static_cast<const Code*>(arguments.x) + channel;
+  int32_t sum = 0;
+  for (size_t n = 0; n < arguments.tokens; ++n) sum += x[n * arguments.channels];
+  return sum;
+}
+
+}  // namespace
+
+void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size) {
+  for (size_t i = 0; i < size; ++i) output[i] = table[x[i] + 128];
+}
+
+void quantize(const QuantizeArguments& arguments, Range rows) {
+  for (size_t row = rows.begin; row < rows.end; ++row) {
+    arguments.wide ? quantize_row<int16_t>(arguments, row) : quantize_row<int8_t>(arguments, row);
+  }
+}
+
+void dequantize(const DequantizeArguments& arguments, Range rows) {
+  for (size_t row = rows.begin; row < rows.end; ++row) {
+    switch (arguments.type) {
+      case CodeType::kInt8:
+        dequantize_row<int8_t>(arguments, row);
+        break;
+      case CodeType::kInt16:
+        dequantize_row<int16_t>(arguments, row);
+        break;
+      case CodeType::kInt32:
+        dequantize_row<int32_t>(arguments, row);
+        break;
+    }
+  }
+}
+
+void mean_tokens(const MeanTokensArguments& arguments, Range channels) {
+  for (size_t c = channels.begin; c < channels.end; ++c) {
+    const int32_t sum = arguments.wide_input ? sum_tokens<int16_t>(arguments, c) : sum_tokens<int8_t>(arguments, c);
+    const int32_t code = arguments.requantizer(arguments.bias[c] + sum, c);
+    if (arguments.wide_output) {
+      static_cast<int16_t*>(arguments.output)[c] = static_cast<int16_t>(code);
+    } else {
+      static_cast<int8_t*>(arguments.output)[c] = static_cast<int8_t>(code);
+    }
+  }
+}
+
+}  // namespace packqvit::reference

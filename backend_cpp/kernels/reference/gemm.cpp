@@ -1,0 +1,107 @@
+#include <algorithm>
+
+#include "kernels/reference/dot_tile.h"
+#include "kernels/reference/reference.h"
+
+namespace packqvit::reference {
+namespace {
+
+// One panel's codes as int16 rows [nr][padded_k], undoing the interleaving by kr.
+void widen_panel(const PackedWeights& weights, size_t panel, int16_t* out) {
+  constexpr size_t kGroup = 16;
+  const uint8_t* in = weights.panel(panel);
+  const size_t stride = weights.padded_k;
+  if (weights.bits == 8) {
+    for (size_t k = 0; k < stride; k += kGroup) {
+      for (size_t j = 0; j < kTileColumns; ++j, in += kGroup) {
+        for (size_t i = 0; i < kGroup; ++i) out[j * stride + k + i] = static_cast<int8_t>(in[i]);
+      }
+    }
+  } else {
+    for (size_t k = 0; k < stride; k += 2 * kGroup) {
+      for (size_t j = 0; j < kTileColumns; ++j, in += kGroup) {
+        int16_t* row = out + j * stride + k;
+        for (size_t i = 0; i < kGroup; ++i) {
+          row[i] = static_cast<int16_t>(static_cast<int8_t>(in[i] << 4) >> 4);
+          row[kGroup + i] = static_cast<int16_t>(static_cast<int8_t>(in[i]) >> 4);
+        }
+      }
+    }
+  }
+}
+
+void widen_row(const int8_t* in, size_t k, size_t padded_k, int16_t* out) {
+  for (size_t i = 0; i < k; ++i) out[i] = in[i];
+  std::fill(out + k, out + padded_k, int16_t{0});
+}
+
+template <Epilogue kEpilogue, typename Code>
+void store_row(const GemmArguments& arguments, size_t row, size_t column, const int32_t* acc) {
+  const Requantizer& requantizer = arguments.requantizer;
+  const size_t n = arguments.weights->n;
+  const size_t columns = std::min(kTileColumns, n - column);
+  Code* output = static_cast<Code*>(arguments.output) + row * n + column;
+  for (size_t j = 0; j < columns; ++j) {
+    const size_t c = column + j;
+    const int32_t sum = acc[j] + arguments.bias[c];
+    if constexpr (kEpilogue == Epilogue::kAccumulate) {
+      output[j] = sum;
+    } else if constexpr (kEpilogue == Epilogue::kRequantize) {
+      output[j] = static_cast<Code>(requantizer(sum, c));
+    } else {
+      int32_t base;
+      if constexpr (kEpilogue == Epilogue::kAddResidual) {
+        const int32_t code = static_cast<const Code*>(arguments.addend)[row * n + c];
+        base = mulhrs(sizeof(Code) == 1 ? code * 256 : code, arguments.residual_multiplier[c]);
+      } else {
+        base = static_cast<const int16_t*>(arguments.addend)[row * n + c];
+      }
+      const int32_t total = sat16(base + requantizer.scale(sum, c));
+      const int32_t code = sat16(total + requantizer.half()) >> requantizer.fraction_bits;
+      output[j] = static_cast<Code>(sizeof(Code) == 1 ? sat8(code) : code);
+    }
+  }
+}
+
+using StoreRow = void (*)(const GemmArguments&, size_t row, size_t column, const int32_t* acc);
+
+StoreRow choose_store(const GemmArguments& arguments) {
+  switch (arguments.epilogue) {
+    case Epilogue::kAccumulate:
+      return store_row<Epilogue::kAccumulate, int32_t>;
+    case Epilogue::kAddResidual:
+      return arguments.wide ? store_row<Epilogue::kAddResidual, int16_t> : store_row<Epilogue::kAddResidual, int8_t>;
+    case Epilogue::kAddPosition:
+      return arguments.wide ? store_row<Epilogue::kAddPosition, int16_t> : store_row<Epilogue::kAddPosition, int8_t>;
+    case Epilogue::kRequantize:
+      break;
+  }
+  return store_row<Epilogue::kRequantize, int8_t>;
+}
+
+}  // namespace
+
+size_t gemm_scratch(const PackedWeights& weights) {
+  return (weights.tile.row_block + kTileColumns) * weights.padded_k * sizeof(int16_t);
+}
+
+void gemm(const GemmArguments& arguments, Range rows, Range panels, void* scratch) {
+  const PackedWeights& weights = *arguments.weights;
+  const size_t stride = weights.padded_k;
+  int16_t* a = static_cast<int16_t*>(scratch);
+  int16_t* b = a + weights.tile.row_block * stride;
+  const StoreRow store = choose_store(arguments);
+  for (size_t first = rows.begin; first < rows.end; first += weights.tile.row_block) {
+    const size_t count = std::min(weights.tile.row_block, rows.end - first);
+    for (size_t i = 0; i < count; ++i) {
+      widen_row(arguments.x + (first + i) * weights.k, weights.k, stride, a + i * stride);
+    }
+    for (size_t panel = panels.begin; panel < panels.end; ++panel) {
+      widen_panel(weights, panel, b);
+      dot_panel(a, count, b, stride, stride,
+                [&](size_t row, const int32_t* acc) { store(arguments, first + row, panel * kTileColumns, acc); });
+    }
+  }
+}
+
+}  // namespace packqvit::reference

@@ -1,0 +1,124 @@
+// The integer arithmetic of docs/numerics.md on single numbers. Every tier's tails and tests agree with these.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace packqvit {
+
+// x / 2^shift rounded, ties towards plus infinity: (x + 2^(shift-1)) >> shift without the sum that could overflow.
+template <typename T>
+constexpr T rshr(T x, unsigned shift) {
+  return shift > 0 ? ((x >> (shift - 1)) + 1) >> 1 : x;
+}
+
+// The 16-bit rounding high multiplication, for a and b within int16 and not both -32768.
+constexpr int32_t mulhrs(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
+
+constexpr int32_t sat8(int32_t x) { return std::clamp<int32_t>(x, INT8_MIN, INT8_MAX); }
+constexpr int32_t sat16(int32_t x) { return std::clamp<int32_t>(x, INT16_MIN, INT16_MAX); }
+
+// Number of bits of x: floor(log2 x) + 1, and 0 for 0.
+constexpr unsigned bitlen(uint64_t x) {
+  unsigned bits = 0;
+  for (unsigned step = 32; step > 0; step /= 2) {
+    if (x >> step != 0) {
+      x >>= step;
+      bits += step;
+    }
+  }
+  return bits + static_cast<unsigned>(x);
+}
+
+// floor(sqrt(x)), exact. Newton's iteration from above decreases until it is there.
+constexpr uint64_t isqrt(uint64_t x) {
+  if (x < 2) return x;
+  uint64_t root = uint64_t{1} << ((bitlen(x) + 1) / 2);
+  for (uint64_t next = (root + x / root) / 2; next < root; next = (root + x / root) / 2) root = next;
+  return root;
+}
+
+// 2^14 * 2^(-f / 2^15) for f in [0, 2^15).
+constexpr int32_t exp2_mantissa(int32_t f) {
+  int32_t p = -637;
+  p = 3772 + mulhrs(f, p);
+  p = -11327 + mulhrs(f, p);
+  return 16384 + mulhrs(f, p);
+}
+
+// An exponent in octaves with 10 fraction bits, split into the integer part n and the mantissa 2^14 * 2^-fraction.
+struct Exp2 {
+  int32_t mantissa;
+  unsigned n;
+};
+constexpr Exp2 split_exp2(int32_t e) { return {exp2_mantissa((e & 1023) << 5), static_cast<unsigned>(e >> 10)}; }
+
+// 2^14 * 2^(-e / 2^10) for e in [0, 32767].
+constexpr int32_t exp2_weight(int32_t e) {
+  const Exp2 x = split_exp2(e);
+  return x.n <= 15 ? rshr(x.mantissa, x.n) : 0;
+}
+
+// log2(sum / 2^14) with 10 fraction bits, for a sum in [2^14, 2^31).
+constexpr int32_t log2_of_sum(uint32_t sum) {
+  const int32_t z = static_cast<int32_t>(bitlen(sum)) - 1;
+  const int32_t g = static_cast<int32_t>(((sum << (30 - z)) - (uint32_t{1} << 30)) >> 15);
+  int32_t l = -2762;
+  l = 10605 + mulhrs(g, l);
+  l = -22220 + mulhrs(g, l);
+  l = 14370 + mulhrs(g, l);
+  l = g + mulhrs(g, l);
+  return (z - 14) * 1024 + rshr(l, 5);
+}
+
+// Requantisation of int32 accumulators, one multiplier and shift per channel. docs/numerics.md, "Requantise".
+struct Requantizer {
+  const int16_t* multiplier = nullptr;
+  const uint8_t* shift = nullptr;
+  unsigned fraction_bits = 0;
+  int32_t zero_point = 0;
+  int32_t qmin = 0;
+  int32_t qmax = 0;
+
+  // Output steps with `fraction_bits` fraction bits, before the zero point.
+  int32_t scale(int32_t acc, size_t channel) const {
+    return mulhrs(sat16(rshr(acc, shift[channel])), multiplier[channel]);
+  }
+  int32_t half() const { return fraction_bits > 0 ? 1 << (fraction_bits - 1) : 0; }
+  int32_t operator()(int32_t acc, size_t channel) const {
+    const int32_t offset = zero_point * (1 << fraction_bits) + half();
+    return std::clamp(sat16(scale(acc, channel) + offset) >> fraction_bits, qmin, qmax);
+  }
+};
+
+// Largest Q with |x - mean| / sigma < sqrt(channels) on Q fraction bits of int16.
+constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 15 - (bitlen(channels - 1) + 1) / 2; }
+
+// 1 / sqrt(V) of a LayerNorm row: normalised = mulhrs(sat16(rshr((X << 12) - M, shift)), reciprocal).
+struct InverseDeviation {
+  int32_t reciprocal;  // in [2^14, 2^15)
+  unsigned shift;
+};
+constexpr InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
+  const unsigned a = (62 - bitlen(variance)) / 2;
+  const uint64_t h = isqrt(variance << (2 * a));
+  const uint64_t q = (uint64_t{channels} << 48) / h;
+  int32_t z = static_cast<int32_t>(bitlen(q)) - 15;
+  uint64_t r = rshr(q, static_cast<unsigned>(z));
+  if (r == uint64_t{1} << 15) {
+    r >>= 1;
+    z += 1;
+  }
+  const int32_t fraction_bits = static_cast<int32_t>(layer_norm_fraction_bits(channels));
+  const int32_t shift = std::clamp(45 - z - static_cast<int32_t>(a) - fraction_bits, 0, 31);
+  return {static_cast<int32_t>(r), static_cast<unsigned>(shift)};
+}
+
+// floor(a / b) for b > 0.
+constexpr int64_t floor_divide(int64_t a, int64_t b) {
+  const int64_t quotient = a / b;
+  return a % b < 0 ? quotient - 1 : quotient;
+}
+
+}  // namespace packqvit

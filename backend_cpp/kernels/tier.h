@@ -1,0 +1,170 @@
+// What a kernel tier (one ISA level) provides. docs/kernels.md says how to add one.
+//
+// The work functions take a range of independent units (rows, panels, elements), so that the executor can split any of
+// them over threads; the result never depends on the split. `scratch` is 64-byte aligned, of the size that the tier
+// asked for, and belongs to one call at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/packed_weights.h"
+#include "kernels/scalar.h"
+
+namespace packqvit {
+
+struct Range {
+  size_t begin;
+  size_t end;
+};
+
+enum class Epilogue : uint8_t {
+  kRequantize,   // int8 codes
+  kAddResidual,  // onto residual codes of the output's type
+  kAddPosition,  // onto int16 positions with the requantizer's fraction bits
+  kAccumulate,   // the int32 accumulators
+};
+
+// output[rows, n] = epilogue(x[rows, k] * weights^T + bias). All channel vectors are padded to a multiple of nr.
+struct GemmArguments {
+  const int8_t* x = nullptr;
+  const PackedWeights* weights = nullptr;
+  const int32_t* bias = nullptr;
+  Epilogue epilogue = Epilogue::kRequantize;
+  Requantizer requantizer;
+  const int16_t* residual_multiplier = nullptr;
+  const void* addend = nullptr;  // [rows, n]: residual codes, or positions
+  void* output = nullptr;
+  bool wide = false;  // int16 codes instead of int8, for kAddResidual and kAddPosition
+};
+
+// q, k and v are [batch, tokens, heads * head_size]; scores and probabilities are [batch, heads, queries, keys].
+struct AttentionShape {
+  size_t heads;
+  size_t queries;
+  size_t keys;
+  size_t head_size;
+};
+
+struct AttentionScoresArguments {
+  AttentionShape shape;
+  const int8_t* q;
+  const int8_t* k;
+  int32_t* output;
+};
+
+enum class Probabilities : uint8_t { kLog2, kLinear };
+
+struct AttentionValuesArguments {
+  AttentionShape shape;
+  Probabilities format;
+  const uint8_t* probabilities;
+  const int8_t* v;
+  Requantizer requantizer;  // one channel vector over heads * head_size
+  int8_t* output;
+};
+
+struct SoftmaxArguments {
+  const int32_t* x;  // rows of `columns`
+  size_t columns;
+  size_t rows_per_head;
+  const int32_t* bias;  // nullptr, or [bias_heads, rows_per_head, columns]
+  size_t bias_heads;
+  int32_t multiplier;
+  int32_t shift;
+  Probabilities format;
+  uint8_t* output;
+};
+
+struct LayerNormArguments {
+  const void* x;  // rows of `channels`, int8 or int16
+  bool wide;
+  size_t channels;
+  const uint8_t* channel_shift;  // nullptr: all zero
+  const int16_t* weight;
+  const int32_t* bias;
+  int64_t epsilon;
+  unsigned output_shift;
+  int32_t qmin;
+  int32_t qmax;
+  int8_t* output;
+};
+
+// x is [outer, channels, inner] around the axis of the vectors; a vector of one element serves all channels.
+struct QuantizeArguments {
+  const float* x;
+  size_t channels;
+  size_t inner;
+  const float* inverse_scale;
+  bool scale_per_channel;
+  const float* offset;
+  bool offset_per_channel;
+  int32_t qmin;
+  int32_t qmax;
+  void* output;
+  bool wide;  // int16 codes instead of int8
+};
+
+enum class CodeType : uint8_t { kInt8, kInt16, kInt32 };
+
+struct DequantizeArguments {
+  const void* x;
+  CodeType type;
+  size_t channels;
+  size_t inner;
+  const float* scale;
+  bool scale_per_channel;
+  int32_t zero_point;
+  float* output;
+};
+
+struct MeanTokensArguments {
+  const void* x;  // [tokens, channels] of one image
+  bool wide_input;
+  size_t tokens;
+  size_t channels;
+  const int32_t* bias;
+  Requantizer requantizer;
+  void* output;  // [channels]
+  bool wide_output;
+};
+
+struct KernelTier {
+  const char* name;
+  bool (*is_supported)();  // by this CPU
+
+  GemmTile tile;
+  size_t (*gemm_scratch)(const PackedWeights& weights);
+  void (*gemm)(const GemmArguments& arguments, Range rows, Range panels, void* scratch);
+
+  // `head` is b * heads + h.
+  size_t (*attention_scratch)(const AttentionShape& shape);  // enough for scores and for values
+  void (*attention_scores)(const AttentionScoresArguments& arguments, size_t head, Range queries, void* scratch);
+  void (*attention_values)(const AttentionValuesArguments& arguments, size_t head, Range queries, void* scratch);
+
+  size_t (*softmax_scratch)(size_t columns);
+  void (*softmax)(const SoftmaxArguments& arguments, Range rows, void* scratch);
+
+  void (*layer_norm)(const LayerNormArguments& arguments, Range rows);
+  void (*lookup_table)(const int8_t* x, const int8_t* table, int8_t* output, size_t size);
+  void (*quantize)(const QuantizeArguments& arguments, Range rows);  // a row is one (outer, channel) pair of `inner`
+  void (*dequantize)(const DequantizeArguments& arguments, Range rows);
+  void (*mean_tokens)(const MeanTokensArguments& arguments, Range channels);
+};
+
+// Every tier of this build, best first. The reference tier is the last and always supported.
+struct TierList {
+  const KernelTier* const* begin_;
+  size_t size_;
+  const KernelTier* const* begin() const { return begin_; }
+  const KernelTier* const* end() const { return begin_ + size_; }
+};
+TierList all_tiers();
+
+// The best tier that this CPU supports.
+const KernelTier& best_tier();
+
+// The tier called `name`, or nullptr when this build has none or this CPU does not support it.
+const KernelTier* find_tier(const char* name);
+
+}  // namespace packqvit

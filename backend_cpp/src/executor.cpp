@@ -1,0 +1,147 @@
+#include "src/executor.h"
+
+#include <executorch/runtime/core/event_tracer_hooks_delegate.h>
+#include <executorch/runtime/core/exec_aten/util/scalar_type_util.h>
+#include <executorch/runtime/core/exec_aten/util/tensor_util.h>
+#include <executorch/runtime/platform/log.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace packqvit {
+
+using executorch::aten::ScalarType;
+using executorch::aten::Tensor;
+using executorch::runtime::Error;
+using executorch::runtime::EValue;
+using executorch::runtime::EventTracer;
+using executorch::runtime::Result;
+using executorch::runtime::Span;
+
+namespace {
+
+ScalarType scalar_type(plan::DataType type) {
+  switch (type) {
+    case plan::DataType::Int8:
+      return ScalarType::Char;
+    case plan::DataType::UInt8:
+      return ScalarType::Byte;
+    case plan::DataType::Int16:
+      return ScalarType::Short;
+    case plan::DataType::Int32:
+      return ScalarType::Int;
+    case plan::DataType::Float32:
+      break;
+  }
+  return ScalarType::Float;
+}
+
+bool has_shape(const Tensor& tensor, const Shape& shape) {
+  return std::equal(tensor.sizes().begin(), tensor.sizes().end(), shape.begin(), shape.end(),
+                    [](auto size, size_t dimension) { return static_cast<size_t>(size) == dimension; });
+}
+
+std::string shape_of(const Tensor& tensor) { return to_string(Shape(tensor.sizes().begin(), tensor.sizes().end())); }
+
+}  // namespace
+
+Result<Executor> Executor::make(const CheckedPlan& plan, const KernelTier& tier) {
+  Executor executor;
+  Error error = executor.place_values(plan);
+  if (error == Error::Ok) error = executor.build_steps(plan, tier);
+  if (error != Error::Ok) return error;
+  return executor;
+}
+
+Error Executor::place_values(const CheckedPlan& plan) {
+  const size_t arena_size = static_cast<size_t>(plan.plan().arena_size());
+  if (!arena_.allocate(arena_size)) {
+    ET_LOG(Error, "packqvit: no memory for the arena of %zu bytes", arena_size);
+    return Error::MemoryAllocationFailed;
+  }
+  values_.resize(plan.values().size(), nullptr);
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (plan.value(i).storage == plan::Storage::Arena) values_[i] = arena_.data() + plan.value(i).location;
+  }
+  const auto argument = [&](uint32_t index) {
+    return Argument{plan.value(index).type, plan.value(index).shape, index};
+  };
+  if (const auto* inputs = plan.plan().inputs()) {
+    for (const uint32_t index : *inputs) inputs_.push_back(argument(index));
+  }
+  for (const uint32_t index : *plan.plan().outputs()) outputs_.push_back(argument(index));
+  return Error::Ok;
+}
+
+Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier) {
+  const BuildContext context{plan, tier, thread_count()};
+  size_t scratch_bytes = 0;
+  if (const auto* nodes = plan.plan().nodes()) {
+    for (const plan::Node* node : *nodes) {
+      StepResult step = make_step(context, *node);
+      if (!step.ok()) {
+        ET_LOG(Error, "packqvit: no memory for the constants of '%.64s'",
+               node->name() != nullptr ? node->name()->c_str() : "");
+        return step.error();
+      }
+      scratch_bytes = std::max(scratch_bytes, (*step)->scratch_bytes());
+      steps_.push_back({std::move(*step), node->debug_id()});
+    }
+  }
+  if (!scratch_->allocate(context.threads, scratch_bytes)) {
+    ET_LOG(Error, "packqvit: no memory for %zu times %zu bytes of scratch", context.threads, scratch_bytes);
+    return Error::MemoryAllocationFailed;
+  }
+  return Error::Ok;
+}
+
+Error Executor::bind(const Argument& argument, const char* what, size_t index, EValue& value) {
+  if (!value.isTensor()) {
+    ET_LOG(Error, "packqvit: %s %zu is not a tensor", what, index);
+    return Error::InvalidArgument;
+  }
+  const Tensor& tensor = value.toTensor();
+  if (tensor.scalar_type() != scalar_type(argument.type) || !has_shape(tensor, argument.shape)) {
+    ET_LOG(Error, "packqvit: %s %zu is %s %s, the model needs %s %s", what, index,
+           executorch::runtime::toString(tensor.scalar_type()), shape_of(tensor).c_str(),
+           plan::EnumNameDataType(argument.type), to_string(argument.shape).c_str());
+    return Error::InvalidArgument;
+  }
+  if (!executorch::runtime::is_contiguous_dim_order(tensor.dim_order().data(), tensor.dim_order().size())) {
+    ET_LOG(Error, "packqvit: %s %zu is not contiguous: copy it to the default dim order first", what, index);
+    return Error::InvalidArgument;
+  }
+  void* data = const_cast<void*>(tensor.const_data_ptr());
+  if (data == nullptr) {
+    ET_LOG(Error, "packqvit: %s %zu has no data", what, index);
+    return Error::InvalidArgument;
+  }
+  values_[argument.value] = data;
+  return Error::Ok;
+}
+
+Error Executor::execute(Span<EValue*> arguments, EventTracer* tracer) {
+  if (arguments.size() != inputs_.size() + outputs_.size()) {
+    ET_LOG(Error, "packqvit: %zu arguments, the plan has %zu inputs and %zu outputs", arguments.size(), inputs_.size(),
+           outputs_.size());
+    return Error::InvalidArgument;
+  }
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const Error error = bind(inputs_[i], "input", i, *arguments[i]);
+    if (error != Error::Ok) return error;
+  }
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Error error = bind(outputs_[i], "output", i, *arguments[inputs_.size() + i]);
+    if (error != Error::Ok) return error;
+  }
+  const Memory memory{values_.data(), *scratch_};
+  for (const TracedStep& traced : steps_) {
+    const auto event = executorch::runtime::event_tracer_start_profiling_delegate(tracer, nullptr, traced.debug_id);
+    const Error error = traced.step->run(memory);
+    executorch::runtime::event_tracer_end_profiling_delegate(tracer, event);
+    if (error != Error::Ok) return error;
+  }
+  return Error::Ok;
+}
+
+}  // namespace packqvit

@@ -1,0 +1,29 @@
+// The parts of checking a plan. src/plan/plan.h runs them in order; each logs what it refuses.
+#pragma once
+
+#include <executorch/runtime/core/error.h>
+
+#include <vector>
+
+#include "src/plan/constants.h"
+#include "src/plan/value.h"
+
+namespace packqvit {
+
+// Indices of the values that a node reads and the one that it writes.
+struct NodeUse {
+  std::vector<size_t> reads;
+  size_t write = 0;
+};
+
+// Types, shapes, storages and arena placement of the values; inputs and outputs.
+executorch::runtime::Error check_tables(const plan::Plan& plan, std::vector<Value>& values);
+
+// Each node's operands, constants and parameters against docs/numerics.md. Fills in each value's minimum.
+executorch::runtime::Error check_nodes(const plan::Plan& plan, const ConstantStore& constants,
+                                       std::vector<Value>& values, std::vector<NodeUse>& uses);
+
+// Each value is written once and before it is read, and no live values share bytes of the arena.
+executorch::runtime::Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>& uses);
+
+}  // namespace packqvit

@@ -1,0 +1,146 @@
+#include "src/plan/check_node.h"
+
+#include <executorch/runtime/platform/log.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdarg>
+#include <cstdio>
+
+#include "kernels/packed_weights.h"
+
+namespace packqvit {
+
+bool NodeChecker::fail(const char* format, ...) const {
+  char reason[160];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(reason, sizeof(reason), format, arguments);
+  va_end(arguments);
+  ET_LOG(Error, "packqvit: node %zu '%.48s' (%s): %s", index_, node_.name() != nullptr ? node_.name()->c_str() : "",
+         plan::EnumNameOperator(node_.op_type()), reason);
+  return false;
+}
+
+const Value* NodeChecker::read(int64_t index, const char* what) {
+  if (index < 0 || static_cast<size_t>(index) >= values_.size()) {
+    fail("%s: there is no value %" PRId64, what, index);
+    return nullptr;
+  }
+  use.reads.push_back(static_cast<size_t>(index));
+  return &values_[static_cast<size_t>(index)];
+}
+
+Value* NodeChecker::write(int64_t index) {
+  if (index < 0 || static_cast<size_t>(index) >= values_.size()) {
+    fail("output: there is no value %" PRId64, index);
+    return nullptr;
+  }
+  use.write = static_cast<size_t>(index);
+  return &values_[use.write];
+}
+
+bool NodeChecker::has_type(const Value& value, const char* what, std::initializer_list<plan::DataType> types) const {
+  if (std::find(types.begin(), types.end(), value.type) != types.end()) return true;
+  return fail("%s '%.48s' has the type %s", what, value.name, plan::EnumNameDataType(value.type));
+}
+
+bool NodeChecker::has_rank(const Value& value, const char* what, size_t rank) const {
+  return value.shape.size() == rank ||
+         fail("%s '%.48s' has the shape %s, needs %zu axes", what, value.name, to_string(value.shape).c_str(), rank);
+}
+
+bool NodeChecker::has_shape(const Value& value, const char* what, const Shape& shape) const {
+  return value.shape == shape || fail("%s '%.48s' has the shape %s, needs %s", what, value.name,
+                                      to_string(value.shape).c_str(), to_string(shape).c_str());
+}
+
+const Constant* NodeChecker::find_constant(int32_t index, const char* what) const {
+  if (index < 0 || static_cast<size_t>(index) >= constants_.size()) {
+    fail("%s: there is no constant %" PRId32, what, index);
+    return nullptr;
+  }
+  return &constants_[static_cast<size_t>(index)];
+}
+
+const Constant* NodeChecker::constant(int32_t index, const char* what, plan::DataType type, const Shape& shape) const {
+  const Constant* constant = find_constant(index, what);
+  if (constant == nullptr) return nullptr;
+  if (constant->type != type || constant->encoding != plan::Encoding::Dense || constant->shape != shape) {
+    fail("%s is %s %s, needs dense %s %s", what, plan::EnumNameDataType(constant->type),
+         to_string(constant->shape).c_str(), plan::EnumNameDataType(type), to_string(shape).c_str());
+    return nullptr;
+  }
+  return constant;
+}
+
+const Constant* NodeChecker::channel_floats(int32_t index, const char* what, size_t channels) const {
+  const Constant* found = find_constant(index, what);
+  if (found == nullptr) return nullptr;
+  return constant(index, what, plan::DataType::Float32, {found->shape == Shape{1} ? 1 : channels});
+}
+
+bool NodeChecker::bounded(int32_t index, const char* what, const Shape& shape, int64_t limit) const {
+  const Constant* bias = constant(index, what, plan::DataType::Int32, shape);
+  if (bias == nullptr) return false;
+  for (size_t i = 0; i < bias->size(); ++i) {
+    const int64_t element = bias->get<int32_t>(i);
+    if (element < -limit || element > limit) {
+      return fail("%s[%zu] = %" PRId64 " is beyond %" PRId64, what, i, element, limit);
+    }
+  }
+  return true;
+}
+
+bool NodeChecker::weight(int32_t index, size_t rows, size_t columns) const {
+  const Constant* constant = find_constant(index, "weight");
+  if (constant == nullptr) return false;
+  if (constant->type != plan::DataType::Int8 || constant->shape != Shape{rows, columns}) {
+    return fail("weight is %s %s, needs Int8 [%zu, %zu]", plan::EnumNameDataType(constant->type),
+                to_string(constant->shape).c_str(), rows, columns);
+  }
+  const bool nibbles = constant->encoding == plan::Encoding::Nibbles;
+  const int8_t lowest = nibbles ? -8 : -128;  // the one code that the symmetric grid does not have
+  const WeightView view{constant->data, rows, columns, nibbles ? 4u : 8u};
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t column = 0; column < columns; ++column) {
+      if (view.code(row, column) == lowest) {
+        return fail("weight[%zu, %zu] = %d is outside of [%d, %d]", row, column, lowest, lowest + 1, -(lowest + 1));
+      }
+    }
+  }
+  return true;
+}
+
+bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t channels) const {
+  if (requantizer == nullptr) return fail("the requantizer is missing");
+  const Constant* multiplier = constant(requantizer->multiplier(), "multiplier", plan::DataType::Int16, {channels});
+  const Constant* shift = constant(requantizer->shift(), "shift", plan::DataType::UInt8, {channels});
+  if (multiplier == nullptr || shift == nullptr) return false;
+  for (size_t c = 0; c < channels; ++c) {
+    const int m = multiplier->get<int16_t>(c);
+    if (m != 0 && m < 1 << 14) return fail("multiplier[%zu] = %d is neither 0 nor in [16384, 32767]", c, m);
+    if (shift->get<uint8_t>(c) > 30) return fail("shift[%zu] = %d is above 30", c, shift->get<uint8_t>(c));
+  }
+  return at_most("fraction_bits", requantizer->fraction_bits(), 7);
+}
+
+bool NodeChecker::range(const char* what, int64_t qmin, int64_t qmax, plan::DataType type) const {
+  return (qmin <= qmax && qmin >= type_minimum(type) && qmax <= type_maximum(type)) ||
+         fail("%s: [%" PRId64 ", %" PRId64 "] is no range of %s codes", what, qmin, qmax, plan::EnumNameDataType(type));
+}
+
+bool NodeChecker::zero_point(int64_t zero_point, plan::DataType type) const {
+  return (zero_point >= type_minimum(type) && zero_point <= type_maximum(type)) ||
+         fail("zero_point %" PRId64 " is no %s code", zero_point, plan::EnumNameDataType(type));
+}
+
+bool NodeChecker::at_most(const char* what, uint64_t number, uint64_t limit) const {
+  return number <= limit || fail("%s is %" PRIu64 ", at most %" PRIu64 " is supported", what, number, limit);
+}
+
+plan::DataType code_type(int64_t qmin, int64_t qmax) {
+  return qmin >= INT8_MIN && qmax <= INT8_MAX ? plan::DataType::Int8 : plan::DataType::Int16;
+}
+
+}  // namespace packqvit

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+#include "src/plan/check.h"
+
+namespace packqvit {
+
+// Checks the operands of one node. Whatever does not hold is logged with the node's name, and the function that noticed
+// returns false or nullptr.
+class NodeChecker {
+ public:
+  NodeChecker(const plan::Node& node, size_t index, const ConstantStore& constants, std::vector<Value>& values)
+      : node_(node), index_(index), constants_(constants), values_(values) {}
+
+  // Logs the reason and returns false.
+  __attribute__((format(printf, 2, 3))) bool fail(const char* format, ...) const;
+
+  // The value with this index, noted as read or written by the node; nullptr when there is none.
+  const Value* read(int64_t index, const char* what);
+  Value* write(int64_t index);
+
+  bool has_type(const Value& value, const char* what, std::initializer_list<plan::DataType> types) const;
+  bool has_rank(const Value& value, const char* what, size_t rank) const;
+  bool has_shape(const Value& value, const char* what, const Shape& shape) const;
+
+  // Any constant; nullptr when there is none with this index.
+  const Constant* find_constant(int32_t index, const char* what) const;
+
+  // The required dense constant of this type and shape; nullptr when it is absent or something else.
+  const Constant* constant(int32_t index, const char* what, plan::DataType type, const Shape& shape) const;
+
+  // A float32 vector of one or of `channels` elements.
+  const Constant* channel_floats(int32_t index, const char* what, size_t channels) const;
+
+  // An int32 constant with every |element| <= limit.
+  bool bounded(int32_t index, const char* what, const Shape& shape, int64_t limit) const;
+
+  // An int8 weight [rows, columns], dense within [-127, 127] or nibbles within [-7, 7].
+  bool weight(int32_t index, size_t rows, size_t columns) const;
+
+  // Multipliers, shifts and fraction bits of `channels` channels.
+  bool requantizer(const plan::Requantizer* requantizer, size_t channels) const;
+
+  // A zero point and a range within the output's type.
+  bool range(const char* what, int64_t qmin, int64_t qmax, plan::DataType type) const;
+  bool zero_point(int64_t zero_point, plan::DataType type) const;
+
+  bool at_most(const char* what, uint64_t number, uint64_t limit) const;
+
+  NodeUse use;
+
+ private:
+  const plan::Node& node_;
+  size_t index_;
+  const ConstantStore& constants_;
+  std::vector<Value>& values_;
+};
+
+// int8 when [qmin, qmax] fits into it, else int16.
+plan::DataType code_type(int64_t qmin, int64_t qmax);
+
+}  // namespace packqvit

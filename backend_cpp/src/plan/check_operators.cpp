@@ -1,0 +1,320 @@
+#include <executorch/runtime/platform/log.h>
+
+#include <algorithm>
+#include <cinttypes>
+
+#include "src/plan/check_node.h"
+
+namespace packqvit {
+
+using executorch::runtime::Error;
+using plan::DataType;
+
+namespace {
+
+// The limits of docs/numerics.md, "Why nothing overflows".
+constexpr size_t kMaxFeatures = 4096;
+constexpr int64_t kMaxBias = int64_t{1} << 29;
+constexpr int64_t kMaxLayerNormBias = (int64_t{1} << 30) - 1;
+constexpr int64_t kMaxEpsilon = int64_t{1} << 57;
+constexpr size_t kMaxSoftmaxKeys = 65536;
+constexpr size_t kMaxLinearKeys = 32768;
+constexpr size_t kMaxLog2Keys = 1031;
+constexpr size_t kMaxLog2KeysOfAnyCode = 1023;  // where v may be -128
+constexpr size_t kMaxMeanTokens = 8192;
+
+bool check_grid_limit(const NodeChecker& checker, DataType output, const plan::Requantizer& requantizer) {
+  return output != DataType::Int16 || requantizer.fraction_bits() == 0 ||
+         checker.fail("int16 codes have no fraction bits, found %d", requantizer.fraction_bits());
+}
+
+// A requantiser that ends on int8 or int16 codes of its own; the output takes its minimum.
+bool check_requantized(const NodeChecker& checker, const plan::Requantizer* requantizer, size_t channels,
+                       Value& output) {
+  if (!checker.requantizer(requantizer, channels)) return false;
+  output.minimum = requantizer->qmin();
+  return checker.range("requantizer", requantizer->qmin(), requantizer->qmax(), output.type) &&
+         checker.zero_point(requantizer->zero_point(), output.type);
+}
+
+bool check(NodeChecker& checker, const plan::Quantize& op) {
+  const Value* x = checker.read(op.x(), "x");
+  Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr) return false;
+  const DataType type = code_type(op.qmin(), op.qmax());
+  output->minimum = op.qmin();
+  const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
+  return checker.has_type(*x, "x", {DataType::Float32}) && checker.has_type(*output, "output", {type}) &&
+         checker.has_shape(*output, "output", x->shape) && checker.range("range", op.qmin(), op.qmax(), type) &&
+         checker.channel_floats(op.inverse_scale(), "inverse_scale", channels) != nullptr &&
+         checker.channel_floats(op.offset(), "offset", channels) != nullptr;
+}
+
+bool check(NodeChecker& checker, const plan::Dequantize& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr) return false;
+  const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
+  return checker.has_type(*x, "x", {DataType::Int8, DataType::Int16, DataType::Int32}) &&
+         checker.has_type(*output, "output", {DataType::Float32}) && checker.has_shape(*output, "output", x->shape) &&
+         checker.zero_point(op.zero_point(), x->type) &&
+         checker.channel_floats(op.scale(), "scale", channels) != nullptr;
+}
+
+bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features) {
+  const Value* residual = checker.read(op.residual(), "residual");
+  if (residual == nullptr || !checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_type(*residual, "residual", {output.type}) ||
+      !checker.has_shape(*residual, "residual", output.shape) || !checker.requantizer(op.requantizer(), features) ||
+      !check_grid_limit(checker, output.type, *op.requantizer())) {
+    return false;
+  }
+  const Constant* multiplier =
+      checker.constant(op.residual_multiplier(), "residual_multiplier", DataType::Int16, {features});
+  if (multiplier == nullptr) return false;
+  for (size_t c = 0; c < features; ++c) {
+    if (multiplier->get<int16_t>(c) < 0) return checker.fail("residual_multiplier[%zu] is negative", c);
+  }
+  return true;
+}
+
+bool check(NodeChecker& checker, const plan::Linear& op) {
+  const Value* x = checker.read(op.x(), "x");
+  Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr) return false;
+  const size_t features = output->last();
+  Shape shape = x->shape;
+  shape.back() = features;
+  if (!checker.has_type(*x, "x", {DataType::Int8}) || !checker.at_most("K", x->last(), kMaxFeatures) ||
+      !checker.has_shape(*output, "output", shape) || !checker.weight(op.weight(), features, x->last()) ||
+      !checker.bounded(op.bias(), "bias", {features}, kMaxBias)) {
+    return false;
+  }
+  if (op.epilogue() == plan::Epilogue::AddResidual) return check_residual(checker, op, *output, features);
+  if (op.residual() != -1 || op.residual_multiplier() != -1) {
+    return checker.fail("a residual belongs to AddResidual, the epilogue is %d", static_cast<int>(op.epilogue()));
+  }
+  switch (op.epilogue()) {
+    case plan::Epilogue::Requantize:
+      return checker.has_type(*output, "output", {DataType::Int8}) &&
+             check_requantized(checker, op.requantizer(), features, *output);
+    case plan::Epilogue::Accumulate:
+      return checker.has_type(*output, "output", {DataType::Int32});
+    default:
+      return checker.fail("unknown epilogue %d", static_cast<int>(op.epilogue()));
+  }
+}
+
+bool check(NodeChecker& checker, const plan::PatchEmbedding& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8}) ||
+      !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) || !checker.has_rank(*x, "x", 4) ||
+      !checker.has_rank(*output, "output", 3)) {
+    return false;
+  }
+  const size_t height = op.patch_height();
+  const size_t width = op.patch_width();
+  if (height == 0 || width == 0 || x->dim(2) % height != 0 || x->dim(3) % width != 0) {
+    return checker.fail("patches of %zu x %zu do not divide the image %s", height, width, to_string(x->shape).c_str());
+  }
+  const size_t patches = x->dim(2) / height * (x->dim(3) / width);
+  const size_t channels = output->last();
+  const size_t features = x->dim(1) * height * width;
+  const size_t prefix = output->dim(1) - std::min(patches, output->dim(1));
+  return checker.has_shape(*output, "output", {x->dim(0), prefix + patches, channels}) &&
+         checker.at_most("K", features, kMaxFeatures) && checker.weight(op.weight(), channels, features) &&
+         checker.bounded(op.bias(), "bias", {channels}, kMaxBias) && checker.requantizer(op.requantizer(), channels) &&
+         check_grid_limit(checker, output->type, *op.requantizer()) &&
+         checker.constant(op.position(), "position", DataType::Int16, {patches, channels}) != nullptr &&
+         ((op.prefix() == -1 && prefix == 0) ||
+          checker.constant(op.prefix(), "prefix", output->type, {prefix, channels}) != nullptr);
+}
+
+bool check(NodeChecker& checker, const plan::AttentionScores& op) {
+  const Value* q = checker.read(op.q(), "q");
+  const Value* k = checker.read(op.k(), "k");
+  const Value* output = checker.write(op.output());
+  if (q == nullptr || k == nullptr || output == nullptr || !checker.has_type(*q, "q", {DataType::Int8}) ||
+      !checker.has_type(*k, "k", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int32}) ||
+      !checker.has_rank(*q, "q", 3) || !checker.has_rank(*k, "k", 3)) {
+    return false;
+  }
+  if (op.heads() == 0 || q->last() % op.heads() != 0) {
+    return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), q->last());
+  }
+  return checker.has_shape(*k, "k", {q->dim(0), k->dim(1), q->last()}) &&
+         checker.has_shape(*output, "output", {q->dim(0), op.heads(), q->dim(1), k->dim(1)}) &&
+         checker.at_most("channels per head", q->last() / op.heads(), kMaxFeatures);
+}
+
+bool is_probability_format(plan::ProbabilityFormat format) {
+  return format == plan::ProbabilityFormat::Log2 || format == plan::ProbabilityFormat::Linear;
+}
+
+bool check(NodeChecker& checker, const plan::Softmax& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int32}) ||
+      !checker.has_type(*output, "output", {DataType::UInt8}) || !checker.has_rank(*x, "x", 4) ||
+      !checker.has_shape(*output, "output", x->shape) || !checker.at_most("keys", x->last(), kMaxSoftmaxKeys)) {
+    return false;
+  }
+  if (op.multiplier() < 1 << 14) return checker.fail("multiplier %d is not in [16384, 32767]", op.multiplier());
+  if (op.shift() < -15 || op.shift() > 30) return checker.fail("shift %d is not in [-15, 30]", op.shift());
+  if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
+  if (op.bias() == -1) return true;
+  const Constant* bias = checker.find_constant(op.bias(), "bias");
+  if (bias == nullptr) return false;
+  const size_t heads = x->dim(0) * x->dim(1);
+  if (heads % bias->shape[0] != 0) {
+    return checker.fail("bias has %zu heads, needs a divisor of %zu", bias->shape[0], heads);
+  }
+  return checker.bounded(op.bias(), "bias", {bias->shape[0], x->dim(2), x->dim(3)}, kMaxBias);
+}
+
+bool check(NodeChecker& checker, const plan::AttentionValues& op) {
+  const Value* p = checker.read(op.probabilities(), "probabilities");
+  const Value* v = checker.read(op.v(), "v");
+  Value* output = checker.write(op.output());
+  if (p == nullptr || v == nullptr || output == nullptr || !checker.has_type(*p, "probabilities", {DataType::UInt8}) ||
+      !checker.has_type(*v, "v", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_rank(*p, "probabilities", 4) || !checker.has_rank(*v, "v", 3) ||
+      !checker.has_shape(*v, "v", {p->dim(0), p->dim(3), v->last()}) ||
+      !checker.has_shape(*output, "output", {p->dim(0), p->dim(2), v->last()})) {
+    return false;
+  }
+  if (v->last() % p->dim(1) != 0) {
+    return checker.fail("%zu heads do not divide %zu channels", p->dim(1), v->last());
+  }
+  if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
+  const size_t log2_limit = v->minimum > INT8_MIN ? kMaxLog2Keys : kMaxLog2KeysOfAnyCode;
+  const size_t limit = op.format() == plan::ProbabilityFormat::Log2 ? log2_limit : kMaxLinearKeys;
+  return checker.at_most("keys", p->dim(3), limit) && check_requantized(checker, op.requantizer(), v->last(), *output);
+}
+
+bool check(NodeChecker& checker, const plan::LayerNorm& op) {
+  const Value* x = checker.read(op.x(), "x");
+  Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_shape(*output, "output", x->shape)) {
+    return false;
+  }
+  const size_t channels = x->last();
+  if (op.epsilon() < 0 || op.epsilon() > kMaxEpsilon) {
+    return checker.fail("epsilon %" PRId64 " is not in [0, 2^57]", op.epsilon());
+  }
+  if (op.output_shift() < 1 || op.output_shift() > 30) {
+    return checker.fail("output_shift %d is not in [1, 30]", op.output_shift());
+  }
+  if (op.channel_shift() != -1) {
+    const Constant* shift = checker.constant(op.channel_shift(), "channel_shift", DataType::UInt8, {channels});
+    if (shift == nullptr) return false;
+    const int limit = x->type == DataType::Int8 ? 7 : 0;
+    for (size_t c = 0; c < channels; ++c) {
+      if (shift->get<uint8_t>(c) > limit) return checker.fail("channel_shift[%zu] is above %d", c, limit);
+    }
+  }
+  output->minimum = op.qmin();
+  return checker.at_most("channels", channels, kMaxFeatures) &&
+         checker.range("range", op.qmin(), op.qmax(), DataType::Int8) &&
+         checker.constant(op.weight(), "weight", DataType::Int16, {channels}) != nullptr &&
+         checker.bounded(op.bias(), "bias", {channels}, kMaxLayerNormBias);
+}
+
+bool check(NodeChecker& checker, const plan::LookupTable& op) {
+  const Value* x = checker.read(op.x(), "x");
+  Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8}) ||
+      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_shape(*output, "output", x->shape)) {
+    return false;
+  }
+  const Constant* table = checker.constant(op.table(), "table", DataType::Int8, {256});
+  if (table == nullptr) return false;
+  const int8_t* codes = reinterpret_cast<const int8_t*>(table->data);
+  output->minimum = *std::min_element(codes, codes + 256);
+  return true;
+}
+
+bool check(NodeChecker& checker, const plan::SelectTokens& op) {
+  const Value* x = checker.read(op.x(), "x");
+  Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_rank(*x, "x", 3) ||
+      !checker.has_type(*output, "output", {x->type})) {
+    return false;
+  }
+  if (op.index() == nullptr || op.index()->size() == 0) return checker.fail("no token is selected");
+  for (const uint32_t index : *op.index()) {
+    if (index >= x->dim(1)) return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
+  }
+  output->minimum = x->minimum;
+  return checker.has_shape(*output, "output", {x->dim(0), op.index()->size(), x->dim(2)});
+}
+
+bool check(NodeChecker& checker, const plan::MeanTokens& op) {
+  const Value* x = checker.read(op.x(), "x");
+  Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) || !checker.has_rank(*x, "x", 3) ||
+      !checker.has_shape(*output, "output", {x->dim(0), 1, x->dim(2)}) ||
+      !checker.at_most("tokens", x->dim(1), kMaxMeanTokens) ||
+      !checker.bounded(op.bias(), "bias", {x->dim(2)}, kMaxBias) ||
+      !check_requantized(checker, op.requantizer(), x->dim(2), *output)) {
+    return false;
+  }
+  return checker.has_type(*output, "output", {code_type(op.requantizer()->qmin(), op.requantizer()->qmax())}) &&
+         check_grid_limit(checker, output->type, *op.requantizer());
+}
+
+enum class Verdict { kGood, kBad, kUnknownOperator };
+
+Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
+  const auto verdict = [&](const auto* op) { return check(checker, *op) ? Verdict::kGood : Verdict::kBad; };
+  switch (node.op_type()) {
+    case plan::Operator::Quantize:
+      return verdict(node.op_as_Quantize());
+    case plan::Operator::Dequantize:
+      return verdict(node.op_as_Dequantize());
+    case plan::Operator::Linear:
+      return verdict(node.op_as_Linear());
+    case plan::Operator::PatchEmbedding:
+      return verdict(node.op_as_PatchEmbedding());
+    case plan::Operator::AttentionScores:
+      return verdict(node.op_as_AttentionScores());
+    case plan::Operator::Softmax:
+      return verdict(node.op_as_Softmax());
+    case plan::Operator::AttentionValues:
+      return verdict(node.op_as_AttentionValues());
+    case plan::Operator::LayerNorm:
+      return verdict(node.op_as_LayerNorm());
+    case plan::Operator::LookupTable:
+      return verdict(node.op_as_LookupTable());
+    case plan::Operator::SelectTokens:
+      return verdict(node.op_as_SelectTokens());
+    case plan::Operator::MeanTokens:
+      return verdict(node.op_as_MeanTokens());
+    default:
+      checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
+                   static_cast<int>(node.op_type()));
+      return Verdict::kUnknownOperator;
+  }
+}
+
+}  // namespace
+
+Error check_nodes(const plan::Plan& plan, const ConstantStore& constants, std::vector<Value>& values,
+                  std::vector<NodeUse>& uses) {
+  const size_t count = plan.nodes() != nullptr ? plan.nodes()->size() : 0;
+  uses.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    const plan::Node& node = *plan.nodes()->Get(static_cast<uint32_t>(i));
+    NodeChecker checker(node, i, constants, values);
+    const Verdict verdict = check_operator(checker, node);
+    if (verdict == Verdict::kUnknownOperator) return Error::DelegateInvalidCompatibility;
+    if (verdict == Verdict::kBad) return Error::InvalidProgram;
+    uses.push_back(std::move(checker.use));
+  }
+  return Error::Ok;
+}
+
+}  // namespace packqvit

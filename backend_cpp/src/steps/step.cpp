@@ -1,0 +1,37 @@
+#include "src/steps/step.h"
+
+namespace packqvit {
+
+using executorch::runtime::Error;
+
+StepResult make_step(const BuildContext& context, const plan::Node& node) {
+  switch (node.op_type()) {
+    case plan::Operator::Quantize:
+      return make_step(context, *node.op_as_Quantize());
+    case plan::Operator::Dequantize:
+      return make_step(context, *node.op_as_Dequantize());
+    case plan::Operator::Linear:
+      return make_step(context, *node.op_as_Linear());
+    case plan::Operator::PatchEmbedding:
+      return make_step(context, *node.op_as_PatchEmbedding());
+    case plan::Operator::AttentionScores:
+      return make_step(context, *node.op_as_AttentionScores());
+    case plan::Operator::Softmax:
+      return make_step(context, *node.op_as_Softmax());
+    case plan::Operator::AttentionValues:
+      return make_step(context, *node.op_as_AttentionValues());
+    case plan::Operator::LayerNorm:
+      return make_step(context, *node.op_as_LayerNorm());
+    case plan::Operator::LookupTable:
+      return make_step(context, *node.op_as_LookupTable());
+    case plan::Operator::SelectTokens:
+      return make_step(context, *node.op_as_SelectTokens());
+    case plan::Operator::MeanTokens:
+      return make_step(context, *node.op_as_MeanTokens());
+    case plan::Operator::NONE:
+      break;
+  }
+  return Error::Internal;  // a checked plan has no other operator
+}
+
+}  // namespace packqvit

@@ -1,0 +1,59 @@
+// A step executes one node of the plan: everything that depends on the plan alone is done when it is made.
+#pragma once
+
+#include <executorch/runtime/core/error.h>
+#include <executorch/runtime/core/result.h>
+
+#include <memory>
+
+#include "kernels/tier.h"
+#include "src/parallel.h"
+#include "src/plan/plan.h"
+
+namespace packqvit {
+
+struct BuildContext {
+  const CheckedPlan& plan;
+  const KernelTier& tier;
+  size_t threads;
+};
+
+// Where the values lie during one execution.
+struct Memory {
+  void* const* values;
+  ScratchPool& scratch;
+
+  template <typename T>
+  T* value(uint32_t index) const {
+    return static_cast<T*>(values[index]);
+  }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+
+  // Scratch memory for one task.
+  virtual size_t scratch_bytes() const { return 0; }
+
+  virtual executorch::runtime::Error run(const Memory& memory) const = 0;
+};
+
+using StepResult = executorch::runtime::Result<std::unique_ptr<Step>>;
+
+StepResult make_step(const BuildContext& context, const plan::Quantize& op);
+StepResult make_step(const BuildContext& context, const plan::Dequantize& op);
+StepResult make_step(const BuildContext& context, const plan::Linear& op);
+StepResult make_step(const BuildContext& context, const plan::PatchEmbedding& op);
+StepResult make_step(const BuildContext& context, const plan::AttentionScores& op);
+StepResult make_step(const BuildContext& context, const plan::Softmax& op);
+StepResult make_step(const BuildContext& context, const plan::AttentionValues& op);
+StepResult make_step(const BuildContext& context, const plan::LayerNorm& op);
+StepResult make_step(const BuildContext& context, const plan::LookupTable& op);
+StepResult make_step(const BuildContext& context, const plan::SelectTokens& op);
+StepResult make_step(const BuildContext& context, const plan::MeanTokens& op);
+
+// The step of a node, whatever its operator.
+StepResult make_step(const BuildContext& context, const plan::Node& node);
+
+}  // namespace packqvit

@@ -1,0 +1,103 @@
+#include <cstring>
+
+#include "src/steps/requantizer.h"
+#include "src/steps/step.h"
+
+namespace packqvit {
+
+using executorch::runtime::Error;
+
+namespace {
+
+class SelectTokensStep final : public Step {
+ public:
+  SelectTokensStep(const BuildContext& context, const plan::SelectTokens& op)
+      : x_(op.x()), output_(op.output()), index_(op.index()->begin(), op.index()->end()) {
+    const Value& x = context.plan.value(x_);
+    batch_ = x.dim(0);
+    tokens_ = x.dim(1);
+    token_bytes_ = x.dim(2) * element_size(x.type);
+  }
+
+  Error run(const Memory& memory) const override {
+    const uint8_t* x = memory.value<const uint8_t>(x_);
+    uint8_t* output = memory.value<uint8_t>(output_);
+    for (size_t b = 0; b < batch_; ++b, x += tokens_ * token_bytes_) {
+      for (const uint32_t token : index_) {
+        std::memcpy(output, x + token * token_bytes_, token_bytes_);
+        output += token_bytes_;
+      }
+    }
+    return Error::Ok;
+  }
+
+ private:
+  uint32_t x_;
+  uint32_t output_;
+  std::vector<uint32_t> index_;
+  size_t batch_;
+  size_t tokens_;
+  size_t token_bytes_;
+};
+
+class MeanTokensStep final : public Step {
+ public:
+  MeanTokensStep(const BuildContext& context, const plan::MeanTokens& op)
+      : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
+    const Value& x = context.plan.value(x_);
+    const Value& output = context.plan.value(output_);
+    batch_ = x.dim(0);
+    image_bytes_ = x.bytes() / batch_;
+    row_bytes_ = output.bytes() / batch_;
+    arguments_.wide_input = x.type == plan::DataType::Int16;
+    arguments_.tokens = x.dim(1);
+    arguments_.channels = x.dim(2);
+    arguments_.wide_output = output.type == plan::DataType::Int16;
+  }
+
+  bool init(const CheckedPlan& plan, const plan::MeanTokens& op) {
+    if (!plan.constant(op.bias()).copy_to(bias_, arguments_.channels)) return false;
+    if (!requantizer_.init(plan, *op.requantizer(), arguments_.channels)) return false;
+    arguments_.bias = bias_.data();
+    arguments_.requantizer = requantizer_.view();
+    return true;
+  }
+
+  Error run(const Memory& memory) const override {
+    const size_t parts = part_count(divide_up(arguments_.channels, kGrain), threads_);
+    return parallel_tasks(batch_ * parts, [&](size_t task) {
+      MeanTokensArguments arguments = arguments_;
+      arguments.x = memory.value<const uint8_t>(x_) + task / parts * image_bytes_;
+      arguments.output = memory.value<uint8_t>(output_) + task / parts * row_bytes_;
+      tier_.mean_tokens(arguments, part_of(arguments_.channels, parts, task % parts));
+    });
+  }
+
+ private:
+  static constexpr size_t kGrain = 64;  // channels: a cache line of each token
+
+  const KernelTier& tier_;
+  size_t threads_;
+  uint32_t x_;
+  uint32_t output_;
+  size_t batch_;
+  size_t image_bytes_;
+  size_t row_bytes_;
+  MeanTokensArguments arguments_{};
+  AlignedArray<int32_t> bias_;
+  OwnedRequantizer requantizer_;
+};
+
+}  // namespace
+
+StepResult make_step(const BuildContext& context, const plan::SelectTokens& op) {
+  return std::unique_ptr<Step>(std::make_unique<SelectTokensStep>(context, op));
+}
+
+StepResult make_step(const BuildContext& context, const plan::MeanTokens& op) {
+  auto step = std::make_unique<MeanTokensStep>(context, op);
+  if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
+  return std::unique_ptr<Step>(std::move(step));
+}
+
+}  // namespace packqvit

@@ -1,0 +1,50 @@
+# Provides the interface target packqvit_executorch: whatever ExecuTorch this build is given.
+#
+#   1. ExecuTorch is part of the same CMake build (add_subdirectory before ours): its own targets.
+#   2. executorch_DIR, or the installed Python package: executorch::runtime of the wheel (1.5 or later in 1.x).
+
+add_library(packqvit_executorch INTERFACE)
+
+if(NOT TARGET executorch_core AND NOT TARGET executorch::runtime)
+  if(NOT executorch_DIR)
+    find_package(Python REQUIRED COMPONENTS Interpreter)
+    execute_process(
+      COMMAND "${Python_EXECUTABLE}" -c
+              "import importlib.util as u; print(list(u.find_spec('executorch').submodule_search_locations)[0])"
+      OUTPUT_VARIABLE packqvit_executorch_root
+      OUTPUT_STRIP_TRAILING_WHITESPACE
+      RESULT_VARIABLE packqvit_executorch_status
+      ERROR_QUIET
+    )
+    if(NOT packqvit_executorch_status EQUAL 0)
+      message(FATAL_ERROR "${Python_EXECUTABLE} has no executorch package. Install executorch 1.5.1, or pass "
+                          "-Dexecutorch_DIR=<executorch package>/share/cmake.")
+    endif()
+    if(CMAKE_CROSSCOMPILING)
+      message(FATAL_ERROR "Cross compiling: unpack the target's executorch wheel and pass "
+                          "-Dexecutorch_DIR=<unpacked>/executorch/share/cmake.")
+    endif()
+    set(executorch_DIR "${packqvit_executorch_root}/share/cmake" CACHE PATH "ExecuTorch's CMake package")
+  endif()
+  find_package(executorch 1.5 REQUIRED COMPONENTS runtime)
+endif()
+
+if(TARGET executorch_core)
+  target_link_libraries(packqvit_executorch INTERFACE executorch_core)
+  if(TARGET extension_threadpool)
+    target_link_libraries(packqvit_executorch INTERFACE extension_threadpool)
+  endif()
+else()
+  message(STATUS "ExecuTorch ${EXECUTORCH_BUILD_VERSION} in ${executorch_DIR}")
+  target_link_libraries(packqvit_executorch INTERFACE executorch::runtime)
+  if(SKBUILD)
+    # The wheel finds the runtime relative to itself: the absolute path of the build's own ExecuTorch has no place in it.
+    foreach(component runtime threadpool kernels_optimized kernels_quantized backend_xnnpack etdump)
+      if(TARGET executorch::${component})
+        get_target_property(options executorch::${component} INTERFACE_LINK_OPTIONS)
+        list(FILTER options EXCLUDE REGEX "-rpath,/")
+        set_target_properties(executorch::${component} PROPERTIES INTERFACE_LINK_OPTIONS "${options}")
+      endif()
+    endforeach()
+  endif()
+endif()
