@@ -1,0 +1,142 @@
+// Runs a .pte file on raw tensors: classes, latency, outputs, ETDump.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <numeric>
+#include <utility>
+
+#include "runner/arguments.h"
+#include "runner/model.h"
+#include "runner/threads.h"
+
+namespace packqvit {
+namespace {
+
+double run_timed(Model& model) {
+  const auto start = std::chrono::steady_clock::now();
+  model.run();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+void append_outputs(const Model& model, Bytes& all) {
+  for (const RawTensor& output : model.outputs()) all.insert(all.end(), output.data.begin(), output.data.end());
+}
+
+void print_latency(std::vector<double> milliseconds) {
+  std::sort(milliseconds.begin(), milliseconds.end());
+  const size_t count = milliseconds.size();
+  const double median = (milliseconds[(count - 1) / 2] + milliseconds[count / 2]) / 2;
+  std::printf("latency: median %.3f ms, min %.3f ms, %zu runs\n", median, milliseconds[0], count);
+}
+
+void print_top(const RawTensor& scores, size_t row, size_t top, const std::vector<std::string>& labels) {
+  const size_t classes = static_cast<size_t>(scores.shape[1]);
+  std::vector<size_t> order(classes);
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto score = [&](size_t index) { return scores.number(row * classes + index); };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return score(a) > score(b); });
+  order.resize(std::min(top, classes));
+  for (const size_t index : order) {
+    std::printf("%5zu  %10.5f  %s\n", index, score(index), index < labels.size() ? labels[index].c_str() : "");
+  }
+}
+
+void set_inputs(Model& model, const std::vector<std::string>& files) {
+  const size_t count = model.inputs().size();
+  if (!files.empty() && files.size() != count) {
+    throw std::runtime_error("the model has " + std::to_string(count) + " inputs, " + std::to_string(files.size()) +
+                             " files were given");
+  }
+  for (size_t i = 0; i < count; ++i) {
+    if (files.empty()) {
+      model.set_pseudo_random_input(i);
+    } else {
+      model.set_input(i, read_file(files[i]), files[i]);
+    }
+  }
+}
+
+void run_once(Model& model, const RunnerArguments& arguments, Bytes& all_outputs) {
+  set_inputs(model, arguments.inputs);
+  for (size_t i = 0; i < arguments.warmup; ++i) model.run();
+  std::vector<double> milliseconds;
+  for (size_t i = 0; i < arguments.iterations; ++i) milliseconds.push_back(run_timed(model));
+  append_outputs(model, all_outputs);
+
+  const std::vector<RawTensor> outputs = model.outputs();
+  for (size_t i = 0; i < outputs.size(); ++i) std::printf("output %zu: %s\n", i, describe(outputs[i]).c_str());
+  if (!outputs.empty() && outputs[0].shape.size() == 2) {
+    const std::vector<std::string> labels =
+        arguments.labels.empty() ? std::vector<std::string>{} : read_lines(arguments.labels);
+    const size_t rows = static_cast<size_t>(outputs[0].shape[0]);
+    for (size_t row = 0; row < rows; ++row) {
+      if (rows > 1) std::printf("row %zu\n", row);
+      print_top(outputs[0], row, arguments.top, labels);
+    }
+  }
+  print_latency(milliseconds);
+}
+
+void run_batch(Model& model, const RunnerArguments& arguments, Bytes& all_outputs) {
+  if (model.inputs().size() != 1) {
+    throw std::runtime_error("--batch-file needs a model with one input, this one has " +
+                             std::to_string(model.inputs().size()));
+  }
+  std::ifstream file = open_file(arguments.batch_file);
+  std::vector<double> milliseconds;
+  while (file.peek() != std::ifstream::traits_type::eof()) {
+    Bytes input(model.inputs()[0].data.size());
+    file.read(reinterpret_cast<char*>(input.data()), static_cast<std::streamsize>(input.size()));
+    input.resize(static_cast<size_t>(file.gcount()));
+    model.set_input(0, std::move(input),
+                    "input " + std::to_string(milliseconds.size()) + " of " + arguments.batch_file);
+    if (milliseconds.empty()) {
+      for (size_t i = 0; i < arguments.warmup; ++i) model.run();
+    }
+    milliseconds.push_back(run_timed(model));
+    append_outputs(model, all_outputs);
+  }
+  if (milliseconds.empty()) throw std::runtime_error(arguments.batch_file + " is empty");
+  std::printf("%zu inputs\n", milliseconds.size());
+  print_latency(milliseconds);
+}
+
+void run(const RunnerArguments& arguments) {
+  if (arguments.threads > 0 && !executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(
+                                   static_cast<uint32_t>(arguments.threads))) {
+    throw std::runtime_error("cannot set the thread pool to " + std::to_string(arguments.threads) + " threads");
+  }
+  Model model(arguments.model, {arguments.tier, !arguments.etdump.empty()});
+  Bytes all_outputs;
+  if (arguments.batch_file.empty()) {
+    run_once(model, arguments, all_outputs);
+  } else {
+    run_batch(model, arguments, all_outputs);
+  }
+  if (!arguments.output.empty()) write_file(arguments.output, all_outputs.data(), all_outputs.size());
+  if (!arguments.etdump.empty()) model.write_etdump(arguments.etdump);
+}
+
+}  // namespace
+}  // namespace packqvit
+
+int main(int count, char** words) {
+  try {
+    const packqvit::RunnerArguments arguments = packqvit::parse_arguments(count, words);
+    if (arguments.help) {
+      std::fputs(packqvit::kUsage, stdout);
+      return 0;
+    }
+    packqvit::run(arguments);
+    return 0;
+  } catch (const packqvit::UsageError& error) {
+    std::fprintf(stderr, "packqvit_runner: %s\n%s", error.what(), packqvit::kUsage);
+    return 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "packqvit_runner: %s\n", error.what());
+    return 1;
+  }
+}
