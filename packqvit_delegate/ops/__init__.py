@@ -8,12 +8,15 @@ from .attention import attention_scores, attention_values, softmax
 from .layer_norm import layer_norm
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
+from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
 from .tokens import lookup_table, mean_tokens, select_tokens
 
 __all__ = [
     "attention_scores",
     "attention_values",
     "dequantize",
+    "dequantize_offset",
+    "dequantize_probabilities",
     "layer_norm",
     "linear",
     "linear_accumulate",
@@ -22,6 +25,7 @@ __all__ = [
     "mean_tokens",
     "patch_embedding",
     "quantize",
+    "quantize_probabilities",
     "select_tokens",
     "softmax",
 ]

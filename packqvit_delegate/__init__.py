@@ -1,0 +1,39 @@
+"""Vision Transformers entirely in integers, as an ExecuTorch delegate.
+
+After PackQViT (NeurIPS 2023): `export` takes a float ViT or DeiT and a few images, and gives a program that ExecuTorch
+runs as one integer-only delegate call. `PackQViTQuantizer` and `PackQViTPartitioner` serve in ExecuTorch's own flow.
+"""
+
+from importlib import metadata
+
+from . import ops  # noqa: F401 - registers the operators
+from .api import Program, export, lower, quantize
+from .backend import PackQViTBackend
+from .config import LayerOverride, QuantizationConfig
+from .errors import CalibrationError, PackQViTError, PlanError, RuntimeLibraryError, UnsupportedModelError
+from .partitioner import PackQViTPartitioner
+from .quantizer import PackQViTQuantizer
+from .report import DelegationReport
+
+try:
+    __version__ = metadata.version("packqvit-delegate")
+except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "CalibrationError",
+    "DelegationReport",
+    "LayerOverride",
+    "PackQViTBackend",
+    "PackQViTError",
+    "PackQViTPartitioner",
+    "PackQViTQuantizer",
+    "PlanError",
+    "Program",
+    "QuantizationConfig",
+    "RuntimeLibraryError",
+    "UnsupportedModelError",
+    "export",
+    "lower",
+    "quantize",
+]

@@ -1,0 +1,236 @@
+"""From a float model to a program, in one call or step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.exir import EdgeCompileConfig, ExecutorchProgramManager, to_edge_transform_and_lower
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from .config import QuantizationConfig
+from .errors import CalibrationError, PackQViTError, UnsupportedModelError
+from .partitioner import PackQViTPartitioner
+from .passes import canonicalize, equalize_layer_norm, fold_input_normalization, lower_to_integer
+from .passes.patterns import layer_name
+from .quantizer import PackQViTQuantizer
+from .report import DelegationReport, make_report
+
+logger = logging.getLogger(__name__)
+
+Batch = torch.Tensor | tuple[torch.Tensor, ...]
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A quantised model, ready for ExecuTorch.
+
+    Attributes:
+        program: ExecuTorch's program manager.
+        integer_module: The integer graph as an eager module: same inputs, the very bits of the delegate.
+        report: What is in the delegate.
+    """
+
+    program: ExecutorchProgramManager
+    integer_module: GraphModule
+    report: DelegationReport
+
+    @property
+    def buffer(self) -> bytes:
+        """The .pte."""
+        return bytes(self.program.buffer)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the .pte."""
+        with open(path, "wb") as file:
+            self.program.write_to_file(file)
+
+
+def export(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    calibration: Iterable[Batch],
+    *,
+    bits: int = 4,
+    activation_bits: int | None = None,
+    config: QuantizationConfig | None = None,
+    input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    progress: Progress | None = None,
+) -> Program:
+    """Quantises a Vision Transformer by calibration and lowers it into one integer delegate call.
+
+    Args:
+        model: Takes float images [B, C, H, W], returns logits or features.
+        example_inputs: Fix the shapes of the program.
+        calibration: Batches of inputs; any number of images along axis 0. A hundred images serve well.
+        bits: Of the weights: 4 or 8.
+        activation_bits: 4 or 8; None: as `bits`.
+        config: All choices; replaces `bits` and `activation_bits`.
+        input_normalization: (mean, std) per channel when inputs are normalised pixels; see QuantizationConfig.
+        progress: Wraps long loops: progress(iterable, description, length).
+
+    Returns:
+        The program, its eager integer twin, and a report.
+
+    Raises:
+        PackQViTError: Unsupported widths, model, calibration data or weights; the message names what to change.
+    """
+    config = config or QuantizationConfig.from_bits(bits, activation_bits)
+    if input_normalization is not None:
+        mean, std = (tuple(float(v) for v in values) for values in input_normalization)
+        config = dataclasses.replace(config, input_normalization=(mean, std))
+    return lower(quantize(model, example_inputs, calibration, config, progress=progress), example_inputs)
+
+
+def quantize(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    calibration: Iterable[Batch],
+    config: QuantizationConfig,
+    *,
+    progress: Progress | None = None,
+) -> GraphModule:
+    """The first half of `export`: from the float model to the eager integer graph.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    progress = progress or _silent
+    check_weights(model)
+    batches = _Batches(calibration, example_inputs)
+    module = capture(model, example_inputs)
+    module = canonicalize(module)
+    if config.input_normalization is not None:
+        fold_input_normalization(module, config.input_normalization[1])
+    quantizer = PackQViTQuantizer(config=config)
+    quantizer.check(module)
+
+    def norm_bits(node: Node) -> int:
+        return config.activation_bits_of(layer_name(node))
+
+    equalize_layer_norm(module, progress(batches, "equalising", len(batches)), norm_bits)
+    prepared = prepare_pt2e(module, quantizer)
+    with torch.no_grad():
+        for batch in progress(batches, "calibrating", len(batches)):
+            prepared(*batch)
+    return lower_to_integer(convert_pt2e(prepared))
+
+
+def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> Program:
+    """The second half of `export`: from the integer graph to the program.
+
+    Args:
+        integer_module: Result of `quantize` or of passes.lower_to_integer.
+        example_inputs: As for `export`.
+    """
+    exported = torch.export.export(integer_module, example_inputs)
+    edge = to_edge_transform_and_lower(
+        exported,
+        partitioner=[PackQViTPartitioner()],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
+    report = make_report(integer_module, edge)
+    for outside in report.outside:
+        logger.warning("outside the delegate: %s (%s): %s", outside.operator, outside.name, outside.reason)
+    return Program(edge.to_executorch(), integer_module, report)
+
+
+def capture(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> GraphModule:
+    """torch.export of a model in evaluation mode, with static shapes.
+
+    Raises:
+        UnsupportedModelError: torch.export fails.
+    """
+    try:
+        exported = torch.export.export(model.eval(), example_inputs)
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModelError(
+            f"torch.export cannot capture {type(model).__name__}: {first_line}; make torch.export.export(model, inputs) "
+            "work first"
+        ) from error
+    check_static(exported)
+    return exported.module()
+
+
+def check_static(exported: ExportedProgram) -> None:
+    """Refuses dynamic shapes.
+
+    Raises:
+        UnsupportedModelError: An input has a symbolic size.
+    """
+    for node in exported.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, torch.Tensor) and any(not isinstance(size, int) for size in value.shape):
+            raise UnsupportedModelError(
+                f"input {node.name} has the dynamic shape {tuple(value.shape)}; memory is planned at export, so export "
+                "one program for each shape (or one method for each, in one program)"
+            )
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuses weights that no grid can hold.
+
+    Raises:
+        PackQViTError: A parameter or buffer holds NaN or infinity.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PackQViTError(f"{name} holds NaN or infinite values; the checkpoint is damaged or training diverged")
+
+
+def _silent(items: Iterable[Any], description: str, length: int | None) -> Iterable[Any]:
+    return items
+
+
+class _Batches:
+    """Calibration data cut to the batch size of the program; can be run over more than once."""
+
+    def __init__(self, calibration: Iterable[Batch], example_inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(calibration, torch.Tensor):
+            calibration = [calibration]
+        batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in calibration]
+        self._size = example_inputs[0].shape[0]
+        for batch in batches:
+            _check_batch(tuple(batch), example_inputs)
+        images = sum(batch[0].shape[0] for batch in batches)
+        if images < self._size:
+            raise CalibrationError(
+                f"{images} calibration image(s) were given, but the program takes {self._size} at once; give a few dozen "
+                "images that look like those of the application"
+            )
+        self._batches = [tuple(batch) for batch in batches]
+        self._length = images // self._size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        left: tuple[torch.Tensor, ...] | None = None
+        for batch in self._batches:
+            joined = batch if left is None else tuple(torch.cat(pair) for pair in zip(left, batch, strict=True))
+            whole = joined[0].shape[0] // self._size * self._size
+            for first in range(0, whole, self._size):
+                yield tuple(tensor[first : first + self._size] for tensor in joined)
+            left = tuple(tensor[whole:] for tensor in joined)
+
+
+def _check_batch(batch: tuple[torch.Tensor, ...], example_inputs: tuple[torch.Tensor, ...]) -> None:
+    if len(batch) != len(example_inputs):
+        raise CalibrationError(f"a calibration batch has {len(batch)} tensors, the model takes {len(example_inputs)}")
+    for tensor, example in zip(batch, example_inputs, strict=True):
+        if tensor.shape[1:] != example.shape[1:] or tensor.dtype != example.dtype:
+            raise CalibrationError(
+                f"a calibration batch has {tensor.dtype} {tuple(tensor.shape[1:])} behind its first axis, the example "
+                f"input {example.dtype} {tuple(example.shape[1:])}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CalibrationError("a calibration image holds NaN or infinite values")

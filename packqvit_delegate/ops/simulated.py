@@ -1,0 +1,76 @@
+"""Quantisers that the graph holds between convert_pt2e and the integer lowering, simulated in float32.
+
+They complete what `quantized_decomposed` has: offsets and scales per channel, and probability codes. None of them is left
+in an integer graph.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .attention import LINEAR_PROBABILITY_BITS, LOG2_ZERO_CODE
+from .library import integer_op
+from .quantize import _along
+
+
+def _dequantize_offset_meta(x, scale, offset, axis):
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+@integer_op("dequantize_offset(Tensor x, Tensor scale, Tensor offset, int axis) -> Tensor", _dequantize_offset_meta)
+def dequantize_offset(x: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, axis: int) -> torch.Tensor:
+    """Inverse of `quantize`: x * scale + offset.
+
+    Args:
+        x: int8 or int16, any shape.
+        scale: float32 [1] or [C].
+        offset: float32 [1] or [C], the value of code 0.
+        axis: The axis of x that C runs along.
+
+    Returns:
+        float32 of x's shape.
+    """
+    return x.to(torch.float32) * _along(scale, axis, x.ndim) + _along(offset, axis, x.ndim)
+
+
+def _quantize_probabilities_meta(x, log2):
+    return torch.empty_like(x, dtype=torch.uint8)
+
+
+@integer_op("quantize_probabilities(Tensor x, bool log2) -> Tensor", _quantize_probabilities_meta)
+def quantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
+    """Probabilities to codes: round(-log2 x) in 0..15, or round(256 x) in 0..255.
+
+    Args:
+        x: float32 in [0, 1], any shape.
+        log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code / 256).
+
+    Returns:
+        uint8 of x's shape.
+    """
+    if log2:
+        codes = torch.round(-torch.log2(x.clamp_min(2.0**-LOG2_ZERO_CODE))).clamp(0, LOG2_ZERO_CODE)
+    else:
+        codes = torch.round(x * 2.0**LINEAR_PROBABILITY_BITS).clamp(0, 255)
+    return codes.to(torch.uint8)
+
+
+def _dequantize_probabilities_meta(x, log2):
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+@integer_op("dequantize_probabilities(Tensor x, bool log2) -> Tensor", _dequantize_probabilities_meta)
+def dequantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
+    """Inverse of `quantize_probabilities`.
+
+    Args:
+        x: uint8 codes, any shape.
+        log2: What the codes mean.
+
+    Returns:
+        float32 of x's shape.
+    """
+    values = x.to(torch.float32)
+    if log2:
+        return torch.where(x < LOG2_ZERO_CODE, torch.exp2(-values), torch.zeros_like(values))
+    return values * 2.0**-LINEAR_PROBABILITY_BITS

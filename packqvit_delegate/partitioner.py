@@ -1,0 +1,78 @@
+"""PackQViTPartitioner: hands integer subgraphs to the delegate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
+from executorch.exir.backend.utils import tag_constant_data
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+from torch.fx.passes.operator_support import OperatorSupportBase
+
+from .backend import PackQViTBackend
+from .serialization.plan_builder import EMITTERS, VIEWS, operator_name
+
+logger = logging.getLogger(__name__)
+
+
+class _Support(OperatorSupportBase):
+    def is_node_supported(self, submodules: Mapping[str, torch.nn.Module], node: Node) -> bool:
+        name = operator_name(node)
+        if name in EMITTERS:
+            return True
+        if name in VIEWS:
+            value = node.meta.get("val")
+            source = node.args[0]
+            is_codes = isinstance(value, torch.Tensor) and not value.is_floating_point()
+            return is_codes and isinstance(source, Node) and self.is_node_supported(submodules, source)
+        return False
+
+
+@final
+class PackQViTPartitioner(Partitioner):  # type: ignore[misc]
+    """Tags the `packqvit::*` operators of an integer graph, for `to_edge_transform_and_lower`.
+
+    The graph has to come through `passes.lower_to_integer`; what that left in float stays outside, and is logged.
+    """
+
+    def __init__(self) -> None:
+        """Needs no options: tiers and threads are chosen at run time."""
+        super().__init__()
+        self.delegation_spec = DelegationSpec(PackQViTBackend.__name__, [])
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """Tags the maximal subgraphs of integer operators.
+
+        Args:
+            exported_program: An edge program.
+        """
+        graph_module = exported_program.graph_module
+        support = _Support()
+        partitions = CapabilityBasedPartitioner(
+            graph_module, support, allows_single_node_partition=True
+        ).propose_partitions()
+        tags: dict[str, DelegationSpec] = {}
+        for partition in partitions:
+            tag = f"packqvit_{partition.id}"
+            tags[tag] = self.delegation_spec
+            for node in partition.nodes:
+                node.meta["delegation_tag"] = tag
+        tag_constant_data(exported_program)
+        self._log_outside(graph_module.graph.nodes, has_partitions=bool(tags))
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+    @staticmethod
+    def _log_outside(nodes: object, has_partitions: bool) -> None:
+        outside = [n for n in nodes if n.op == "call_function" and "delegation_tag" not in n.meta]  # type: ignore[attr-defined]
+        if not has_partitions and any("quantized_decomposed" in operator_name(node) for node in outside):
+            logger.warning(
+                "the graph has quantised float operators but no integer ones: call "
+                "packqvit_delegate.passes.lower_to_integer on the result of convert_pt2e before exporting it again"
+            )
+        for node in outside:
+            logger.info("outside the delegate: %s (%s)", node.name, operator_name(node) or node.target)

@@ -1,0 +1,73 @@
+"""Symmetric weight grids, one scale an output channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .base import CodeObserver
+
+
+def symmetric_scales(weight: torch.Tensor, qmax: int, search: bool) -> torch.Tensor:
+    """Scale per output channel.
+
+    Args:
+        weight: float32 [O, ...].
+        qmax: Largest code.
+        search: Take the scale of least squared error (narrow grids) instead of the one that clips nothing.
+
+    Returns:
+        float32 [O].
+    """
+    rows = weight.detach().reshape(weight.shape[0], -1)
+    full = rows.abs().amax(1, keepdim=True).clamp_min(1e-8) / qmax
+    if not search:
+        return full.squeeze(1)
+    best, best_error = full, torch.full_like(full, float("inf"))
+    for fraction in torch.linspace(1.0, 0.35, 40).tolist():
+        scale = full * fraction
+        error = ((rows / scale).round().clamp(-qmax, qmax) * scale - rows).square().sum(1, keepdim=True)
+        best = torch.where(error < best_error, scale, best)
+        best_error = torch.minimum(error, best_error)
+    return best.squeeze(1)
+
+
+class WeightObserver(CodeObserver):
+    """Symmetric codes per output channel: least squared error at 4 bits, nothing clipped at 8."""
+
+    def __init__(self, ch_axis: int = 0, **kwargs: Any) -> None:
+        """Starts empty.
+
+        Args:
+            ch_axis: Axis of the output channels; always 0.
+            **kwargs: Fields of the QuantizationSpec.
+        """
+        super().__init__(**kwargs)
+        self.ch_axis = ch_axis
+        self.qscheme = torch.per_channel_symmetric
+        self._weight: torch.Tensor | None = None
+        self._scales: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Remembers the weight and returns it unchanged."""
+        if self._weight is None or self._weight.data_ptr() != x.data_ptr():
+            self._weight, self._scales = x.detach(), None
+        return x
+
+    def scales(self) -> torch.Tensor:
+        """float32 [O]."""
+        if self._scales is None:
+            assert self._weight is not None
+            self._scales = symmetric_scales(self._weight, self.quant_max, search=self.quant_max < 127)
+        return self._scales
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales (float32 [O]) and zero points (int64 [O], all 0)."""
+        scales = self.scales()
+        return scales, torch.zeros(scales.shape[0], dtype=torch.int64)
+
+    def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """x rounded to its grid."""
+        scales = self.scales().reshape(-1, *[1] * (x.ndim - 1))
+        return (x / scales).round().clamp(self.quant_min, self.quant_max) * scales

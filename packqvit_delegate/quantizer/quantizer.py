@@ -1,0 +1,203 @@
+"""PackQViTQuantizer: says which tensors of a Vision Transformer get which codes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpecBase,
+    Quantizer,
+)
+
+from ..config import QuantizationConfig
+from ..errors import UnsupportedModelError
+from ..passes.attention import Attention
+from ..passes.canonicalize import canonicalize
+from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
+from ..passes.graph import aten, is_call
+from ..passes.patterns import UNARY_FUNCTIONS, Embedding, attentions, is_residual_add, layer_name, match_embedding
+from .specs import SpecFactory
+
+_ANNOTATION = "quantization_annotation"
+
+
+class PackQViTQuantizer(Quantizer):  # type: ignore[misc]
+    """Annotates a Vision Transformer for integer-only execution after PackQViT (NeurIPS 2023).
+
+    Use it with torchao's PT2E flow::
+
+        module = torch.export.export(model, inputs).module()
+        prepared = prepare_pt2e(module, PackQViTQuantizer(bits=4))   # or prepare_qat_pt2e(..., is_qat=True)
+        for batch in calibration: prepared(batch)
+        integer = packqvit_delegate.passes.lower_to_integer(convert_pt2e(prepared))
+
+    What it cannot place is left in float and stays outside the delegate.
+    """
+
+    def __init__(
+        self,
+        bits: int = 4,
+        activation_bits: int | None = None,
+        config: QuantizationConfig | None = None,
+        *,
+        is_qat: bool = False,
+    ) -> None:
+        """Chooses the widths.
+
+        Args:
+            bits: Of the weights: 8 or 4.
+            activation_bits: Of the activations; None: as `bits`.
+            config: All choices; replaces `bits` and `activation_bits`.
+            is_qat: For prepare_qat_pt2e: fake-quant modules instead of observers.
+
+        Raises:
+            PackQViTError: The widths are not supported.
+        """
+        super().__init__()
+        self.config = config or QuantizationConfig.from_bits(bits, activation_bits)
+        self.specs = SpecFactory(self.config, is_qat)
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """Brings the graph into canonical form (passes/canonicalize.py)."""
+        model = canonicalize(model)
+        if self.config.input_normalization is not None:
+            model = fold_input_normalization(model, self.config.input_normalization[1])
+        return model
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Annotates every tensor that gets codes.
+
+        Raises:
+            UnsupportedModelError: There is no attention in the model.
+        """
+        self.check(model)
+        embeddings = [e for e in map(match_embedding, model.graph.nodes) if e is not None]
+        for embedding in embeddings:
+            self._annotate_embedding(embedding)
+        for attention in attentions(model):
+            self._annotate_attention(attention)
+        for node in model.graph.nodes:
+            self._annotate_node(node)
+        return model
+
+    def check(self, model: GraphModule) -> None:
+        """Refuses a canonical graph in which there is nothing to run in integers.
+
+        Raises:
+            UnsupportedModelError: There is no attention in the model.
+        """
+        if next(attentions(model), None) is None:
+            raise UnsupportedModelError(
+                "the model has no multi-head self-attention of the form softmax(scale * q k^T) v, so there is no Vision "
+                "Transformer to run in integers; supported are ViT and DeiT from timm, Hugging Face and plain PyTorch"
+            )
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing beyond what annotate checks."""
+
+    # Each kind of node, by operator.
+
+    def _annotate_embedding(self, embedding: Embedding) -> None:
+        convolution = embedding.convolution
+        bits = self.config.weight_bits_of(layer_name(convolution), edge=True)
+        _set_input(convolution, 1, self.specs.weight(bits))
+        _set_output(embedding.output, self.specs.residual())
+        image = convolution.args[0]
+        assert isinstance(image, Node)
+        if self.config.input_normalization is not None:
+            _set_output(image, self.specs.pixels(*pixel_grid(*self.config.input_normalization)))
+        else:
+            _set_output(image, self.specs.activation(8))
+
+    def _annotate_attention(self, attention: Attention) -> None:
+        for linear in {attention.query, attention.key, attention.value}:
+            _set_output(linear, self.specs.attention_input())
+        _set_output(attention.softmax, self.specs.probabilities())
+        bits = self.config.activation_bits_of(layer_name(attention.output))
+        _set_output(attention.output, self.specs.activation(bits))
+
+    def _annotate_node(self, node: Node) -> None:
+        if is_call(node, aten.linear.default):
+            self._annotate_linear(node)
+        elif is_call(node, aten.layer_norm.default, *UNARY_FUNCTIONS, aten.mean.dim):
+            linears = _linear_consumers(node)
+            if linears is not None:
+                edge = any(_feeds_output(linear) for linear in linears)
+                bits = self.config.activation_bits_of(layer_name(node), edge=edge)
+                _set_output(node, self.specs.activation(bits))
+            elif is_call(node, aten.mean.dim) and _all_users(node, aten.layer_norm.default):
+                _set_output(node, self.specs.residual())
+        elif is_residual_add(node):
+            _set_output(node, self.specs.residual())
+
+    def _annotate_linear(self, node: Node) -> None:
+        weight = node.args[1]
+        if not (isinstance(weight, Node) and weight.op == "get_attr"):
+            return
+        edge = _feeds_output(node)
+        _set_input(node, 1, self.specs.weight(self.config.weight_bits_of(layer_name(node), edge=edge)))
+        users = list(node.users)
+        if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS):
+            activation = users[0]
+            _set_output(node, self.specs.before(_as_function(activation)))
+
+
+def _annotation(node: Node) -> QuantizationAnnotation:
+    return node.meta.setdefault(_ANNOTATION, QuantizationAnnotation(_annotated=True))
+
+
+def _set_output(node: Node, spec: QuantizationSpecBase) -> None:
+    if _annotation(node).output_qspec is None:
+        _annotation(node).output_qspec = spec
+
+
+def _set_input(node: Node, index: int, spec: QuantizationSpecBase) -> None:
+    argument = node.args[index]
+    assert isinstance(argument, Node)
+    _annotation(node).input_qspec_map[argument] = spec
+
+
+def _all_users(node: Node, *targets: object) -> bool:
+    return bool(node.users) and all(is_call(user, *targets) for user in node.users)
+
+
+def _linear_consumers(node: Node) -> list[Node] | None:
+    """The linears that a value feeds, through token selection or pooling; None when it feeds anything else."""
+    linears: list[Node] = []
+    for user in node.users:
+        if is_call(user, aten.linear.default):
+            linears.append(user)
+        elif is_call(user, aten.select.int, aten.slice.Tensor, aten.mean.dim):
+            behind = _linear_consumers(user)
+            if behind is None:
+                return None
+            linears.extend(behind)
+        else:
+            return None
+    return linears or None
+
+
+def _feeds_output(linear: Node) -> bool:
+    """Whether a linear's result leaves in float: it is not one of a block's."""
+    consumed = (aten.reshape.default, aten.add.Tensor, *UNARY_FUNCTIONS)
+    if len(linear.users) == 1:
+        (user,) = linear.users
+        if is_residual_add(user) or is_call(user, *UNARY_FUNCTIONS):
+            return False
+        if is_call(user, *consumed) and user.op == "call_function" and is_call(user, aten.reshape.default):
+            return not any(is_call(after, aten.permute.default) for after in user.users)
+    return True
+
+
+def _as_function(activation: Node) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The unary function that a node computes."""
+    assert callable(activation.target)
+    return functools.partial(_call_unary, activation.target, activation.args[1:], dict(activation.kwargs))
+
+
+def _call_unary(target: Callable, args: tuple, kwargs: dict, x: torch.Tensor) -> torch.Tensor:
+    return target(x, *args, **kwargs)

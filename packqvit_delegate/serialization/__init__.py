@@ -1,0 +1,1 @@
+"""The plan on disk: schema, header, constants."""

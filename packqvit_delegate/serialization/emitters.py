@@ -1,0 +1,170 @@
+"""One function an operator: from the node of the integer graph to the table of schema.fbs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.fx import Node
+
+from . import plan_generated as fb
+from .plan_builder import PlanBuilder, emits
+
+
+def _requantizer(
+    plan: PlanBuilder,
+    multiplier: Any,
+    shift: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+    zero_point: Any = 0,
+    qmin: Any = 0,
+    qmax: Any = 0,
+) -> fb.RequantizerT:
+    table = fb.RequantizerT()
+    table.multiplier, table.shift = plan.constant(multiplier), plan.constant(shift)
+    table.leftShift, table.fractionBits = left_shift, fraction_bits
+    table.zeroPoint, table.qmin, table.qmax = zero_point, qmin, qmax
+    return table
+
+
+@emits("quantize")
+def emit_quantize(plan: PlanBuilder, node: Node) -> fb.QuantizeT:
+    """packqvit.quantize."""
+    x, inverse_scale, offset, axis, qmin, qmax = node.args
+    table = fb.QuantizeT()
+    table.x = plan.read(x)
+    table.inverseScale, table.offset = plan.constant(inverse_scale), plan.constant(offset)
+    table.axis, table.qmin, table.qmax = axis, qmin, qmax
+    return table
+
+
+@emits("dequantize")
+def emit_dequantize(plan: PlanBuilder, node: Node) -> fb.DequantizeT:
+    """packqvit.dequantize."""
+    x, scale, zero_point, axis = node.args
+    table = fb.DequantizeT()
+    table.x, table.scale = plan.read(x), plan.constant(scale)
+    table.zeroPoint, table.axis = zero_point, axis
+    return table
+
+
+def _linear(plan: PlanBuilder, x: Any, weight: Any, bias: Any, weight_bits: Any, epilogue: int) -> fb.LinearT:
+    table = fb.LinearT()
+    table.x, table.bias = plan.read(x), plan.constant(bias)
+    table.weight = plan.constant(weight, nibbles=weight_bits == 4)
+    table.epilogue = epilogue
+    return table
+
+
+@emits("linear")
+def emit_linear(plan: PlanBuilder, node: Node) -> fb.LinearT:
+    """packqvit.linear."""
+    x, weight, bias, multiplier, shift, weight_bits, *rest = node.args
+    table = _linear(plan, x, weight, bias, weight_bits, fb.Epilogue.Requantize)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
+@emits("linear_add")
+def emit_linear_add(plan: PlanBuilder, node: Node) -> fb.LinearT:
+    """packqvit.linear_add."""
+    x, weight, bias, multiplier, shift, residual, residual_multiplier, weight_bits, *rest = node.args
+    table = _linear(plan, x, weight, bias, weight_bits, fb.Epilogue.AddResidual)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    table.residual, table.residualMultiplier = plan.read(residual), plan.constant(residual_multiplier)
+    return table
+
+
+@emits("linear_accumulate")
+def emit_linear_accumulate(plan: PlanBuilder, node: Node) -> fb.LinearT:
+    """packqvit.linear_accumulate."""
+    x, weight, bias, weight_bits = node.args
+    return _linear(plan, x, weight, bias, weight_bits, fb.Epilogue.Accumulate)
+
+
+@emits("patch_embedding")
+def emit_patch_embedding(plan: PlanBuilder, node: Node) -> fb.PatchEmbeddingT:
+    """packqvit.patch_embedding."""
+    x, weight, bias, multiplier, shift, position, prefix, height, width, weight_bits, *rest = node.args
+    table = fb.PatchEmbeddingT()
+    table.x, table.bias = plan.read(x), plan.constant(bias)
+    table.weight = plan.constant(weight, nibbles=weight_bits == 4)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    table.position = plan.constant(position)
+    table.prefix = plan.constant(prefix) if plan.constant_value(prefix).shape[0] else -1
+    table.patchHeight, table.patchWidth = height, width
+    return table
+
+
+@emits("attention_scores")
+def emit_attention_scores(plan: PlanBuilder, node: Node) -> fb.AttentionScoresT:
+    """packqvit.attention_scores."""
+    q, k, heads = node.args
+    table = fb.AttentionScoresT()
+    table.q, table.k, table.heads = plan.read(q), plan.read(k), heads
+    return table
+
+
+def _format(log2: Any) -> int:
+    return fb.ProbabilityFormat.Log2 if log2 else fb.ProbabilityFormat.Linear
+
+
+@emits("softmax")
+def emit_softmax(plan: PlanBuilder, node: Node) -> fb.SoftmaxT:
+    """packqvit.softmax."""
+    x, bias, multiplier, shift, log2 = node.args
+    table = fb.SoftmaxT()
+    table.x, table.bias = plan.read(x), plan.constant(bias)
+    table.multiplier, table.shift, table.format = multiplier, shift, _format(log2)
+    return table
+
+
+@emits("attention_values")
+def emit_attention_values(plan: PlanBuilder, node: Node) -> fb.AttentionValuesT:
+    """packqvit.attention_values."""
+    p, v, multiplier, shift, log2, *rest = node.args
+    table = fb.AttentionValuesT()
+    table.probabilities, table.v = plan.read(p), plan.read(v)
+    table.format = _format(log2)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
+@emits("layer_norm")
+def emit_layer_norm(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
+    """packqvit.layer_norm."""
+    x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax = node.args
+    table = fb.LayerNormT()
+    table.x, table.channelShift = plan.read(x), plan.constant(channel_shift)
+    table.weight, table.bias = plan.constant(weight), plan.constant(bias)
+    table.epsilon, table.outputShift = epsilon, output_shift
+    table.qmin, table.qmax = qmin, qmax
+    return table
+
+
+@emits("lookup_table")
+def emit_lookup_table(plan: PlanBuilder, node: Node) -> fb.LookupTableT:
+    """packqvit.lookup_table."""
+    x, values = node.args
+    table = fb.LookupTableT()
+    table.x, table.table = plan.read(x), plan.constant(values)
+    return table
+
+
+@emits("select_tokens")
+def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
+    """packqvit.select_tokens."""
+    x, index = node.args
+    table = fb.SelectTokensT()
+    table.x, table.index = plan.read(x), list(index)  # type: ignore[call-overload,arg-type]
+    return table
+
+
+@emits("mean_tokens")
+def emit_mean_tokens(plan: PlanBuilder, node: Node) -> fb.MeanTokensT:
+    """packqvit.mean_tokens."""
+    x, bias, multiplier, shift, *rest = node.args
+    table = fb.MeanTokensT()
+    table.x, table.bias = plan.read(x), plan.constant(bias)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table

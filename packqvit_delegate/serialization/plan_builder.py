@@ -1,0 +1,180 @@
+"""Builds a plan from an exported integer graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flatbuffers
+import torch
+from executorch.exir._serialize._named_data_store import NamedDataStore
+from torch._export.utils import get_buffer, get_lifted_tensor_constant, get_param, is_buffer, is_lifted_tensor_constant, is_param
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from ..errors import PlanError
+from ..planner import Lifetime, plan_arena
+from . import plan_generated as fb
+from .constants import DATA_TYPES, ConstantWriter
+
+Emitter = Callable[["PlanBuilder", Node], Any]
+EMITTERS: dict[str, Emitter] = {}
+
+VIEWS = ("aten::reshape", "aten::view", "aten::view_copy", "aten::_unsafe_view", "aten::squeeze_copy", "aten::unsqueeze_copy")
+"""Operators that only change the shape of codes: their result is the same value of the plan."""
+
+
+def operator_name(node: Node) -> str:
+    """`namespace::name` of the operator that a node calls, in the ATen or the edge dialect; "" for other nodes."""
+    schema = getattr(node.target, "_schema", None)
+    return "" if node.op != "call_function" or schema is None else str(schema.name)
+
+
+def emits(name: str) -> Callable[[Emitter], Emitter]:
+    """Registers how a node of `packqvit::name` becomes an operator of the plan."""
+
+    def register(emitter: Emitter) -> Emitter:
+        EMITTERS[f"packqvit::{name}"] = emitter
+        return emitter
+
+    return register
+
+
+class PlanBuilder:
+    """Values, constants and nodes of the plan of one delegate."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        """Reads an integer graph.
+
+        Args:
+            program: The partition: packqvit operators and views; constants are its parameters and buffers.
+        """
+        self.program = program
+        self.constants = ConstantWriter()
+        self._nodes: list[fb.NodeT] = []
+        self._sources: list[Node] = []
+        self._values: list[fb.ValueT] = []
+        self._value_of: dict[Node, int] = {}
+        self._first: dict[int, int] = {}
+        self._last: dict[int, int] = {}
+
+    def build(self, store: NamedDataStore, debug_id: Callable[[Node], int]) -> bytes:
+        """The serialised plan.
+
+        Args:
+            store: Takes the constants.
+            debug_id: Gives the delegate debug id of a node.
+
+        Raises:
+            PlanError: The graph holds what no plan can express.
+        """
+        plan = fb.PlanT()
+        plan.inputs, plan.outputs = [], []
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder" and self._constant_tensor(node) is None:
+                plan.inputs.append(self._new_value(node, fb.Storage.Input, len(plan.inputs)))
+            elif node.op == "call_function":
+                self._add_call(node, debug_id)
+            elif node.op == "output":
+                results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
+                for index, result in enumerate(results):
+                    plan.outputs.append(self._to_output(result, index))
+        plan.values, plan.nodes = self._values, self._nodes
+        plan.arenaSize = self._place_values()
+        plan.segments = self.constants.write(store)
+        plan.constants = self.constants.constants
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(plan.Pack(builder), file_identifier=b"PQVT")
+        return bytes(builder.Output())
+
+    # For emitters.
+
+    def read(self, node: object) -> int:
+        """Index of the value that an operator reads."""
+        if not isinstance(node, Node) or node not in self._value_of:
+            raise PlanError(f"operand {node} is not computed inside the delegate")
+        index = self._value_of[node]
+        self._last[index] = len(self._nodes)
+        return index
+
+    def constant(self, node: object, *, nibbles: bool = False) -> int:
+        """Index of the constant behind an operand, -1 for None."""
+        if node is None:
+            return -1
+        tensor = self._constant_tensor(node) if isinstance(node, Node) else None
+        if tensor is None:
+            raise PlanError(f"operand {node} has to be constant")
+        return self.constants.add(tensor, nibbles=nibbles)
+
+    def constant_value(self, node: object) -> torch.Tensor:
+        """The tensor behind a constant operand."""
+        tensor = self._constant_tensor(node) if isinstance(node, Node) else None
+        if tensor is None:
+            raise PlanError(f"operand {node} has to be constant")
+        return tensor
+
+    # Details.
+
+    def _constant_tensor(self, node: Node) -> torch.Tensor | None:
+        for test, get in (
+            (is_param, get_param),
+            (is_buffer, get_buffer),
+            (is_lifted_tensor_constant, get_lifted_tensor_constant),
+        ):
+            if test(self.program, node):
+                return get(self.program, node)
+        return None
+
+    def _add_call(self, node: Node, debug_id: Callable[[Node], int]) -> None:
+        name = operator_name(node)
+        if name in VIEWS:
+            self._value_of[node] = self.read(node.args[0])
+            return
+        if name not in EMITTERS:
+            raise PlanError(f"operator {name or node.target} has no place in a plan")
+        operator = EMITTERS[name](self, node)
+        output = self._new_value(node, fb.Storage.Arena, 0)
+        operator.output = output
+        self._first[output] = self._last[output] = len(self._nodes)
+        wrapped = fb.NodeT()
+        wrapped.op = operator
+        wrapped.opType = getattr(fb.Operator, type(operator).__name__.removesuffix("T"))
+        wrapped.name = node.name
+        wrapped.debugId = debug_id(node)
+        self._nodes.append(wrapped)
+
+    def _new_value(self, node: Node, storage: int, location: int) -> int:
+        value = fb.ValueT()
+        example = node.meta["val"]
+        if example.dtype not in DATA_TYPES:
+            raise PlanError(f"{node.name} has the type {example.dtype}, which no operator takes")
+        value.type, value.shape = DATA_TYPES[example.dtype], [int(size) for size in example.shape]
+        value.storage, value.location, value.name = storage, location, node.name
+        self._value_of[node] = len(self._values)
+        self._values.append(value)
+        return self._value_of[node]
+
+    def _to_output(self, node: Node, index: int) -> int:
+        value_index = self._value_of.get(node)
+        if value_index is None:
+            raise PlanError(f"output {node} is not computed inside the delegate")
+        value = self._values[value_index]
+        if value.storage != fb.Storage.Arena:
+            raise PlanError(f"{node} is an input, or two outputs, of the delegate at once")
+        value.storage, value.location = fb.Storage.Output, index
+        value.shape = [int(size) for size in node.meta["val"].shape]
+        return value_index
+
+    def _place_values(self) -> int:
+        arena = [i for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena]
+        sizes = {torch_type: torch_type.itemsize for torch_type in DATA_TYPES}
+        item = {DATA_TYPES[dtype]: size for dtype, size in sizes.items()}
+        lifetimes = [
+            Lifetime(math.prod(self._values[i].shape) * item[self._values[i].type], self._first[i], self._last[i])
+            for i in arena
+        ]
+        offsets, size = plan_arena(lifetimes)
+        for i, offset in zip(arena, offsets, strict=True):
+            self._values[i].location = offset
+        return size

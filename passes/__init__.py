@@ -1,0 +1,41 @@
+"""Graph passes: from the graph of a model zoo's Vision Transformer to the canonical one, and on to integers."""
+
+from .attention import Attention, match_attention
+from .canonicalize import canonicalize
+from .decompose_attention import decompose_attention
+from .equalize_layer_norm import equalize_layer_norm
+from .fold_constants import fold_constants
+from .fold_embeddings import fold_embeddings
+from .fold_input_normalization import fold_input_normalization
+from .fold_layer_scale import fold_layer_scale
+from .hoist_token_select import hoist_token_select
+from .lower_to_integer import lower_to_integer
+from .normalize_unary import normalize_unary
+from .orient_residual import orient_residual
+from .remove_in_place import remove_in_place
+from .remove_no_ops import remove_no_ops
+from .sink_layouts import sink_layouts
+from .split_qkv import split_qkv
+from .verify_integer import FloatOperator, float_operators
+
+__all__ = [
+    "Attention",
+    "FloatOperator",
+    "canonicalize",
+    "decompose_attention",
+    "equalize_layer_norm",
+    "float_operators",
+    "fold_constants",
+    "fold_embeddings",
+    "fold_input_normalization",
+    "fold_layer_scale",
+    "hoist_token_select",
+    "lower_to_integer",
+    "match_attention",
+    "normalize_unary",
+    "orient_residual",
+    "remove_in_place",
+    "remove_no_ops",
+    "sink_layouts",
+    "split_qkv",
+]

@@ -1,0 +1,91 @@
+"""The canonical attention, recognised literally, with or without quantisers in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.fx import Node
+
+from .codes import skip_codes, value_users
+from .graph import aten, is_call, is_constant, shape_of
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The nodes of one canonical attention.
+
+    Attributes:
+        query: The linear that gives q, [B, Nq, H * d].
+        key: The linear that gives k, [B, Nk, H * d].
+        value: The linear that gives v, [B, Nk, H * dv].
+        scores: The matmul of q and the transposed k, [B, H, Nq, Nk].
+        scale: The factor on the scores.
+        bias: The constant added to the scaled scores, [B or 1, H or 1, Nq, Nk].
+        softmax: The probabilities, [B, H, Nq, Nk].
+        values: The matmul of the probabilities and v, [B, H, Nq, dv].
+        output: The reshape that gives [B, Nq, H * dv].
+        heads: H.
+    """
+
+    query: Node
+    key: Node
+    value: Node
+    scores: Node
+    scale: float
+    bias: Node | None
+    softmax: Node
+    values: Node
+    output: Node
+    heads: int
+
+
+def match_attention(softmax: Node) -> Attention | None:
+    """The canonical attention around a softmax node, or None when anything differs from the canonical form."""
+    if not is_call(softmax, aten.softmax.int) or softmax.args[1:] != (-1,) or softmax.kwargs:
+        return None
+    scaled: Any = softmax.args[0]
+    bias: Any = None
+    if is_call(scaled, aten.add.Tensor) and len(scaled.args) == 2 and is_constant(scaled.args[1]):
+        scaled, bias = scaled.args
+    if not is_call(scaled, aten.mul.Tensor) or not isinstance(scaled.args[1], float):
+        return None
+    scores: Any = scaled.args[0]
+    users = value_users(softmax)
+    if len(users) != 1 or not is_call(scores, aten.matmul.default) or not is_call(users[0], aten.matmul.default):
+        return None
+    values: Any = users[0]
+    if skip_codes(values.args[0]) is not softmax:
+        return None
+    transposed: Any = scores.args[1]
+    if not is_call(transposed, aten.transpose.int) or transposed.args[1:] != (-2, -1):
+        return None
+    query, key, value = (_projection(node) for node in (scores.args[0], transposed.args[0], values.args[1]))
+    permute = _only_user(values, aten.permute.default)
+    output = permute and _only_user(permute, aten.reshape.default)
+    if query is None or key is None or value is None or permute is None or not output:
+        return None
+    batch, heads, tokens, channels = shape_of(values)
+    if not _is_head_exchange(permute) or shape_of(output) != (batch, tokens, heads * channels):
+        return None
+    return Attention(query, key, value, scores, scaled.args[1], bias, softmax, values, output, heads)
+
+
+def _is_head_exchange(node: Any) -> bool:
+    """Whether `node` exchanges heads and tokens."""
+    return is_call(node, aten.permute.default) and list(node.args[1]) == [0, 2, 1, 3]
+
+
+def _projection(heads: Any) -> Node | None:
+    """The linear behind linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3]."""
+    if not _is_head_exchange(heads):
+        return None
+    split = heads.args[0]
+    linear: Any = skip_codes(split.args[0]) if is_call(split, aten.reshape.default) else None
+    if not is_call(linear, aten.linear.default):
+        return None
+    shape = shape_of(split)
+    return linear if shape_of(linear) == (*shape[:2], shape[2] * shape[3]) else None
+
+
+def _only_user(node: Node, target: Any) -> Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 and is_call(users[0], target) else None

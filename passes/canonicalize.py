@@ -1,0 +1,82 @@
+"""Brings the Vision Transformers of the model zoos to one graph."""
+
+import logging
+
+from torch.fx import GraphModule
+
+from .decompose_attention import decompose_attention
+from .fold_constants import fold_constants
+from .fold_embeddings import fold_embeddings
+from .fold_layer_scale import fold_layer_scale
+from .graph import signature
+from .normalize_unary import normalize_unary
+from .orient_residual import orient_residual
+from .remove_in_place import is_in_place, remove_in_place
+from .remove_no_ops import remove_no_ops
+from .sink_layouts import sink_layouts
+from .split_qkv import split_qkv
+
+logger = logging.getLogger(__name__)
+
+_PASSES = (
+    fold_constants,
+    remove_no_ops,
+    normalize_unary,
+    sink_layouts,
+    split_qkv,
+    decompose_attention,
+    sink_layouts,
+    remove_no_ops,
+    fold_layer_scale,
+    fold_embeddings,
+    orient_residual,
+)
+# Every round removes one layer of indirection; models need two, and one that changes nothing.
+_MAX_ROUNDS = 8
+
+
+def canonicalize(graph_module: GraphModule) -> GraphModule:
+    """Runs the float passes until nothing changes: the same function of the input, in the canonical ATen form.
+
+    before: the graph of a timm, Hugging Face, torchvision or hand-written Vision Transformer
+    after:  the canonical graph; what the passes do not know stays as it was
+
+    The canonical graph, B batch, N tokens, P patches, T prefix tokens, H heads of d channels, D = H * d:
+
+    * embedding: conv2d -> reshape [B, D, P] -> transpose.int(1, 2) -> add.Tensor(tokens, position [1, P, D])
+      -> cat([prefix [B, T, D], tokens], 1). No add without a position embedding, no cat without prefix tokens. `prefix`
+      holds the class, distillation and register tokens with their positions added. Both are get_attr nodes.
+    * attention: q, k and v are three linears [B, N, D], each followed by reshape [B, N, H, d] and permute [0, 2, 1, 3];
+      transpose.int(k, -2, -1); matmul(q, kT); mul.Tensor(scores, float), always there, even for 1.0; add.Tensor(scores,
+      bias [B or 1, H or 1, N, N] get_attr) only when the bias is not zero, masked elements hold the smallest float32;
+      softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D].
+    * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale is in the linear's weight and bias.
+    * activation: gelu.default(x), gelu.default(x, approximate="tanh") or another operator of one argument.
+    * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear; the mean of two heads is add.Tensor and
+      mul.Tensor(x, 0.5).
+    * moves are reshape.default with every size written out, permute.default, transpose.int, select.int, slice.Tensor;
+      scalings by a number are mul.Tensor(x, float); nothing writes into its input.
+
+    Args:
+        graph_module: `torch.export.export(model.eval(), inputs).module()` with static shapes. Changed in place.
+
+    Returns:
+        `graph_module`.
+
+    Raises:
+        UnsupportedModelError: The graph has dynamic shapes or no fake tensors in `meta["val"]`.
+    """
+    remove_in_place(graph_module)
+    if writers := [node.name for node in graph_module.graph.nodes if is_in_place(node)]:
+        logger.warning("the graph is left as it is: %s write into tensors that are read elsewhere", ", ".join(writers))
+        return graph_module
+    before = None
+    for _ in range(_MAX_ROUNDS):
+        if (now := signature(graph_module)) == before:
+            break
+        before = now
+        for run in _PASSES:
+            run(graph_module)
+    else:
+        logger.warning("the canonical form was not reached in %d rounds", _MAX_ROUNDS)
+    return graph_module

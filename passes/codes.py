@@ -1,0 +1,42 @@
+"""Quantisers in a converted graph, and looking through them."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+_QUANTIZE_NAMES = ("quantize_per_tensor", "quantize", "quantize_probabilities")
+_DEQUANTIZE_NAMES = ("dequantize_per_tensor", "dequantize_per_channel", "dequantize_offset", "dequantize_probabilities")
+
+
+def _is_op(node: object, namespaces: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    if not isinstance(node, Node) or node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return node.target.namespace in namespaces and node.target._opname in names
+
+
+def is_quantize(node: object) -> bool:
+    """Whether a node turns float values into codes."""
+    return _is_op(node, ("quantized_decomposed", "packqvit"), _QUANTIZE_NAMES)
+
+
+def is_dequantize(node: object) -> bool:
+    """Whether a node turns codes of the quantised (not yet integer) graph into float values."""
+    return _is_op(node, ("quantized_decomposed", "packqvit"), _DEQUANTIZE_NAMES)
+
+
+def skip_codes(node: Node) -> Node:
+    """The node behind a dequantize(quantize(.)) pair or an observer, else the node itself."""
+    while True:
+        if is_dequantize(node) and is_quantize(node.args[0]):
+            node = node.args[0].args[0]  # type: ignore[union-attr,assignment]
+        else:
+            return node
+
+
+def value_users(node: Node) -> list[Node]:
+    """The users of a value, seen through q/dq pairs."""
+    found: list[Node] = []
+    for user in node.users:
+        found.extend(value_users(user) if is_quantize(user) or is_dequantize(user) else [user])
+    return found

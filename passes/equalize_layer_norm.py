@@ -1,0 +1,135 @@
+"""Moves the different ranges of a LayerNorm's channels into its own weights and those of the layers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from ..row_sample import RowSample
+from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable
+
+_FRACTIONS = torch.linspace(1.0, 0.4, 24).tolist()
+
+
+def equalize_layer_norm(
+    graph_module: GraphModule, batches: Iterable[tuple[torch.Tensor, ...]], bits: Callable[[Node], int]
+) -> GraphModule:
+    """Gives every channel of a LayerNorm's output the same range, so that one scale and zero point serve all.
+
+    Before: linear(layer_norm(x, g, b), W, c)
+    After:  linear(layer_norm(x, g / f, (b - m) / f), W f, c + W m), the same function
+
+    f and m are the step and the value of code 0 of a `bits`-bit grid of each channel alone, of least squared error on
+    the batches (RepQ-ViT, ICCV 2023, eq. 5-8, with the search of the range added).
+
+    Args:
+        graph_module: Canonical float graph; changed in place.
+        batches: Inputs of the graph.
+        bits: Width of a LayerNorm's output.
+
+    Raises:
+        CalibrationError: There is no batch, or activations are not finite.
+    """
+    consumers = {node: linears for node in graph_module.graph.nodes if (linears := _consumers(graph_module, node))}
+    samples = {node: RowSample() for node in consumers}
+    recorder = _Recorder(graph_module, samples)
+    with torch.no_grad():
+        for batch in batches:
+            recorder.run(*batch)
+    for node, linears in consumers.items():
+        step, zero = channel_grids(samples[node], bits(node))
+        _fold(graph_module, node, linears, step, zero)
+    return clean_up(graph_module)
+
+
+def channel_grids(sample: RowSample, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Affine grid of least squared error for each channel alone.
+
+    Args:
+        sample: Of rows [R, C].
+        bits: Width of the codes.
+
+    Returns:
+        Step and value of code 0, float32 [C] each; codes are -2^(bits-1) .. 2^(bits-1) - 1.
+    """
+    rows, (low, high) = sample.rows(), sample.channel_range()
+    qmin, levels = -(2 ** (bits - 1)), 2**bits - 1
+    least = torch.full_like(low, float("inf"))
+    best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
+    for fraction in _FRACTIONS if bits < 8 else _FRACTIONS[:1]:
+        middle, half = (high + low) / 2, (high - low) / 2 * fraction
+        step = (2 * half / levels).clamp_min(1e-6)
+        zero = middle - half - qmin * step
+        rounded = ((rows - zero) / step).round().clamp(qmin, qmin + levels) * step + zero
+        error = (rounded - rows).square().sum(0)
+        better = error < least
+        least = torch.where(better, error, least)
+        best_step, best_zero = torch.where(better, step, best_step), torch.where(better, zero, best_zero)
+    return best_step, best_zero
+
+
+class _Recorder(Interpreter):
+    """Runs the graph and samples chosen values."""
+
+    def __init__(self, graph_module: GraphModule, samples: dict[Node, RowSample]) -> None:
+        super().__init__(graph_module)
+        self._samples = samples
+
+    def run_node(self, n: Node) -> object:
+        value = super().run_node(n)
+        if n in self._samples:
+            self._samples[n].add(value)
+        return value
+
+
+def _consumers(graph_module: GraphModule, node: Node) -> list[Node]:
+    """The linears that an affine LayerNorm feeds, when it feeds nothing else."""
+    if not is_call(node, aten.layer_norm.default) or len(node.args) < 4:
+        return []
+    if not all(is_constant(argument) and len(argument.users) == 1 for argument in node.args[2:4]):  # type: ignore
+        return []
+    return _linears(node) or []
+
+
+def _linears(node: Node) -> list[Node] | None:
+    found: list[Node] = []
+    for user in node.users:
+        if is_call(user, aten.linear.default) and is_constant(user.args[1]) and user.args[0] is node:
+            found.append(user)
+        elif is_call(user, aten.select.int) and user.args[1] in (1, -2):
+            behind = _linears(user)
+            if behind is None:
+                return None
+            found.extend(behind)
+        else:
+            return None
+    return found
+
+
+def _fold(graph_module: GraphModule, norm: Node, linears: list[Node], step: torch.Tensor, zero: torch.Tensor) -> None:
+    factor = step / step.mean()
+    gamma, beta = (constant(graph_module, argument) for argument in norm.args[2:4])  # type: ignore[arg-type]
+    _replace(graph_module, norm, 2, gamma / factor)
+    _replace(graph_module, norm, 3, (beta - zero) / factor)
+    for linear in linears:
+        weight = constant(graph_module, linear.args[1])  # type: ignore[arg-type]
+        moved = weight @ zero
+        bias = linear.args[2] if len(linear.args) > 2 else None
+        if bias is None:
+            with graph_module.graph.inserting_before(linear):
+                name = f"{linear.args[1].target}_bias"  # type: ignore[union-attr]
+                node = add_constant(graph_module, moved, name, is_trainable(graph_module, linear.args[1]))
+            linear.args = (*linear.args[:2], node)
+        else:
+            _replace(graph_module, linear, 2, constant(graph_module, bias) + moved)  # type: ignore[arg-type]
+        _replace(graph_module, linear, 1, weight * factor)
+
+
+def _replace(graph_module: GraphModule, node: Node, index: int, value: torch.Tensor) -> None:
+    old = node.args[index]
+    assert isinstance(old, Node)
+    with graph_module.graph.inserting_before(node):
+        new = add_constant(graph_module, value, str(old.target), is_trainable(graph_module, old))
+    node.update_arg(index, new)

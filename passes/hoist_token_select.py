@@ -1,0 +1,78 @@
+"""Computes only the tokens that are used: the last block's queries, projection and MLP run on the class token alone."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .graph import add_constant, call, clean_up, constant, is_call
+from .integer.context import keep_trace
+
+ops = torch.ops.packqvit
+
+_PER_TOKEN: dict[object, tuple[int, ...]] = {
+    ops.layer_norm.default: (0,),
+    ops.lookup_table.default: (0,),
+    ops.linear.default: (0,),
+    ops.linear_add.default: (0, 5),
+}
+"""Operators that treat tokens alone, and which of their arguments have a token axis."""
+
+
+def hoist_token_select(graph_module: GraphModule) -> GraphModule:
+    """Moves select_tokens up through every operator that treats tokens alone, and through attention to its queries.
+
+    Before: select_tokens(linear_add(lookup_table(linear(layer_norm(x))), x))
+    After:  linear_add(lookup_table(linear(layer_norm(select_tokens(x)))), select_tokens(x))
+
+    Exact: the selected tokens get the same bits.
+    """
+    for node in reversed(list(graph_module.graph.nodes)):
+        selects = list(node.users)
+        if not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
+            continue
+        index = selects[0].args[1]
+        if any(list(user.args[1]) != list(index) for user in selects):  # type: ignore[arg-type,call-overload]
+            continue
+        hoisted = _hoist(graph_module, node, list(index))  # type: ignore[arg-type,call-overload]
+        if hoisted is not None:
+            for user in selects:
+                user.replace_all_uses_with(hoisted)
+    return clean_up(graph_module)
+
+
+def _hoist(graph_module: GraphModule, node: Node, index: list[int]) -> Node | None:
+    if node.op == "call_function" and node.target in _PER_TOKEN:
+        changes = {i: _select(graph_module, node, i, index) for i in _PER_TOKEN[node.target]}
+        return _copy(graph_module, node, changes)
+    if is_call(node, ops.attention_values.default):
+        return _hoist_attention(graph_module, node, index)
+    return None
+
+
+def _hoist_attention(graph_module: GraphModule, values: Node, index: list[int]) -> Node | None:
+    softmax = values.args[0]
+    if not is_call(softmax, ops.softmax.default) or len(softmax.users) != 1:  # type: ignore[union-attr]
+        return None
+    scores = softmax.args[0]  # type: ignore[union-attr]
+    if not is_call(scores, ops.attention_scores.default) or len(scores.users) != 1:  # type: ignore[union-attr]
+        return None
+    few_scores = _copy(graph_module, scores, {0: _select(graph_module, scores, 0, index)})  # type: ignore[arg-type]
+    changes: dict[int, Node] = {0: few_scores}
+    bias = softmax.args[1]  # type: ignore[union-attr]
+    if isinstance(bias, Node):
+        with graph_module.graph.inserting_before(softmax):  # type: ignore[arg-type]
+            changes[1] = add_constant(graph_module, constant(graph_module, bias)[:, index], "attention_bias")
+    few_probabilities = _copy(graph_module, softmax, changes)  # type: ignore[arg-type]
+    return _copy(graph_module, values, {0: few_probabilities})
+
+
+def _select(graph_module: GraphModule, node: Node, argument: int, index: list[int]) -> Node:
+    with graph_module.graph.inserting_before(node):
+        return keep_trace(call(graph_module, ops.select_tokens.default, node.args[argument], index), node)
+
+
+def _copy(graph_module: GraphModule, node: Node, changes: dict[int, Node]) -> Node:
+    args = (changes.get(i, argument) for i, argument in enumerate(node.args))
+    with graph_module.graph.inserting_before(node):
+        return keep_trace(call(graph_module, node.target, *args), node)  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""The state of the integer lowering: which value has which codes, and how to add nodes and constants."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ...grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+from ..codes import is_dequantize, is_quantize
+from ..graph import add_constant, call, constant, is_call, is_constant
+
+
+class NotLowered(Exception):  # noqa: N818 - a control-flow signal with a reason, not an error
+    """An operator has no integer counterpart here; the message is the reason the user reads."""
+
+
+def keep_trace(node: Node, source: Node) -> Node:
+    """Lets a new node tell the module and the source line of the one it replaces; returns it."""
+    for key in ("nn_module_stack", "from_node", "stack_trace", "packqvit_grid", "packqvit_float_name"):
+        if key in source.meta:
+            node.meta[key] = source.meta[key]
+    return node
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """An integer node and what its codes mean."""
+
+    node: Node
+    grid: Grid
+
+
+@dataclasses.dataclass
+class LoweringContext:
+    """Codes of the float values that have some, and the graph under construction.
+
+    Attributes:
+        graph_module: The converted graph; integer nodes are added to it.
+        codes: Float value -> its codes.
+        reasons: Float node -> why it was not lowered.
+    """
+
+    graph_module: GraphModule
+    codes: dict[Node, Codes] = dataclasses.field(default_factory=dict)
+    reasons: dict[Node, str] = dataclasses.field(default_factory=dict)
+
+    def codes_of(self, value: object, what: str) -> Codes:
+        """The codes of a float value.
+
+        Raises:
+            NotLowered: It has none.
+        """
+        found = self.find_codes(value)
+        if found is None:
+            raise NotLowered(f"{what} has no integer codes")
+        return found
+
+    def find_codes(self, value: object) -> Codes | None:
+        """The codes of a float value (or of what dequantises to it), or None."""
+        if not isinstance(value, Node):
+            return None
+        if is_dequantize(value):
+            quantize = value.args[0]
+            if isinstance(quantize, Node) and is_quantize(quantize):
+                return self.codes.get(quantize.args[0])  # type: ignore[arg-type]
+            return None
+        return self.codes.get(value)
+
+    def constant(self, name: str, value: torch.Tensor) -> Node:
+        """A get_attr node of a new constant; call inside `inserting_before`."""
+        return add_constant(self.graph_module, value, name)
+
+    def tensor(self, node: object) -> torch.Tensor:
+        """The tensor that a get_attr node holds.
+
+        Raises:
+            NotLowered: The node is not a constant.
+        """
+        if not is_constant(node):
+            raise NotLowered("an operand that must be constant is computed at run time")
+        return constant(self.graph_module, node)  # type: ignore[arg-type]
+
+    def call(self, target: Any, args: tuple, source: Node) -> Node:
+        """An integer operator; named and traced after the float node that it replaces."""
+        return keep_trace(call(self.graph_module, target, *args), source)
+
+    def weight(self, node: object) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """A quantised weight behind its dequantize node.
+
+        Returns:
+            int8 codes, float64 [O] scales, and 4 or 8 bits.
+
+        Raises:
+            NotLowered: The weight was not quantised.
+        """
+        if not (is_dequantize(node) and isinstance(node, Node) and node.target._opname == "dequantize_per_channel"):  # type: ignore
+            raise NotLowered("its weight is not quantised")
+        codes, scales = self.tensor(node.args[0]), self.tensor(node.args[1])
+        bits = 4 if node.args[5] <= 7 else 8  # type: ignore[operator]
+        return codes, scales.double(), bits
+
+
+def grid_of(quantize: Node, context: LoweringContext) -> Grid:
+    """The grid that a quantise node of the converted graph rounds to."""
+    name = quantize.target._opname  # type: ignore[union-attr]
+    if name == "quantize_per_tensor":
+        scale, zero_point, qmin, qmax = quantize.args[1:5]
+        return AffineGrid(float(scale), int(zero_point), int(qmin), int(qmax))  # type: ignore[arg-type]
+    if name == "quantize_probabilities":
+        return ProbabilityGrid(bool(quantize.args[1]))
+    dequantize = next(user for user in quantize.users if is_dequantize(user))
+    scales, offset = (context.tensor(argument).double() for argument in dequantize.args[1:3])
+    qmax = int(quantize.args[5])  # type: ignore[call-overload]
+    if bool((offset != 0).any()):
+        return OffsetGrid(float(scales[0]), offset)
+    base = float(scales.min())
+    shift = torch.round(torch.log2(scales / base)).to(torch.uint8) if scales.numel() > 1 else None
+    return ResidualGrid(base, shift, torch.int8 if qmax <= 127 else torch.int16)
+
+
+Rule = Callable[[LoweringContext, Node, Grid], Codes]
+RULES: dict[Any, Rule] = {}
+
+
+def lowers(*targets: Any) -> Callable[[Rule], Rule]:
+    """Registers how a float operator whose result is quantised becomes an integer operator."""
+
+    def register(rule: Rule) -> Rule:
+        for target in targets:
+            RULES[target] = rule
+        return rule
+
+    return register
+
+
+def require_affine(grid: Grid) -> AffineGrid:
+    """The grid, which must be affine.
+
+    Raises:
+        NotLowered: It is not.
+    """
+    if not isinstance(grid, AffineGrid):
+        raise NotLowered("its codes are not on an affine grid")
+    return grid
+
+
+def require_residual(grid: Grid) -> ResidualGrid:
+    """The grid, which must be one of the residual stream.
+
+    Raises:
+        NotLowered: It is not.
+    """
+    if not isinstance(grid, ResidualGrid):
+        raise NotLowered("its codes are not on a grid of the residual stream")
+    return grid
+
+
+__all__ = [
+    "RULES",
+    "Codes",
+    "LoweringContext",
+    "NotLowered",
+    "grid_of",
+    "is_call",
+    "lowers",
+    "require_affine",
+    "require_residual",
+]

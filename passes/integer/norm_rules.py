@@ -1,0 +1,125 @@
+"""LayerNorm, functions of one variable, and pooling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.fx import Node
+
+from ...errors import PlanError
+from ...grids import AffineGrid, Grid, ResidualGrid
+from ...ops.arithmetic import INT16_MAX
+from ...ops.layer_norm import normalized_fraction_bits
+from ...requantizer import FRACTION_BITS_INT8, make_requantizer
+from ..graph import aten, shape_of
+from ..patterns import UNARY_FUNCTIONS
+from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
+
+MAX_CHANNELS = 4096
+_MAX_BIAS = (1 << 30) - 1
+
+ops = torch.ops.packqvit
+
+
+@lowers(aten.layer_norm.default)
+def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
+    """quantize(layer_norm(x)) -> packqvit.layer_norm."""
+    out = require_affine(grid)
+    x = context.codes_of(node.args[0], "its input")
+    stream = require_residual(x.grid)
+    arguments = [*node.args, *[None] * (5 - len(node.args))]
+    channels = shape_of(node)[-1]
+    if list(arguments[1]) != [channels]:  # type: ignore[call-overload]
+        raise NotLowered("it normalises over more than the last axis")
+    if channels > MAX_CHANNELS or channels < 2:
+        raise NotLowered(f"it has {channels} channels; 2 to {MAX_CHANNELS} are supported")
+    gamma = torch.ones(channels) if arguments[2] is None else context.tensor(arguments[2])
+    beta = torch.zeros(channels) if arguments[3] is None else context.tensor(arguments[3])
+    eps = 1e-5 if arguments[4] is None else float(arguments[4])  # type: ignore[arg-type]
+    weight, bias, output_shift = _layer_norm_constants(gamma.double(), beta.double(), out)
+    shift = None if stream.shift is None else context.constant(f"{node.name}_channel_shift", stream.shift)
+    args = (
+        x.node,
+        shift,
+        context.constant(f"{node.name}_weight", weight),
+        context.constant(f"{node.name}_bias", bias),
+        min(round(eps / stream.scale**2 * channels**2), 1 << 57),
+        output_shift,
+        out.qmin,
+        out.qmax,
+    )
+    return Codes(context.call(ops.layer_norm.default, args, node), out)
+
+
+def _layer_norm_constants(
+    gamma: torch.Tensor, beta: torch.Tensor, out: AffineGrid
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    fraction_bits = normalized_fraction_bits(gamma.numel())
+    steps, offset = gamma / out.scale, beta / out.scale + out.zero_point
+    largest = max(float(steps.abs().max()), 1e-12)
+    if not math.isfinite(largest) or not bool(torch.isfinite(offset).all()):
+        raise PlanError("a LayerNorm has weights that are not finite")
+    output_shift = math.floor(math.log2(INT16_MAX / largest)) + fraction_bits
+    furthest = max(float(offset.abs().max()), 1.0)
+    output_shift = min(output_shift, math.floor(math.log2((_MAX_BIAS >> 1) / furthest)), 30)
+    if output_shift < 1:
+        raise PlanError("a LayerNorm's weight is too large for its output grid")
+    weight = torch.round(steps * 2.0 ** (output_shift - fraction_bits)).clamp(-INT16_MAX, INT16_MAX).to(torch.int16)
+    bias = torch.round(offset * 2.0**output_shift) + 2 ** (output_shift - 1)
+    return weight, bias.clamp(-_MAX_BIAS, _MAX_BIAS).to(torch.int32), output_shift
+
+
+@lowers(*UNARY_FUNCTIONS)
+def lower_unary(context: LoweringContext, node: Node, grid: Grid) -> Codes:
+    """quantize(gelu(x)) -> packqvit.lookup_table."""
+    out = require_affine(grid)
+    x = context.codes_of(node.args[0], "its input")
+    affine = require_affine(x.grid)
+    values = (torch.arange(-128, 128).double() - affine.zero_point) * affine.scale
+    assert callable(node.target)
+    results = node.target(values, *node.args[1:], **node.kwargs)
+    codes = (torch.round(results / out.scale) + out.zero_point).clamp(out.qmin, out.qmax).to(torch.int8)
+    table = context.constant(f"{node.name}_table", codes)
+    return Codes(context.call(ops.lookup_table.default, (x.node, table), node), out)
+
+
+@lowers(aten.mean.dim)
+def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
+    """quantize(mean(x, [1])) -> packqvit.mean_tokens."""
+    x = context.codes_of(node.args[0], "its input")
+    shape = shape_of(node.args[0])  # type: ignore[arg-type]
+    axes = [axis % len(shape) for axis in node.args[1]]  # type: ignore[union-attr,operator]
+    if axes != [1] or len(shape) != 3:
+        raise NotLowered("only the mean over the tokens is supported")
+    channels, tokens = shape[-1], shape[1]
+    zero_point_in = 0
+    if isinstance(x.grid, AffineGrid):
+        steps = torch.full((channels,), x.grid.scale, dtype=torch.float64)
+        zero_point_in = x.grid.zero_point
+    else:
+        steps = require_residual(x.grid).channel_scales(channels)
+    if isinstance(grid, ResidualGrid):
+        scales, zero_point = grid.channel_scales(channels), 0
+        limits = torch.iinfo(grid.dtype)
+        qmin, qmax = limits.min, limits.max
+    else:
+        out = require_affine(grid)
+        scales = torch.full((channels,), out.scale, dtype=torch.float64)
+        zero_point, qmin, qmax = out.zero_point, out.qmin, out.qmax
+    fraction_bits = FRACTION_BITS_INT8 if qmax <= 127 else 0
+    bound = tokens * (1 << 15) + abs(zero_point_in) * tokens
+    requantizer = make_requantizer(steps / tokens / scales, bound, fraction_bits)
+    bias = torch.full((channels,), -zero_point_in * tokens, dtype=torch.int32)
+    args = (
+        x.node,
+        context.constant(f"{node.name}_bias", bias),
+        context.constant(f"{node.name}_multiplier", requantizer.multiplier),
+        context.constant(f"{node.name}_shift", requantizer.shift),
+        requantizer.left_shift,
+        requantizer.fraction_bits,
+        zero_point,
+        qmin,
+        qmax,
+    )
+    return Codes(context.call(ops.mean_tokens.default, args, node), grid)

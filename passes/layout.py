@@ -1,0 +1,144 @@
+"""Operators that only move elements, and what a chain of them does to every element.
+
+A chain is analysed by running it on a tensor of indices: whatever way a model spells the split of q, k and v or of its
+heads, the index tensor says which element came from where.
+"""
+
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from .graph import aten, call, is_call, reshape, shape_of
+
+RESHAPES = {
+    aten.reshape.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+}
+PERMUTES = {
+    aten.permute.default,
+    aten.transpose.int,
+    aten.swapaxes.default,
+    aten.swapdims.default,
+    aten.movedim.int,
+    aten.movedim.intlist,
+    aten.numpy_T.default,
+    aten.mT.default,
+    aten.t.default,
+}
+COPIES = {
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+}
+_LISTS = {
+    aten.unbind.int,
+    aten.chunk.default,
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.tensor_split.sections,
+    aten.tensor_split.indices,
+}
+_PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
+
+
+def is_bijective(node: Node) -> bool:
+    """Whether a node moves elements and loses none."""
+    return is_call(node, *RESHAPES, *PERMUTES, *COPIES)
+
+
+def is_layout(node: Node) -> bool:
+    """Whether a node moves elements, and may leave some out."""
+    if is_call(node, operator.getitem):
+        return is_call(node.args[0], *_LISTS)
+    return is_bijective(node) or is_call(node, *_LISTS, *_PARTS)
+
+
+def trace(node: Node, accept: Callable[[Node], bool] = is_layout) -> tuple[Node, list[Node]]:
+    """Walks back over nodes that `accept` takes.
+
+    Returns:
+        The node the walk ended at, and the nodes passed, in the order in which they run.
+    """
+    chain: list[Node] = []
+    while accept(node):
+        chain.append(node)
+        node = node.args[0]  # type: ignore[assignment]
+    return node, chain[::-1]
+
+
+def apply(node: Node, value: Tensor) -> Tensor:
+    """Runs one layout node on another tensor (a list of tensors for a node that splits)."""
+    if node.target is operator.getitem:
+        return value[node.args[1]]  # type: ignore[index]
+    if node.target in RESHAPES:
+        return value.reshape(shape_of(node))
+    return node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+
+
+def index_map(base: Node, chain: list[Node]) -> Tensor:
+    """For every element after `chain`, the flat index of the element of `base` that it came from."""
+    shape = shape_of(base)
+    value = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    for node in chain:
+        if is_layout(node):
+            value = apply(node, value)
+    return value
+
+
+def head_features(index: Tensor, batch: int, tokens: int, features: int) -> Tensor | None:
+    """Which feature of a [batch, tokens, features] tensor each head and channel of a layout holds.
+
+    Args:
+        index: The map [..., tokens, d] into that tensor.
+        batch: B.
+        tokens: N.
+        features: O.
+
+    Returns:
+        [H, d], or None unless the leading dimensions are batch-major heads and every token stayed where it was.
+    """
+    if index.dim() < 2 or index.shape[-2] != tokens or index.numel() % (batch * tokens * index.shape[-1]):
+        return None
+    grid = index.reshape(batch, -1, tokens, index.shape[-1])
+    position = torch.arange(batch * tokens).reshape(batch, 1, tokens, 1)
+    feature = grid % features
+    if not torch.equal(grid // features, position.expand_as(grid)):
+        return None
+    return feature[0, :, 0] if torch.equal(feature, feature[:1, :, :1].expand_as(feature)) else None
+
+
+def row_positions(index: Tensor, channels: int) -> Tensor | None:
+    """The row each row of `index` [..., channels] came from, or None unless the rows stayed whole."""
+    if not index.dim() or index.shape[-1] != channels:
+        return None
+    whole = torch.equal(index % channels, torch.arange(channels).expand_as(index))
+    return index[..., 0] // channels if whole else None
+
+
+def place_rows(graph_module: GraphModule, node: Node, positions: Tensor) -> Node | None:
+    """Inserts what brings the rows of `node` [B, N, C] to `positions` [...]: a transpose and a reshape at most.
+
+    Returns:
+        The node of shape [..., C], or None when a transpose and a reshape cannot express it.
+    """
+    batch, tokens, channels = shape_of(node)
+    order = torch.arange(batch * tokens)
+    if not torch.equal(positions.flatten(), order):
+        if not torch.equal(positions.flatten(), order.reshape(batch, tokens).T.flatten()):
+            return None
+        node = call(graph_module, aten.transpose.int, node, 0, 1)
+    return reshape(graph_module, node, [*positions.shape, channels])

@@ -1,0 +1,159 @@
+"""Turns a converted graph (q/dq nodes around float operators) into one of integer operators."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ..grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+from .codes import is_dequantize, is_quantize
+from .graph import aten, clean_up, is_call, shape_of
+from .hoist_token_select import hoist_token_select
+from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
+from .integer.linear_rules import linear_operands
+from .integer.token_rules import MOVES
+from .propagate_values import propagate_values
+
+REASON = "packqvit_reason"
+"""Key of node.meta: why a float operator was not lowered."""
+
+GRID = "packqvit_grid"
+"""Key of node.meta: the grid of an integer node's codes."""
+
+FLOAT_NAME = "packqvit_float_name"
+"""Key of node.meta: the name of the float value that an integer node stands for."""
+
+ops = torch.ops.packqvit
+
+
+def lower_to_integer(graph_module: GraphModule) -> GraphModule:
+    """Replaces everything between quantisers by `packqvit::*` operators on codes.
+
+    Before: dequantize -> layer_norm / linear / softmax / ... -> quantize
+    After:  packqvit.layer_norm / linear / softmax / ... on int8, int16 and int32 tensors
+
+    A float operator without an integer counterpart stays; the codes around it are dequantised and quantised, and its
+    reason is kept in `node.meta["packqvit_reason"]`.
+
+    Args:
+        graph_module: Result of convert_pt2e with PackQViTQuantizer; changed in place.
+
+    Returns:
+        The integer graph: it runs eagerly, and its bits are what the delegate produces.
+
+    Raises:
+        PackQViTError: A constant cannot be expressed in integers (NaN, out of range).
+    """
+    propagate_values(graph_module)
+    context = LoweringContext(graph_module)
+    for node in list(graph_module.graph.nodes):
+        if is_quantize(node):
+            _lower_quantized(context, node)
+        elif node.op == "call_function" and node.target in MOVES:
+            _move(context, node)
+    for node in list(graph_module.graph.nodes):
+        if is_call(node, aten.linear.default):
+            _lower_float_output(context, node)
+        elif is_dequantize(node):
+            _replace_dequantize(context, node)
+    for value, codes in context.codes.items():
+        codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
+    for node, reason in context.reasons.items():
+        node.meta[REASON] = reason
+    clean_up(graph_module)
+    return hoist_token_select(graph_module)
+
+
+def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
+    value = quantize.args[0]
+    assert isinstance(value, Node)
+    if value.op == "get_attr":
+        return
+    grid = grid_of(quantize, context)
+    with context.graph_module.graph.inserting_before(quantize):
+        rule = RULES.get(value.target)
+        if rule is not None:
+            try:
+                context.codes[value] = rule(context, value, grid)
+                return
+            except NotLowered as reason:
+                context.reasons[value] = str(reason)
+        codes = _quantize_float(context, value, grid)
+        if codes is not None:
+            context.codes[value] = codes
+
+
+def _quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:
+    """packqvit.quantize of a float value: the input of the model, or what a float operator left outside produces."""
+    source, ratio = value, torch.ones(1, dtype=torch.float64)
+    axis = 1 if isinstance(grid, OffsetGrid) else -1
+    if isinstance(grid, AffineGrid):
+        scale = torch.tensor([grid.scale], dtype=torch.float64)
+        offset, qmin, qmax = -grid.zero_point * scale, grid.qmin, grid.qmax
+    elif isinstance(grid, OffsetGrid):
+        scale, offset, qmin, qmax = torch.tensor([grid.scale], dtype=torch.float64), grid.offset, -128, 127
+        if is_call(value, aten.mul.Tensor):  # passes/fold_input_normalization.py: undone by a scale per channel
+            source = value.args[0]  # type: ignore[assignment]
+            ratio = context.tensor(value.args[1]).double().flatten()
+            scale, offset = scale / ratio, offset / ratio
+    elif isinstance(grid, ResidualGrid):
+        scale = grid.channel_scales(shape_of(value)[-1])
+        limits = torch.iinfo(grid.dtype)
+        offset, qmin, qmax = torch.zeros(1, dtype=torch.float64), limits.min, limits.max
+    else:
+        return None
+    inverse = context.constant(f"{value.name}_inverse_scale", (1.0 / scale).float())
+    offset_node = context.constant(f"{value.name}_offset", offset.float())
+    axis %= len(shape_of(source))
+    node = context.call(ops.quantize.default, (source, inverse, offset_node, axis, qmin, qmax), value)
+    return Codes(node, grid)
+
+
+def _move(context: LoweringContext, node: Node) -> None:
+    x = context.find_codes(node.args[0])
+    if x is None or node in context.codes:
+        return
+    with context.graph_module.graph.inserting_before(node):
+        moved = MOVES[node.target](context, node, x)
+    if moved is not None:
+        context.codes[node] = moved
+
+
+def _lower_float_output(context: LoweringContext, node: Node) -> None:
+    """A linear whose result is wanted in float: integer accumulators, dequantised."""
+    if node in context.codes:
+        return
+    with context.graph_module.graph.inserting_before(node):
+        try:
+            x, layer = linear_operands(context, node)
+        except NotLowered as reason:
+            context.reasons.setdefault(node, str(reason))
+            return
+        weight, bias = layer.constants(context, node.name)
+        accumulator = context.call(ops.linear_accumulate.default, (x.node, weight, bias, layer.bits), node)
+        scale = context.constant(f"{node.name}_scale", layer.scales.float())
+        axis = len(shape_of(node)) - 1
+        result = context.call(ops.dequantize.default, (accumulator, scale, 0, axis), node)
+    node.replace_all_uses_with(result)
+
+
+def _replace_dequantize(context: LoweringContext, node: Node) -> None:
+    """For float consumers that remain: real values of the codes, or the unquantised value where there are none."""
+    quantize = node.args[0]
+    if not (isinstance(quantize, Node) and is_quantize(quantize)):
+        return
+    value = quantize.args[0]
+    assert isinstance(value, Node)
+    codes = context.codes.get(value)
+    if codes is None or isinstance(codes.grid, (OffsetGrid, ProbabilityGrid)):
+        node.replace_all_uses_with(value)
+        return
+    axis = len(shape_of(value)) - 1
+    with context.graph_module.graph.inserting_before(node):
+        if isinstance(codes.grid, AffineGrid):
+            scale, zero_point = torch.tensor([codes.grid.scale]), codes.grid.zero_point
+        else:
+            scale, zero_point = codes.grid.channel_scales(shape_of(value)[-1]).float(), 0
+        scale_node = context.constant(f"{value.name}_scale", scale)
+        result = context.call(ops.dequantize.default, (codes.node, scale_node, zero_point, axis), value)
+    node.replace_all_uses_with(result)

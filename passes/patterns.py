@@ -1,0 +1,125 @@
+"""Recognises the parts of a canonical Vision Transformer graph (passes/canonicalize.py), with or without q/dq nodes in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .attention import Attention, match_attention
+from .codes import skip_codes
+from .graph import aten, is_call, is_constant, shape_of
+
+UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
+    aten.gelu.default,
+    aten.relu.default,
+    aten.silu.default,
+    aten.hardswish.default,
+    aten.hardsigmoid.default,
+    aten.hardtanh.default,
+    aten.relu6.default,
+    aten.leaky_relu.default,
+    aten.elu.default,
+    aten.mish.default,
+    aten.softplus.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+)
+"""Functions of one variable: each becomes a 256-entry table."""
+
+def layer_name(node: Node) -> str:
+    """The module that a node came from, e.g. `blocks.0.mlp.fc1`; the node's name where export kept none."""
+    stack = node.meta.get("nn_module_stack")
+    if stack:
+        path = list(stack.values())[-1][0]
+        path = path.replace("L['self'].", "").replace("L__self___", "")
+        if path and path != "L['self']":
+            return path
+    return node.name
+
+
+def _only_user(node: Node, target: object) -> Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 and is_call(users[0], target) else None
+
+
+def attentions(graph_module: GraphModule) -> Iterator[Attention]:
+    """All canonical attentions of a graph, in order."""
+    for node in graph_module.graph.nodes:
+        if is_call(node, aten.softmax.int):
+            found = match_attention(node)
+            if found is not None:
+                yield found
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Patches, position embedding and prefix tokens: the first value of the residual stream.
+
+    Attributes:
+        convolution: The patch projection; its kernel is its stride.
+        position: Constant [1, P, D] added to the patches, or None.
+        prefix: Constant [B, T, D] put before the patches, or None.
+        output: [B, T + P, D].
+    """
+
+    convolution: Node
+    position: Node | None
+    prefix: Node | None
+    output: Node
+
+
+def match_embedding(convolution: Node) -> Embedding | None:
+    """The canonical embedding that begins at a convolution, or None."""
+    if not is_call(convolution, aten.conv2d.default) or not _is_patch_projection(convolution):
+        return None
+    reshape = _only_user(convolution, aten.reshape.default)
+    if reshape is None or len(shape_of(reshape)) != 3:
+        return None
+    tokens = _only_user(reshape, aten.transpose.int)
+    if tokens is None:
+        tokens = _only_user(reshape, aten.permute.default)
+        if tokens is None or list(tokens.args[1]) != [0, 2, 1]:  # type: ignore[arg-type]
+            return None
+    position = prefix = None
+    added = _only_user(tokens, aten.add.Tensor)
+    if added is not None and is_constant(added.args[1]):
+        tokens, position = added, added.args[1]
+    joined = _only_user(tokens, aten.cat.default)
+    if joined is not None:
+        parts = list(joined.args[0])  # type: ignore[arg-type]
+        axis = joined.args[1] if len(joined.args) > 1 else 0
+        if len(parts) == 2 and is_constant(parts[0]) and parts[1] is tokens and axis in (1, -2):
+            tokens, prefix = joined, parts[0]
+    return Embedding(convolution, position, prefix, tokens)  # type: ignore[arg-type]
+
+
+def _is_patch_projection(convolution: Node) -> bool:
+    """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups."""
+    arguments = [*convolution.args, *[None] * (7 - len(convolution.args))]
+    kernel = list(shape_of(skip_codes(arguments[1]))[2:])  # type: ignore[arg-type]
+    stride, padding, dilation = arguments[3] or [1, 1], arguments[4] or [0], arguments[5] or [1]
+    stride = list(stride) * (2 // len(stride)) if len(stride) < 2 else list(stride)  # type: ignore[arg-type]
+    image = shape_of(arguments[0])[2:]  # type: ignore[arg-type]
+    return (
+        stride == kernel
+        and all(p == 0 for p in padding)  # type: ignore[union-attr]
+        and all(d == 1 for d in dilation)  # type: ignore[union-attr]
+        and (arguments[6] or 1) == 1
+        and all(size % step == 0 for size, step in zip(image, kernel, strict=True))
+    )
+
+
+def is_residual_add(node: Node) -> bool:
+    """Whether a node adds a linear layer's output into the residual stream."""
+    if not is_call(node, aten.add.Tensor) or len(node.args) != 2 or not all(isinstance(a, Node) for a in node.args):
+        return False
+    stream, branch = node.args
+    return (
+        is_call(branch, aten.linear.default)
+        and len(branch.users) == 1  # type: ignore[union-attr]
+        and not is_constant(stream)
+        and shape_of(stream) == shape_of(branch)  # type: ignore[arg-type]
+    )

@@ -1,0 +1,78 @@
+"""Moves transposes and reshapes of the batch and token dimensions behind the operators that work on rows."""
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from .graph import aten, call, clean_up, find, has_tensor, shape_of
+from .layout import index_map, is_bijective, place_rows, row_positions, trace
+
+_ROWWISE = (
+    aten.linear.default,
+    aten.layer_norm.default,
+    aten.gelu.default,
+    aten.relu.default,
+    aten.silu.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.add.Tensor,
+    aten.mul.Tensor,
+)
+
+
+def sink_layouts(graph_module: GraphModule) -> GraphModule:
+    """Runs row-wise operators on [B, N, C], before a move of whole rows instead of after it.
+
+    Models that compute token-first or on [B * N, C] (torch.nn.MultiheadAttention does) become batch-first, because the
+    moves meet their inverses.
+
+    before: x [B, N, C] -> transpose [N, B, C] -> linear
+    after:  x [B, N, C] -> linear -> transpose [N, B, O]
+    """
+    for node in find(graph_module, *_ROWWISE):
+        moved = [_moved_rows(argument, shape_of(node)[:-1]) for argument in _tensor_arguments(node)]
+        if not moved or any(found is None for found in moved) or not _acts_on_last(node):
+            continue
+        sources = [found[0] for found in moved if found is not None]
+        positions = [found[1] for found in moved if found is not None]
+        if any(not position.equal(positions[0]) for position in positions[1:]):
+            continue
+        with graph_module.graph.inserting_before(node):
+            args = (*sources, *node.args[len(sources) :])
+            computed = call(graph_module, node.target, *args, **node.kwargs)  # type: ignore[arg-type]
+            placed = place_rows(graph_module, computed, positions[0])
+        if placed is not None:
+            node.replace_all_uses_with(placed)
+    return clean_up(graph_module)
+
+
+def _tensor_arguments(node: Node) -> list[Node]:
+    """The arguments that carry rows: the first, and the second of an addition of two tensors of rows."""
+    if node.target is not aten.add.Tensor:
+        return [node.args[0]]  # type: ignore[list-item]
+    return [argument for argument in node.args[:2] if has_tensor(argument)]  # type: ignore[misc]
+
+
+def _acts_on_last(node: Node) -> bool:
+    """Whether the other arguments concern the last dimension alone."""
+    if node.target is aten.layer_norm.default:
+        return len(node.args[1]) == 1  # type: ignore[arg-type]
+    if node.target is aten.mul.Tensor:
+        other = node.args[1]
+        return not isinstance(other, Node) or len(shape_of(other)) <= 1
+    return True
+
+
+def _moved_rows(node: Node, rows: tuple[int, ...]) -> tuple[Node, Tensor] | None:
+    """The earliest [B, N, C] whose whole rows `node` rearranges, and the row that each of its rows came from."""
+    if len(shape_of(node)) < 2 or shape_of(node)[:-1] != rows:
+        return None
+    base, chain = trace(node, is_bijective)
+    if not chain:
+        return None
+    for start, origin in enumerate([base, *chain[:-1]]):
+        shape = shape_of(origin)
+        if len(shape) == 3 and shape[1] > 1 and shape[2] == shape_of(node)[-1]:
+            positions = row_positions(index_map(origin, chain[start:]), shape[2])
+            if positions is not None:
+                return origin, positions
+    return None
