@@ -25,7 +25,7 @@ def fold_constants(graph_module: GraphModule) -> GraphModule:
         elif _is_foldable(node) and all(argument in values for argument in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), lambda argument: values[argument])
             with torch.no_grad():
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                values[node] = node.target(*args, **kwargs)
             if trainable.intersection(node.all_input_nodes):
                 trainable.add(node)
     for node, value in values.items():
