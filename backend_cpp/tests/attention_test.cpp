@@ -1,0 +1,115 @@
+#include <gtest/gtest.h>
+
+#include "tests/support/random.h"
+#include "tests/support/tiers.h"
+
+namespace packqvit {
+namespace {
+
+struct Case {
+  size_t batch;
+  AttentionShape shape;
+};
+
+const Case kCases[] = {
+    {1, {1, 1, 1, 1}},   {2, {3, 5, 7, 4}},     {1, {2, 33, 17, 3}}, {3, {1, 2, 49, 32}},
+    {1, {3, 67, 66, 5}}, {1, {1, 40, 197, 64}}, {2, {2, 31, 1, 16}},
+};
+
+class AttentionTest : public TierTest {
+ protected:
+  // Calls work(head, queries, scratch) over all heads, each cut at a random query.
+  template <typename Work>
+  void for_each_part(Random& random, const Case& c, const Work& work) {
+    Scratch scratch(tier().attention_scratch(c.shape));
+    for (size_t head = 0; head < c.batch * c.shape.heads; ++head) {
+      const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(c.shape.queries)));
+      work(head, Range{cut, c.shape.queries}, scratch.data());
+      work(head, Range{0, cut}, scratch.data());
+    }
+  }
+
+  void check_values(Random& random, const Case& c, Probabilities format, const std::vector<uint8_t>& p,
+                    const std::vector<int8_t>& v, const naive::Requantizer& plain) {
+    const auto [heads, queries, keys, head_size] = c.shape;
+    const size_t channels = heads * head_size;
+    const PaddedRequantizer requantizer(plain);
+    std::vector<int8_t> output(c.batch * queries * channels);
+    const AttentionValuesArguments arguments{c.shape, format, p.data(), v.data(), requantizer.view, output.data()};
+    for_each_part(random, c, [&](size_t head, Range range, void* scratch) {
+      tier().attention_values(arguments, head, range, scratch);
+    });
+    for (size_t i = 0; i < output.size(); ++i) {
+      const size_t b = i / channels / queries;
+      const size_t query = i / channels % queries;
+      const size_t channel = i % channels;
+      int64_t acc = 0;
+      for (size_t j = 0; j < keys; ++j) {
+        const int64_t code = p[((b * heads + channel / head_size) * queries + query) * keys + j];
+        const int64_t value = v[(b * keys + j) * channels + channel];
+        acc += format == Probabilities::kLinear ? code * value : (code < 15 ? value * (1 << (14 - code)) : 0);
+      }
+      ASSERT_EQ(output[i], plain.requantize(acc, channel)) << i;
+    }
+  }
+};
+
+TEST_P(AttentionTest, ScoresAgreeWithTheDefinition) {
+  Random random(1);
+  for (const Case& c : kCases) {
+    const auto [heads, queries, keys, head_size] = c.shape;
+    const size_t channels = heads * head_size;
+    const auto q = random.numbers<int8_t>(c.batch * queries * channels, -128, 127);
+    const auto k = random.numbers<int8_t>(c.batch * keys * channels, -128, 127);
+    std::vector<int32_t> output(c.batch * heads * queries * keys);
+    const AttentionScoresArguments arguments{c.shape, q.data(), k.data(), output.data()};
+    for_each_part(random, c, [&](size_t head, Range range, void* scratch) {
+      tier().attention_scores(arguments, head, range, scratch);
+    });
+    for (size_t i = 0; i < output.size(); ++i) {
+      const size_t key = i % keys;
+      const size_t query = i / keys % queries;
+      const size_t head = i / keys / queries % heads;
+      const size_t b = i / keys / queries / heads;
+      int64_t acc = 0;
+      for (size_t d = head * head_size; d < (head + 1) * head_size; ++d) {
+        acc += int64_t{q[(b * queries + query) * channels + d]} * k[(b * keys + key) * channels + d];
+      }
+      ASSERT_EQ(output[i], acc) << i;
+    }
+  }
+}
+
+TEST_P(AttentionTest, ValuesAgreeWithTheDefinition) {
+  Random random(2);
+  for (const Case& c : kCases) {
+    const auto [heads, queries, keys, head_size] = c.shape;
+    const size_t channels = heads * head_size;
+    for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+      const int64_t highest = format == Probabilities::kLog2 ? 16 : 255;
+      const auto p = random.numbers<uint8_t>(c.batch * heads * queries * keys, 0, highest);
+      const auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
+      const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 7));
+      check_values(random, c, format, p, v, plain);
+    }
+  }
+}
+
+TEST_P(AttentionTest, TheLongestSumsOfExtremeCodesAreExact) {
+  Random random(3);
+  const Case longest{1, {1, 2, 1031, 3}};
+  const std::vector<uint8_t> ones(2 * 1031, 0);
+  check_values(random, longest, Probabilities::kLog2, ones, std::vector<int8_t>(1031 * 3, 127),
+               random.requantizer(3, 31, 6));
+  check_values(random, longest, Probabilities::kLog2, ones, std::vector<int8_t>(1031 * 3, -127),
+               random.requantizer(3, 31, 0));
+  const Case wide{1, {1, 1, 32768, 1}};
+  const std::vector<uint8_t> full(32768, 255);
+  check_values(random, wide, Probabilities::kLinear, full, std::vector<int8_t>(32768, -128),
+               random.requantizer(1, 31, 3));
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, AttentionTest, every_tier(), tier_name);
+
+}  // namespace
+}  // namespace packqvit

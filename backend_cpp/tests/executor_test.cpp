@@ -1,0 +1,137 @@
+#include <executorch/extension/tensor/tensor.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <set>
+
+#include "tests/support/delegate.h"
+#include "tests/support/interpreter.h"
+#include "tests/support/log.h"
+#include "tests/support/tiers.h"
+
+namespace packqvit {
+namespace {
+
+using executorch::aten::ScalarType;
+using executorch::runtime::Error;
+
+void set_floats(Random& random, std::vector<uint8_t>& data) {
+  for (size_t i = 0; i < data.size(); i += sizeof(float)) {
+    const float number = static_cast<float>(random.uniform(-6000, 6000)) / 1000.0f;
+    std::memcpy(data.data() + i, &number, sizeof(number));
+  }
+}
+
+class ExecutorTest : public TierTest {
+ protected:
+  void load(TestDelegate& delegate, PlanBuilder& plan) {
+    ASSERT_EQ(delegate.load(plan.blob(), plan.data_map(), tier().name), Error::Ok) << last_log();
+  }
+};
+
+TEST_P(ExecutorTest, AWholeModelAgreesWithTheDefinition) {
+  for (const bool wide : {false, true}) {
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      Random random(seed);
+      PlanBuilder plan = tiny_transformer(random, wide);
+      TestDelegate delegate;
+      load(delegate, plan);
+      for (int repeat = 0; repeat < 3; ++repeat) {
+        std::vector<Argument> arguments = arguments_of(plan.plan);
+        set_floats(random, arguments[0].data);
+        std::vector<Argument> expected = arguments;
+        interpret(plan, expected);
+        ASSERT_EQ(delegate.run(arguments), Error::Ok) << last_log();
+        for (size_t i = 1; i < arguments.size(); ++i) {
+          ASSERT_EQ(arguments[i].data, expected[i].data) << "seed " << seed << ", output " << i - 1;
+        }
+        const std::set<uint8_t> distinct(expected[1].data.begin(), expected[1].data.end());
+        EXPECT_GT(distinct.size(), 10u) << "the test's numbers are all alike";
+      }
+    }
+  }
+}
+
+TEST_P(ExecutorTest, TheFreedSegmentIsNotNeeded) {
+  Random random(1);
+  PlanBuilder plan = tiny_transformer(random, false);
+  TestDelegate delegate;
+  std::vector<Argument> arguments = arguments_of(plan.plan);
+  {
+    const FakeDataMap data = plan.data_map();
+    std::vector<uint8_t> blob = plan.blob();
+    ASSERT_EQ(delegate.load(blob, data, tier().name), Error::Ok);
+  }
+  set_floats(random, arguments[0].data);
+  std::vector<Argument> expected = arguments;
+  interpret(plan, expected);
+  ASSERT_EQ(delegate.run(arguments), Error::Ok);
+  EXPECT_EQ(arguments[1].data, expected[1].data);
+}
+
+TEST_P(ExecutorTest, RefusesOtherArguments) {
+  Random random(1);
+  PlanBuilder plan = tiny_transformer(random, false);
+  TestDelegate delegate;
+  load(delegate, plan);
+  const std::vector<Argument> good = arguments_of(plan.plan);
+  const auto expect_refused = [&](std::vector<Argument> arguments, const std::string& reason) {
+    clear_log();
+    EXPECT_EQ(delegate.run(arguments), Error::InvalidArgument);
+    EXPECT_NE(last_log().find(reason), std::string::npos) << last_log();
+  };
+  auto arguments = good;
+  arguments.pop_back();
+  expect_refused(arguments, "2 arguments, the plan has 1 inputs and 2 outputs");
+  arguments = good;
+  arguments[0].type = ScalarType::Int;
+  expect_refused(arguments, "input 0 is Int [2, 3, 8, 12], the model needs Float32 [2, 3, 8, 12]");
+  arguments = good;
+  arguments[0].shape = {2, 3, 12, 8};
+  expect_refused(arguments, "input 0 is Float [2, 3, 12, 8]");
+  arguments = good;
+  arguments[0].shape = {1, 3, 8, 12};
+  expect_refused(arguments, "input 0 is Float [1, 3, 8, 12]");
+  arguments = good;
+  arguments[0].shape = {2, 3, 96};
+  expect_refused(arguments, "input 0");
+  arguments = good;
+  arguments[2].type = ScalarType::Byte;
+  expect_refused(arguments, "output 1 is Byte");
+}
+
+TEST_P(ExecutorTest, RefusesAnotherDimOrder) {
+  Random random(1);
+  PlanBuilder plan = tiny_transformer(random, false);
+  PackQViTBackend backend;
+  std::vector<uint8_t> memory(4096);
+  executorch::runtime::MemoryAllocator allocator(4096, memory.data());
+  const FakeDataMap data = plan.data_map();
+  const std::vector<uint8_t> blob = plan.blob();
+  executorch::runtime::BackendInitContext context(&allocator, nullptr, "forward", &data);
+  executorch::runtime::FreeableBuffer processed(blob.data(), blob.size(), nullptr);
+  const auto handle = backend.init(context, &processed, {});
+  ASSERT_TRUE(handle.ok());
+
+  std::vector<Argument> arguments = arguments_of(plan.plan);
+  std::vector<executorch::extension::TensorPtr> tensors;
+  tensors.push_back(executorch::extension::make_tensor_ptr(arguments[0].shape, arguments[0].data.data(), {0, 2, 3, 1},
+                                                           {}, arguments[0].type));
+  for (size_t i = 1; i < arguments.size(); ++i) {
+    tensors.push_back(
+        executorch::extension::from_blob(arguments[i].data.data(), arguments[i].shape, arguments[i].type));
+  }
+  std::vector<executorch::runtime::EValue> values(tensors.begin(), tensors.end());
+  std::vector<executorch::runtime::EValue*> pointers;
+  for (auto& value : values) pointers.push_back(&value);
+  executorch::runtime::BackendExecutionContext execution;
+  clear_log();
+  EXPECT_EQ(backend.execute(execution, *handle, {pointers.data(), pointers.size()}), Error::InvalidArgument);
+  EXPECT_NE(last_log().find("not contiguous"), std::string::npos) << last_log();
+  backend.destroy(*handle);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, ExecutorTest, every_tier(), tier_name);
+
+}  // namespace
+}  // namespace packqvit

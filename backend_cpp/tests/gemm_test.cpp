@@ -1,0 +1,139 @@
+#include <gtest/gtest.h>
+
+#include "tests/support/random.h"
+#include "tests/support/tiers.h"
+#include "tests/support/weights.h"
+
+namespace packqvit {
+namespace {
+
+struct Case {
+  size_t rows;
+  size_t k;
+  size_t n;
+  unsigned bits;
+};
+
+class GemmTest : public TierTest {
+ protected:
+  // Every epilogue on one shape, the work cut at random places.
+  void check(Random& random, const Case& shape, bool extreme) {
+    const int64_t limit = shape.bits == 8 ? 127 : 7;
+    auto x = random.numbers<int8_t>(shape.rows * shape.k, -128, 127);
+    auto weights = random.numbers<int8_t>(shape.n * shape.k, -limit, limit);
+    auto bias = random.numbers<int32_t>(shape.n, -(1 << 20), 1 << 20);
+    if (extreme) {
+      for (int8_t& code : x) code = -128;
+      for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<int8_t>(i / shape.k % 2 ? limit : -limit);
+      for (size_t c = 0; c < shape.n; ++c) bias[c] = c % 2 ? -(1 << 29) : 1 << 29;
+    }
+    std::vector<int64_t> acc(shape.rows * shape.n);
+    for (size_t i = 0; i < shape.rows; ++i) {
+      for (size_t o = 0; o < shape.n; ++o) {
+        acc[i * shape.n + o] = bias[o];
+        for (size_t k = 0; k < shape.k; ++k) {
+          acc[i * shape.n + o] += int64_t{x[i * shape.k + k]} * weights[o * shape.k + k];
+        }
+      }
+    }
+
+    // Data at odd addresses: nothing may assume more than the element's alignment.
+    std::vector<uint8_t> bytes = shape.bits == 8 ? to_bytes(weights) : to_nibbles(weights, shape.k);
+    bytes.insert(bytes.begin(), 0);
+    PackedWeights packed;
+    ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, tier().tile, packed));
+    bias.resize(round_up(shape.n, tier().tile.nr));
+
+    const int64_t bits = naive::bitlen(shape.k * 128 * static_cast<uint64_t>(limit));
+    for (const bool wide : {false, true}) {
+      const naive::Requantizer plain = random.requantizer(shape.n, bits, wide ? 0 : random.uniform(0, 7));
+      const PaddedRequantizer requantizer(plain);
+      auto residual_multiplier = random.numbers<int16_t>(bias.size(), 0, 32767);
+      const auto narrow_residual = random.numbers<int8_t>(acc.size(), -128, 127);
+      const auto wide_addend = random.numbers<int16_t>(acc.size(), -32768, 32767);
+
+      GemmArguments arguments;
+      arguments.x = x.data();
+      arguments.weights = &packed;
+      arguments.bias = bias.data();
+      arguments.requantizer = requantizer.view;
+      arguments.residual_multiplier = residual_multiplier.data();
+      arguments.wide = wide;
+
+      std::vector<int8_t> narrow(acc.size());
+      std::vector<int16_t> shorts(acc.size());
+      arguments.output = wide ? static_cast<void*>(shorts.data()) : narrow.data();
+      const auto output = [&](size_t i) { return wide ? int64_t{shorts[i]} : int64_t{narrow[i]}; };
+
+      arguments.epilogue = Epilogue::kAddResidual;
+      arguments.addend = wide ? static_cast<const void*>(wide_addend.data()) : narrow_residual.data();
+      run(random, arguments, shape);
+      for (size_t i = 0; i < acc.size(); ++i) {
+        const int64_t code = wide ? int64_t{wide_addend[i]} : int64_t{narrow_residual[i]};
+        const size_t c = i % shape.n;
+        ASSERT_EQ(output(i), plain.add_residual(acc[i], c, code, residual_multiplier[c], wide)) << "residual " << i;
+      }
+
+      arguments.epilogue = Epilogue::kAddPosition;
+      arguments.addend = wide_addend.data();
+      run(random, arguments, shape);
+      for (size_t i = 0; i < acc.size(); ++i) {
+        ASSERT_EQ(output(i), plain.add_position(acc[i], i % shape.n, wide_addend[i], wide)) << "position " << i;
+      }
+
+      if (wide) continue;
+      arguments.epilogue = Epilogue::kRequantize;
+      run(random, arguments, shape);
+      for (size_t i = 0; i < acc.size(); ++i) {
+        ASSERT_EQ(output(i), plain.requantize(acc[i], i % shape.n)) << "requantize " << i;
+      }
+
+      std::vector<int32_t> sums(acc.size());
+      arguments.epilogue = Epilogue::kAccumulate;
+      arguments.output = sums.data();
+      run(random, arguments, shape);
+      for (size_t i = 0; i < acc.size(); ++i) ASSERT_EQ(sums[i], acc[i]) << "accumulate " << i;
+    }
+  }
+
+  void run(Random& random, const GemmArguments& arguments, const Case& shape) {
+    Scratch scratch(tier().gemm_scratch(*arguments.weights));
+    const size_t panels = arguments.weights->panels();
+    const size_t row = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(shape.rows)));
+    const size_t panel = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(panels)));
+    for (const Range rows : {Range{row, shape.rows}, Range{0, row}}) {
+      for (const Range columns : {Range{0, panel}, Range{panel, panels}}) {
+        tier().gemm(arguments, rows, columns, scratch.data());
+      }
+    }
+  }
+};
+
+TEST_P(GemmTest, AgreesWithTheDefinitionAtOddShapes) {
+  Random random(1);
+  for (const size_t rows : {1, 2, 3, 31, 33, 67}) {
+    for (const size_t k : {1, 3, 16, 17, 48, 95}) {
+      for (const size_t n : {1, 3, 5, 12, 65}) {
+        for (const unsigned bits : {4u, 8u}) check(random, {rows, k, n, bits}, false);
+      }
+    }
+  }
+}
+
+TEST_P(GemmTest, AgreesWithTheDefinitionAtModelShapes) {
+  Random random(2);
+  for (const unsigned bits : {4u, 8u}) {
+    check(random, {197, 192, 60, bits}, false);
+    check(random, {9, 3072, 40, bits}, false);
+  }
+}
+
+TEST_P(GemmTest, TheLongestSumsOfExtremeCodesAreExact) {
+  Random random(3);
+  for (const unsigned bits : {4u, 8u}) check(random, {3, 4096, 9, bits}, true);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, GemmTest, every_tier(), tier_name);
+
+}  // namespace
+}  // namespace packqvit

@@ -1,0 +1,347 @@
+// One rule of the plan checks at a time: break it in a plan that is otherwise good, and expect the reason in the log.
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+
+#include "tests/support/delegate.h"
+#include "tests/support/log.h"
+
+namespace packqvit {
+namespace {
+
+using executorch::runtime::Error;
+using plan::DataType;
+
+// Indices of the nodes of tiny_transformer().
+enum Node : size_t {
+  kQuantize,
+  kPatchEmbedding,
+  kLayerNorm,
+  kQuery,
+  kKey,
+  kValue,
+  kScores,
+  kSoftmax,
+  kValues,
+  kProjection,
+  kLayerNorm2,
+  kHidden,
+  kLookupTable,
+  kOutput,
+  kLayerNorm3,
+  kSelect,
+  kHead,
+  kDequantize,
+  kMean,
+};
+
+struct Rule {
+  const char* name;
+  std::function<void(PlanBuilder&)> damage;
+  const char* reason;
+  Error error = Error::InvalidProgram;
+};
+
+plan::OperatorUnion& op(PlanBuilder& builder, Node node) { return builder.plan.nodes[node]->op; }
+plan::ValueT& value(PlanBuilder& builder, size_t index) { return *builder.plan.values[index]; }
+
+template <typename T>
+void set_constant(PlanBuilder& builder, int32_t constant, size_t index, T number) {
+  std::memcpy(builder.data(constant) + index * sizeof(T), &number, sizeof(T));
+}
+
+plan::ConstantT& constant(PlanBuilder& builder, int32_t index) {
+  return *builder.plan.constants[static_cast<size_t>(index)];
+}
+
+const std::vector<Rule>& rules() {
+  static const std::vector<Rule> rules = {
+      // Tables.
+      {"ArenaTooLarge", [](auto& b) { b.plan.arena_size = (uint64_t{1} << 31) + 1; }, "beyond the limit"},
+      {"ValueType", [](auto& b) { value(b, 1).type = static_cast<DataType>(5); }, "unknown type 5"},
+      {"ValueWithoutShape", [](auto& b) { value(b, 1).shape.clear(); }, "shape"},
+      {"ValueEmpty", [](auto& b) { value(b, 1).shape[0] = 0; }, "shape"},
+      {"ValueOverflow", [](auto& b) { value(b, 1).shape.assign(4, 0x10000); }, "shape"},
+      {"ValueBytesOverflow", [](auto& b) { value(b, 1).shape = {0x7FFFFFFF, 4}; }, "shape"},
+      {"ValueRank", [](auto& b) { value(b, 1).shape.assign(9, 1); }, "shape"},
+      {"ValueStorage", [](auto& b) { value(b, 1).storage = static_cast<plan::Storage>(3); }, "unknown storage 3"},
+      {"ValueUnaligned", [](auto& b) { value(b, 1).location += 32; }, "not a multiple of 64"},
+      {"ValueBeyondArena", [](auto& b) { b.plan.arena_size -= 64; }, "not inside of the arena"},
+      {"ValueFarBeyondArena", [](auto& b) { value(b, 1).location = ~uint64_t{63}; }, "not inside of the arena"},
+      {"NoOutput", [](auto& b) { b.plan.outputs.clear(); }, "no output"},
+      {"InputIndex", [](auto& b) { b.plan.inputs[0] = 999; }, "input 0: value 999"},
+      {"InputStorage", [](auto& b) { b.plan.inputs[0] = 1; }, "input 0: value 1"},
+      {"OutputLocation", [](auto& b) { std::swap(b.plan.outputs[0], b.plan.outputs[1]); }, "output 0"},
+      {"InputUnlisted", [](auto& b) { b.plan.inputs.clear(); }, "1 values have the storage input, the plan lists 0"},
+      // Segments and constants.
+      {"SegmentKey", [](auto& b) { b.plan.segments[0]->key = "other"; }, "not in the program", Error::NotFound},
+      {"SegmentSize",
+       [](auto& b) {
+         b.packed_plan();
+         b.keep_segment = true;
+         b.plan.segments[0]->size += 1;
+       },
+       "the plan says"},
+      {"SegmentChecksum",
+       [](auto& b) {
+         b.packed_plan();
+         b.keep_segment = true;
+         b.plan.segments[0]->crc32 ^= 1;
+       },
+       "checksum of segment 0"},
+      {"ConstantSegment", [](auto& b) { constant(b, 0).segment = 1; }, "there is no segment 1"},
+      {"ConstantOffset", [](auto& b) { constant(b, 0).offset = 8; }, "not a multiple of 64"},
+      {"ConstantBeyond", [](auto& b) { constant(b, 0).offset = 1 << 20; }, "not inside of the segment"},
+      {"ConstantFarBeyond", [](auto& b) { constant(b, 0).offset = ~uint64_t{63}; }, "not inside of the segment"},
+      {"ConstantShape", [](auto& b) { constant(b, 0).shape = {1 << 20}; }, "not inside of the segment"},
+      {"ConstantEncoding", [](auto& b) { constant(b, 0).encoding = static_cast<plan::Encoding>(2); }, "encoding 2"},
+      {"ConstantNibblesOfFloat", [](auto& b) { constant(b, 0).encoding = plan::Encoding::Nibbles; }, "encoding 1"},
+      {"ConstantType", [](auto& b) { constant(b, 0).type = static_cast<DataType>(-1); }, "unknown type -1"},
+      // Memory.
+      {"ReadBeforeWrite", [](auto& b) { std::swap(b.plan.nodes[kQuantize], b.plan.nodes[kPatchEmbedding]); },
+       "before anything is written"},
+      {"WrittenTwice", [](auto& b) { op(b, kQuery).AsLinear()->output = op(b, kKey).AsLinear()->output; },
+       "was written before"},
+      {"InputWritten",
+       [](auto& b) {
+         value(b, 0).type = DataType::Int8;
+         op(b, kQuantize).AsQuantize()->output = 0;
+       },
+       ""},
+      {"OutputNotWritten", [](auto& b) { b.plan.nodes.pop_back(); }, "no node writes the output"},
+      {"Overlap",
+       [](auto& b) {
+         value(b, op(b, kValue).AsLinear()->output).location = value(b, op(b, kQuery).AsLinear()->output).location;
+       },
+       "still needed"},
+      {"PartialOverlap",
+       [](auto& b) {
+         value(b, op(b, kScores).AsAttentionScores()->output).location =
+             value(b, op(b, kValue).AsLinear()->output).location;
+       },
+       "still needed"},
+      {"InPlace",
+       [](auto& b) {
+         value(b, op(b, kLookupTable).AsLookupTable()->output).location =
+             value(b, op(b, kHidden).AsLinear()->output).location;
+       },
+       "still needed"},
+      // Operators.
+      {"NoOperator", [](auto& b) { op(b, kMean).Reset(); }, ""},
+      {"ValueIndex", [](auto& b) { op(b, kQuery).AsLinear()->x = 999; }, "there is no value 999"},
+      {"OutputIndex", [](auto& b) { op(b, kQuery).AsLinear()->output = 999; }, "there is no value 999"},
+      {"ConstantIndex", [](auto& b) { op(b, kQuery).AsLinear()->weight = 999; }, "there is no constant 999"},
+      {"ConstantAbsent", [](auto& b) { op(b, kQuery).AsLinear()->bias = -1; }, "there is no constant -1"},
+      {"QuantizeOutputType", [](auto& b) { op(b, kQuantize).AsQuantize()->qmax = 128; }, "has the type Int8"},
+      {"QuantizeRange", [](auto& b) { op(b, kQuantize).AsQuantize()->qmin = 128; }, ""},
+      {"QuantizeEmptyRange",
+       [](auto& b) {
+         op(b, kQuantize).AsQuantize()->qmin = 5;
+         op(b, kQuantize).AsQuantize()->qmax = 4;
+       },
+       "no range"},
+      {"QuantizeAxis", [](auto& b) { op(b, kQuantize).AsQuantize()->axis = 4; }, "offset"},
+      {"QuantizeOffset", [](auto& b) { op(b, kQuantize).AsQuantize()->axis = 0; }, "needs dense Float32 [2]"},
+      {"QuantizeShape", [](auto& b) { value(b, 1).shape = {2, 3, 12, 8}; }, "has the shape [2, 3, 12, 8]"},
+      {"PatchSize", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_height = 3; }, "do not divide"},
+      {"PatchZero", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_width = 0; }, "do not divide"},
+      {"PatchWeight", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_height = 2; }, ""},
+      {"PatchPrefixAbsent", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->prefix = -1; }, "prefix"},
+      {"PatchPositionAbsent", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->position = -1; }, "position"},
+      {"PatchFractionBits", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->requantizer->fraction_bits = 8; },
+       "fraction_bits is 8"},
+      {"RequantizerAbsent", [](auto& b) { op(b, kQuery).AsLinear()->requantizer.reset(); }, "requantizer is missing"},
+      {"Multiplier",
+       [](auto& b) { set_constant<int16_t>(b, op(b, kQuery).AsLinear()->requantizer->multiplier, 7, (1 << 14) - 1); },
+       "multiplier[7] = 16383"},
+      {"MultiplierNegative",
+       [](auto& b) { set_constant<int16_t>(b, op(b, kQuery).AsLinear()->requantizer->multiplier, 0, -1); },
+       "multiplier[0] = -1"},
+      {"Shift", [](auto& b) { set_constant<uint8_t>(b, op(b, kQuery).AsLinear()->requantizer->shift, 7, 31); },
+       "shift[7] = 31"},
+      {"MultiplierShape",
+       [](auto& b) {
+         op(b, kQuery).AsLinear()->requantizer->multiplier = op(b, kHidden).AsLinear()->requantizer->multiplier;
+       },
+       "needs dense Int16 [8]"},
+      {"ZeroPoint", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->zero_point = 128; }, "zero_point 128"},
+      {"RequantizeRange", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->qmax = 128; }, "no range"},
+      {"RequantizeEmptyRange", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->qmin = 128; }, "no range"},
+      {"Weight", [](auto& b) { set_constant<int8_t>(b, op(b, kQuery).AsLinear()->weight, 63, -128); },
+       "weight[7, 7] = -128"},
+      {"NibbleWeight", [](auto& b) { set_constant<uint8_t>(b, op(b, kKey).AsLinear()->weight, 31, 0x80); },
+       "weight[7, 7] = -8"},
+      {"WeightShape", [](auto& b) { constant(b, op(b, kQuery).AsLinear()->weight).shape = {4, 16}; },
+       "needs Int8 [8, 8]"},
+      {"Bias", [](auto& b) { set_constant<int32_t>(b, op(b, kQuery).AsLinear()->bias, 3, (1 << 29) + 1); },
+       "bias[3] = 536870913"},
+      {"BiasNegative", [](auto& b) { set_constant<int32_t>(b, op(b, kQuery).AsLinear()->bias, 3, INT32_MIN); },
+       "bias[3] = -2147483648"},
+      {"BiasType", [](auto& b) { op(b, kQuery).AsLinear()->bias = op(b, kLayerNorm).AsLayerNorm()->weight; },
+       "bias is Int16"},
+      {"Epilogue", [](auto& b) { op(b, kQuery).AsLinear()->epilogue = static_cast<plan::Epilogue>(3); },
+       "unknown epilogue 3"},
+      {"EpilogueOutput", [](auto& b) { op(b, kQuery).AsLinear()->epilogue = plan::Epilogue::Accumulate; },
+       "has the type Int8"},
+      {"StrayResidual", [](auto& b) { op(b, kQuery).AsLinear()->residual = 2; }, "residual belongs to AddResidual"},
+      {"ResidualAbsent", [](auto& b) { op(b, kProjection).AsLinear()->residual = -1; }, "there is no value -1"},
+      {"ResidualMultiplier",
+       [](auto& b) { set_constant<int16_t>(b, op(b, kProjection).AsLinear()->residual_multiplier, 1, -1); },
+       "residual_multiplier[1] is negative"},
+      {"LinearShape", [](auto& b) { op(b, kQuery).AsLinear()->x = op(b, kHidden).AsLinear()->output; }, "weight"},
+      {"Heads", [](auto& b) { op(b, kScores).AsAttentionScores()->heads = 3; }, "3 heads do not divide"},
+      {"NoHeads", [](auto& b) { op(b, kScores).AsAttentionScores()->heads = 0; }, "0 heads do not divide"},
+      {"ScoresShape", [](auto& b) { op(b, kScores).AsAttentionScores()->heads = 4; }, "needs [2, 4, 7, 7]"},
+      {"SoftmaxMultiplier", [](auto& b) { op(b, kSoftmax).AsSoftmax()->multiplier = 16383; }, "multiplier 16383"},
+      {"SoftmaxShift", [](auto& b) { op(b, kSoftmax).AsSoftmax()->shift = 31; }, "shift 31"},
+      {"SoftmaxShiftNegative", [](auto& b) { op(b, kSoftmax).AsSoftmax()->shift = -16; }, "shift -16"},
+      {"SoftmaxFormat", [](auto& b) { op(b, kSoftmax).AsSoftmax()->format = static_cast<plan::ProbabilityFormat>(2); },
+       "unknown format 2"},
+      {"SoftmaxBias", [](auto& b) { set_constant<int32_t>(b, op(b, kSoftmax).AsSoftmax()->bias, 97, 1 << 30); },
+       "bias[97]"},
+      {"SoftmaxBiasHeads", [](auto& b) { constant(b, op(b, kSoftmax).AsSoftmax()->bias).shape = {7, 2, 7}; },
+       "bias has 7 heads"},
+      {"ValuesFormat",
+       [](auto& b) { op(b, kValues).AsAttentionValues()->format = static_cast<plan::ProbabilityFormat>(-1); },
+       "unknown format -1"},
+      {"ValuesProbabilities",
+       [](auto& b) { op(b, kValues).AsAttentionValues()->probabilities = op(b, kScores).AsAttentionScores()->output; },
+       "probabilities"},
+      {"ChannelShift", [](auto& b) { set_constant<uint8_t>(b, op(b, kLayerNorm).AsLayerNorm()->channel_shift, 7, 8); },
+       "channel_shift[7] is above 7"},
+      {"Epsilon", [](auto& b) { op(b, kLayerNorm).AsLayerNorm()->epsilon = -1; }, "epsilon -1"},
+      {"EpsilonLarge", [](auto& b) { op(b, kLayerNorm).AsLayerNorm()->epsilon = (int64_t{1} << 57) + 1; }, "epsilon"},
+      {"OutputShift", [](auto& b) { op(b, kLayerNorm).AsLayerNorm()->output_shift = 0; }, "output_shift 0"},
+      {"OutputShiftLarge", [](auto& b) { op(b, kLayerNorm).AsLayerNorm()->output_shift = 31; }, "output_shift 31"},
+      {"LayerNormBias", [](auto& b) { set_constant<int32_t>(b, op(b, kLayerNorm).AsLayerNorm()->bias, 0, 1 << 30); },
+       "bias[0] = 1073741824"},
+      {"LayerNormRange", [](auto& b) { op(b, kLayerNorm).AsLayerNorm()->qmin = -129; }, "no range"},
+      {"Table", [](auto& b) { constant(b, op(b, kLookupTable).AsLookupTable()->table).shape = {255}; },
+       "needs dense Int8 [256]"},
+      {"SelectIndex", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {7}; }, "there is no token 7"},
+      {"SelectNothing", [](auto& b) { op(b, kSelect).AsSelectTokens()->index.clear(); }, "no token is selected"},
+      {"SelectShape", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {1, 2}; }, "needs [2, 2, 8]"},
+      {"DequantizeScale", [](auto& b) { op(b, kDequantize).AsDequantize()->axis = 0; }, "needs dense Float32 [2]"},
+      {"MeanRange", [](auto& b) { op(b, kMean).AsMeanTokens()->requantizer->qmin = -129; }, "no range"},
+      {"MeanBias", [](auto& b) { set_constant<int32_t>(b, op(b, kMean).AsMeanTokens()->bias, 0, INT32_MAX); },
+       "bias[0]"},
+  };
+  return rules;
+}
+
+class PlanRuleTest : public testing::TestWithParam<Rule> {};
+
+TEST_P(PlanRuleTest, IsCheckedAndExplained) {
+  Random random(3);
+  PlanBuilder builder = tiny_transformer(random, false);
+  GetParam().damage(builder);
+  clear_log();
+  TestDelegate delegate;
+  const Error error = delegate.load(builder);
+  EXPECT_NE(error, Error::Ok);
+  if (GetParam().reason[0] != '\0') {
+    EXPECT_EQ(error, GetParam().error);
+    EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+  }
+  EXPECT_EQ(last_log().compare(0, 10, "packqvit: "), 0) << last_log();
+}
+
+INSTANTIATE_TEST_SUITE_P(PlanCheck, PlanRuleTest, testing::ValuesIn(rules()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(PlanCheck, WideStreamsHaveNoFractionBitsAndNoChannelShift) {
+  Random random(3);
+  {
+    PlanBuilder builder = tiny_transformer(random, true);
+    op(builder, kProjection).AsLinear()->requantizer->fraction_bits = 1;
+    TestDelegate delegate;
+    EXPECT_EQ(delegate.load(builder), Error::InvalidProgram);
+    EXPECT_NE(last_log().find("no fraction bits"), std::string::npos) << last_log();
+  }
+  PlanBuilder builder = tiny_transformer(random, true);
+  plan::LayerNormT& norm = *op(builder, kLayerNorm).AsLayerNorm();
+  norm.channel_shift = builder.constant(Shape{8}, std::vector<uint8_t>(8, 0));
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(builder), Error::Ok) << last_log();
+  set_constant<uint8_t>(builder, norm.channel_shift, 5, 1);
+  EXPECT_EQ(delegate.load(builder), Error::InvalidProgram);
+}
+
+TEST(PlanCheck, ArenaBytesMayBeUsedAgainOnceTheirValueWasReadLast) {
+  Random random(3);
+  PlanBuilder builder = tiny_transformer(random, false);
+  // The image's codes are dead once they are embedded.
+  value(builder, op(builder, kHidden).AsLinear()->output).location =
+      value(builder, op(builder, kQuantize).AsQuantize()->output).location;
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(builder), Error::Ok) << last_log();
+}
+
+// Plans of one operator at the limits of docs/numerics.md.
+PlanBuilder attention_values_plan(size_t keys, int32_t lowest_value, plan::ProbabilityFormat format) {
+  PlanBuilder builder;
+  plan::QuantizeT quantize;
+  quantize.x = builder.input(DataType::Float32, {1, keys, 1});
+  quantize.inverse_scale = builder.constant(Shape{1}, std::vector<float>{1});
+  quantize.offset = builder.constant(Shape{1}, std::vector<float>{0});
+  quantize.qmin = lowest_value;
+  quantize.qmax = 127;
+  quantize.output = builder.arena(DataType::Int8, {1, keys, 1});
+  plan::AttentionValuesT values;
+  values.v = quantize.output;
+  values.probabilities = builder.input(DataType::UInt8, {1, 1, 1, keys});
+  values.format = format;
+  values.requantizer = builder.requantizer({{1 << 14}, {30}, 0, 0, -128, 127});
+  values.output = builder.output(DataType::Int8, {1, 1, 1});
+  builder.node(std::move(quantize));
+  builder.node(std::move(values));
+  return builder;
+}
+
+TEST(PlanCheck, KeysAreLimitedByTheSmallestValue) {
+  const auto load = [](size_t keys, int32_t lowest, plan::ProbabilityFormat format) {
+    PlanBuilder builder = attention_values_plan(keys, lowest, format);
+    TestDelegate delegate;
+    return delegate.load(builder);
+  };
+  EXPECT_EQ(load(1031, -127, plan::ProbabilityFormat::Log2), Error::Ok);
+  EXPECT_EQ(load(1032, -127, plan::ProbabilityFormat::Log2), Error::InvalidProgram);
+  EXPECT_EQ(load(1023, -128, plan::ProbabilityFormat::Log2), Error::Ok);
+  EXPECT_EQ(load(1024, -128, plan::ProbabilityFormat::Log2), Error::InvalidProgram);
+  EXPECT_EQ(load(32768, -128, plan::ProbabilityFormat::Linear), Error::Ok);
+  EXPECT_EQ(load(32769, -128, plan::ProbabilityFormat::Linear), Error::InvalidProgram);
+}
+
+TEST(PlanCheck, FeaturesAreLimited) {
+  const auto load = [](size_t k) {
+    PlanBuilder builder;
+    plan::LinearT linear;
+    linear.x = builder.input(DataType::Int8, {1, k});
+    linear.weight = builder.constant(Shape{1, k}, std::vector<int8_t>(k, 1));
+    linear.bias = builder.constant(Shape{1}, std::vector<int32_t>{0});
+    linear.epilogue = plan::Epilogue::Accumulate;
+    linear.output = builder.output(DataType::Int32, {1, 1});
+    builder.node(std::move(linear));
+    TestDelegate delegate;
+    return delegate.load(builder);
+  };
+  EXPECT_EQ(load(4096), Error::Ok);
+  EXPECT_EQ(load(4097), Error::InvalidProgram);
+}
+
+TEST(PlanCheck, AnOperatorOfTheFutureIsIncompatible) {
+  Random random(3);
+  PlanBuilder builder = tiny_transformer(random, false);
+  std::vector<uint8_t> bytes = builder.packed_plan();
+  const auto* nodes = plan::GetPlan(bytes.data())->nodes();
+  const auto* table = reinterpret_cast<const flatbuffers::Table*>(nodes->Get(nodes->size() - 1));
+  bytes[static_cast<size_t>(table->GetAddressOf(plan::Node::VT_OP_TYPE) - bytes.data())] = 12;
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(make_blob(bytes), builder.data_map()), Error::DelegateInvalidCompatibility);
+  EXPECT_NE(last_log().find("update the runtime"), std::string::npos) << last_log();
+}
+
+}  // namespace
+}  // namespace packqvit

@@ -1,0 +1,116 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/random.h"
+#include "tests/support/tiers.h"
+
+namespace packqvit {
+namespace {
+
+struct Case {
+  size_t heads;
+  size_t rows;
+  size_t columns;
+  size_t bias_heads;  // 0: no bias
+  int64_t magnitude;
+  int32_t shift;
+};
+
+class SoftmaxTest : public TierTest {
+ protected:
+  void check(Random& random, const Case& c, Probabilities format) {
+    const size_t size = c.heads * c.rows * c.columns;
+    const auto x = random.numbers<int32_t>(size, -c.magnitude, c.magnitude);
+    const auto bias = random.numbers<int32_t>(c.bias_heads * c.rows * c.columns, -c.magnitude / 2, c.magnitude / 2);
+    const int32_t multiplier = static_cast<int32_t>(random.number(1 << 14, (1 << 15) - 1));
+    std::vector<uint8_t> output(size);
+    const SoftmaxArguments arguments{x.data(),     c.columns,  c.rows,  c.bias_heads > 0 ? bias.data() : nullptr,
+                                     c.bias_heads, multiplier, c.shift, format,
+                                     output.data()};
+    Scratch scratch(tier().softmax_scratch(c.columns));
+    const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(c.heads * c.rows)));
+    tier().softmax(arguments, {0, cut}, scratch.data());
+    tier().softmax(arguments, {cut, c.heads * c.rows}, scratch.data());
+
+    const naive::Softmax plain{multiplier, c.shift, format == Probabilities::kLog2};
+    for (size_t row = 0; row < c.heads * c.rows; ++row) {
+      std::vector<int64_t> biased;
+      for (size_t j = 0; j < c.columns; ++j) {
+        biased.push_back(x[row * c.columns + j]);
+        if (c.bias_heads > 0) {
+          biased.back() += bias[(row / c.rows % c.bias_heads * c.rows + row % c.rows) * c.columns + j];
+        }
+      }
+      const auto expected = plain.row(biased);
+      for (size_t j = 0; j < c.columns; ++j) ASSERT_EQ(output[row * c.columns + j], expected[j]) << row << "," << j;
+    }
+  }
+};
+
+TEST_P(SoftmaxTest, AgreesWithTheDefinition) {
+  Random random(1);
+  for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+    for (const size_t columns : {1, 2, 7, 16, 49, 197}) {
+      for (int32_t shift = -15; shift <= 30; ++shift) {
+        // From scores within some octaves to scores that all but one underflow.
+        const int64_t magnitude = shift >= 0 ? (int64_t{1} << std::min(shift + random.uniform(8, 15), int64_t{29}))
+                                             : std::max<int64_t>(1, int64_t{32768} >> -shift);
+        check(random, {2, 3, columns, 0, magnitude, shift}, format);
+        check(random, {4, 2, columns, 2, magnitude, shift}, format);
+      }
+    }
+  }
+}
+
+TEST_P(SoftmaxTest, TheWidestScoresAndBiases) {
+  Random random(2);
+  for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+    for (const int32_t shift : {-15, 0, 14, 30}) check(random, {3, 2, 33, 3, int64_t{1} << 29, shift}, format);
+  }
+}
+
+TEST_P(SoftmaxTest, TheLongestRowOfEqualScores) {
+  constexpr size_t kColumns = 65536;
+  const std::vector<int32_t> x(kColumns, -5);
+  std::vector<uint8_t> output(kColumns);
+  Scratch scratch(tier().softmax_scratch(kColumns));
+  SoftmaxArguments arguments{x.data(), kColumns, 1, nullptr, 0, 1 << 14, 0, Probabilities::kLog2, output.data()};
+  tier().softmax(arguments, {0, 1}, scratch.data());
+  for (const uint8_t code : output) ASSERT_EQ(code, 15);
+  arguments.format = Probabilities::kLinear;
+  tier().softmax(arguments, {0, 1}, scratch.data());
+  for (const uint8_t code : output) ASSERT_EQ(code, 0);
+}
+
+TEST_P(SoftmaxTest, IsCloseToTheRealSoftmax) {
+  Random random(3);
+  constexpr size_t kColumns = 197;
+  const int32_t multiplier = 21845;
+  const int32_t shift = 2;
+  const double step = std::ldexp(multiplier, -(15 + shift)) / 1024;  // octaves
+  std::vector<int32_t> x(kColumns);
+  std::vector<uint8_t> log2(kColumns);
+  std::vector<uint8_t> linear(kColumns);
+  Scratch scratch(tier().softmax_scratch(kColumns));
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    for (int32_t& score : x) score = static_cast<int32_t>(random.uniform(-40000, 40000));
+    SoftmaxArguments arguments{x.data(), kColumns, 1, nullptr, 0, multiplier, shift, Probabilities::kLog2, log2.data()};
+    tier().softmax(arguments, {0, 1}, scratch.data());
+    arguments.format = Probabilities::kLinear;
+    arguments.output = linear.data();
+    tier().softmax(arguments, {0, 1}, scratch.data());
+    double sum = 0;
+    for (const int32_t score : x) sum += std::exp2(score * step);
+    for (size_t j = 0; j < kColumns; ++j) {
+      const double p = std::exp2(x[j] * step) / sum;
+      EXPECT_NEAR(log2[j], std::min(-std::log2(p), 15.0), 0.51);
+      EXPECT_NEAR(linear[j], std::min(256 * p, 255.0), 0.75);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, SoftmaxTest, every_tier(), tier_name);
+
+}  // namespace
+}  // namespace packqvit

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <executorch/runtime/core/named_data_map.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/aligned_array.h"
+#include "schema_generated.h"
+#include "src/plan/value.h"
+#include "tests/support/random.h"
+#include "tests/support/weights.h"
+
+namespace packqvit {
+
+// Named data with one segment, at an address that is only 16-byte aligned, as a file loader may return it.
+class FakeDataMap final : public executorch::runtime::NamedDataMap {
+ public:
+  FakeDataMap(std::string key, const std::vector<uint8_t>& data);
+
+  executorch::runtime::Result<const executorch::runtime::TensorLayout> get_tensor_layout(
+      std::string_view key) const override;
+  executorch::runtime::Result<executorch::runtime::FreeableBuffer> get_data(std::string_view key) const override;
+  executorch::runtime::Error load_data_into(std::string_view key, void* buffer, size_t size) const override;
+  executorch::runtime::Result<uint32_t> get_num_keys() const override { return 1; }
+  executorch::runtime::Result<const char*> get_key(uint32_t) const override { return key_.c_str(); }
+
+ private:
+  static constexpr size_t kOffset = 16;
+  std::string key_;
+  size_t size_;
+  AlignedArray<uint8_t> data_;
+};
+
+// Processed bytes around a plan, with the checksum that belongs to it.
+std::vector<uint8_t> make_blob(const std::vector<uint8_t>& plan);
+
+// Builds plans for tests. `plan` is open: a test may damage it before blob().
+class PlanBuilder {
+ public:
+  PlanBuilder();
+
+  uint32_t input(plan::DataType type, const Shape& shape);
+  uint32_t output(plan::DataType type, const Shape& shape);
+  uint32_t arena(plan::DataType type, const Shape& shape);  // behind all others, 64-aligned
+
+  template <typename T>
+  int32_t constant(const Shape& shape, const std::vector<T>& elements) {
+    return constant(type_of(T{}), shape, plan::Encoding::Dense, elements.data(), elements.size() * sizeof(T));
+  }
+  int32_t nibbles(const Shape& shape, const std::vector<int8_t>& codes);
+  std::unique_ptr<plan::RequantizerT> requantizer(const naive::Requantizer& plain);
+
+  // Appends a node and names it after its index.
+  template <typename OpT>
+  void node(OpT op) {
+    auto node = std::make_unique<plan::NodeT>();
+    node->op.Set(std::move(op));
+    node->name = "node" + std::to_string(plan.nodes.size());
+    node->debug_id = static_cast<uint32_t>(plan.nodes.size());
+    plan.nodes.push_back(std::move(node));
+  }
+
+  // Bytes of a constant, to read or to damage.
+  uint8_t* data(int32_t constant);
+
+  std::vector<uint8_t> packed_plan();  // with the segment's size and checksum
+  std::vector<uint8_t> blob() { return make_blob(packed_plan()); }
+  FakeDataMap data_map() const { return FakeDataMap(kKey, segment_); }
+
+  plan::PlanT plan;
+  bool keep_segment = false;  // leave the segment's size and checksum as the test has set them
+
+ private:
+  static constexpr char kKey[] = "packqvit_test_segment";
+
+  static plan::DataType type_of(int8_t) { return plan::DataType::Int8; }
+  static plan::DataType type_of(uint8_t) { return plan::DataType::UInt8; }
+  static plan::DataType type_of(int16_t) { return plan::DataType::Int16; }
+  static plan::DataType type_of(int32_t) { return plan::DataType::Int32; }
+  static plan::DataType type_of(float) { return plan::DataType::Float32; }
+
+  uint32_t value(plan::DataType type, const Shape& shape, plan::Storage storage, uint64_t location);
+  int32_t constant(plan::DataType type, const Shape& shape, plan::Encoding encoding, const void* data, size_t bytes);
+
+  std::vector<uint8_t> segment_;
+};
+
+// A two-head, one-block transformer on images [2, 3, 8, 12] that has every operator. `wide`: int16 residual stream and
+// linear probabilities, else int8 and log2.
+PlanBuilder tiny_transformer(Random& random, bool wide);
+
+}  // namespace packqvit
