@@ -53,12 +53,11 @@ def _tensor_arguments(node: Node) -> list[Node]:
 
 
 def _acts_on_last(node: Node) -> bool:
-    """Whether the other arguments concern the last dimension alone."""
+    """Whether the other arguments concern the last dimension; scaling by a number, as of q, stays where it is."""
     if node.target is aten.layer_norm.default:
         return len(node.args[1]) == 1  # type: ignore[arg-type]
     if node.target is aten.mul.Tensor:
-        other = node.args[1]
-        return not isinstance(other, Node) or len(shape_of(other)) <= 1
+        return isinstance(other := node.args[1], Node) and shape_of(other) == shape_of(node)[-1:]
     return True
 
 

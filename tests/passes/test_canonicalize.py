@@ -147,6 +147,7 @@ def test_micro_model(name: str) -> None:
     check(CASES[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_CASES)
 def test_full_model(name: str) -> None:
     check(FULL_CASES[name], name)
