@@ -1,0 +1,119 @@
+# Each target is the only command that is needed: it first does what set-up is missing. A second run skips what is done.
+#
+#   PYTHON=python3.11   the Python that the virtual environment is made from (3.10 or later)
+#   DATA=folder         images and weights for the export in `make demo` (docs: README.md); also PACKQVIT_DATA
+#   PYTEST_ARGS="-k x"  passed to pytest by `make test` and `make pytest`
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+DATA ?= $(or $(PACKQVIT_DATA),$(wildcard ../shared/data))
+PYTEST_ARGS ?=
+JOBS ?= $(shell nproc)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHON
+
+NATIVE_SOURCES := CMakeLists.txt packqvit_delegate/serialization/schema.fbs \
+  $(shell find cmake backend_cpp -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cmake' -o -name CMakeLists.txt \))
+CPP_SOURCES := $(filter %.cpp %.h,$(NATIVE_SOURCES))
+EXECUTORCH_AARCH64 := build/executorch-aarch64
+
+.PHONY: help
+help:  ## Show the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: $(STAMPS)/package  ## Train and run handwritten digits at 8 and 4 bits, then export a 4-bit ViT
+	$(BIN)/python examples/digits.py
+ifeq ($(DATA),)
+	$(BIN)/python examples/export_deit.py --bits 4 --weights random --output build/deit_tiny_w4a4.pte
+else
+	$(BIN)/python examples/export_deit.py --bits 4 --model vit_tiny \
+	  --weights $(DATA)/vit_tiny_patch16_224.in1k.safetensors \
+	  --calibration $(DATA)/imagenet_one_per_class_1000 \
+	  --evaluate $(DATA)/ilsvrc_val_500 --evaluate-images 50 --output build/vit_tiny_w4a4.pte
+endif
+
+.PHONY: test
+test: lint ctest pytest  ## Run everything CI runs: lint, C++ tests, Python tests (aarch64 under qemu included)
+
+.PHONY: build
+build: $(STAMPS)/package  ## Make .venv and install the package into it, editable, with its native library
+
+.PHONY: lint
+lint: $(STAMPS)/package $(STAMPS)/test-tools  ## Check style and types: ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+.PHONY: format
+format: $(STAMPS)/test-tools  ## Format Python and C++
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_SOURCES)
+
+.PHONY: ctest
+ctest: $(STAMPS)/test-tools  ## Build the C++ tests with warnings as errors and run them
+	$(BIN)/cmake -S . -B build/tests -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -DPACKQVIT_BUILD_TESTS=ON -DPACKQVIT_WERROR=ON >build/tests.log || { cat build/tests.log; exit 1; }
+	$(BIN)/cmake --build build/tests -j $(JOBS)
+	$(BIN)/ctest --test-dir build/tests --output-on-failure -j $(JOBS)
+
+.PHONY: aarch64
+aarch64: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Cross-compile the runner for aarch64 (tests run it under qemu)
+	$(BIN)/cmake -S . -B build/aarch64 -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
+	  -Dexecutorch_DIR=$(CURDIR)/$(EXECUTORCH_AARCH64)/executorch/share/cmake \
+	  -DPACKQVIT_WERROR=ON >build/aarch64.log || { cat build/aarch64.log; exit 1; }
+	$(BIN)/cmake --build build/aarch64 -j $(JOBS)
+
+.PHONY: pytest
+pytest: $(STAMPS)/package $(STAMPS)/test-tools aarch64  ## Run the Python tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: clean
+clean:  ## Remove the builds, keep .venv
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(STAMPS)/package
+
+.PHONY: distclean
+distclean: clean  ## Remove .venv as well
+	rm -rf $(VENV)
+
+# --- set-up -----------------------------------------------------------------------------------------------------------
+
+$(STAMPS)/python: pyproject.toml scripts/requirements.py
+	scripts/system_packages.sh build
+	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	mkdir -p build $(STAMPS)
+	@echo "Installing Python packages into $(VENV) (minutes, the first time)"
+	$(PIP) install -q -r <($(BIN)/python scripts/requirements.py build project examples) 'cmake>=3.28' ninja
+	touch $@
+
+# Without isolation: the build uses the ExecuTorch just installed, and a rebuild compiles only what changed.
+$(STAMPS)/package: $(STAMPS)/python $(NATIVE_SOURCES)
+	@echo "Building the native library"
+	$(PIP) install -q --no-build-isolation --no-deps -e . --config-settings=build-dir=build/native
+	touch $@
+
+$(STAMPS)/test-tools: $(STAMPS)/python
+	scripts/system_packages.sh test
+	$(PIP) install -q -r <($(BIN)/python scripts/requirements.py test)
+	touch $@
+
+# The same release of ExecuTorch as the host's, for aarch64: headers and shared libraries to link against.
+$(EXECUTORCH_AARCH64): $(STAMPS)/python
+	rm -rf $@ build/wheels
+	$(PIP) download -q --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 -d build/wheels \
+	  $$($(BIN)/python scripts/requirements.py build | grep '^executorch')
+	$(BIN)/python -m zipfile -e build/wheels/executorch-*.whl $@
+	rm -r build/wheels
+	touch $@

@@ -1,0 +1,148 @@
+"""Measures the top-1 accuracy of a .pte on a folder of images, through the ExecuTorch runtime.
+
+python examples/evaluate.py vit_tiny_w4a4.pte --data imagenet/val --model vit_tiny
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from executorch.extension.pybindings import _C
+from executorch.runtime import Runtime
+from rich.table import Table
+from torch import Tensor, nn
+
+from console import command, console, progress
+from packqvit_delegate import runtime
+from packqvit_delegate.data import ImageFolder, Preprocessing, read_class_names
+from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.models import ZOO
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+CHUNK = 8
+"""Images a worker process is given at a time."""
+
+
+def predict_program(program: Path, folder: ImageFolder, preprocessing: Preprocessing, processes: int) -> Tensor:
+    """Runs every image through a .pte, in several processes of one thread each.
+
+    Args:
+        program: the .pte; its first input is float32 [B, 3, S, S].
+        folder: the images.
+        preprocessing: with the size S.
+        processes: how many; 1 stays in this process.
+
+    Returns:
+        int64 [n], the predicted classes in the folder's order.
+    """
+    chunks = [folder.take(range(i, min(i + CHUNK, len(folder)))) for i in range(0, len(folder), CHUNK)]
+
+    def collect(results: Iterable[list[int]]) -> Tensor:
+        return torch.tensor([label for chunk in progress(results, "integer model", len(chunks)) for label in chunk])
+
+    if processes == 1:
+        model = runtime.load(program)
+        return collect(_predict(model, chunk, preprocessing) for chunk in chunks)
+    # Not forked: the runtime's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(program,)) as pool:
+        return collect(pool.map(_predict_in_worker, chunks, [preprocessing] * len(chunks)))
+
+
+def _start_worker(program: Path) -> None:
+    global _worker_model
+    torch.set_num_threads(1)
+    _C._unsafe_reset_threadpool(1)
+    _worker_model = runtime.load(program)
+
+
+def _predict_in_worker(chunk: ImageFolder, preprocessing: Preprocessing) -> list[int]:
+    return _predict(_worker_model, chunk, preprocessing)
+
+
+def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocessing) -> list[int]:
+    labels: list[int] = []
+    for batch in chunk.batches(1, preprocessing):
+        labels += model.run(batch.images)[0].argmax(1).tolist()
+    return labels
+
+
+def predict_float(model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
+    """Runs every image through a PyTorch model; returns int64 [n], the predicted classes."""
+    size = 16
+    batches = progress(folder.batches(size, preprocessing), "float model", -(-len(folder) // size))
+    with torch.no_grad():
+        return torch.cat([model(batch.images).argmax(1) for batch in batches])
+
+
+def top1(predictions: Tensor, labels: Sequence[int]) -> str:
+    """Accuracy for people to read: `78.20 % (391 / 500)`."""
+    correct = int((predictions == torch.tensor(labels)).sum())
+    return f"{100 * correct / len(labels):.2f} % ({correct} / {len(labels)})"
+
+
+def open_labelled(path: Path, labels: Path | None, count: int | None, seed: int) -> ImageFolder:
+    """Opens a folder of images for evaluation.
+
+    Raises:
+        PackQViTError: no images, or images without labels.
+    """
+    folder = ImageFolder.open(path, read_class_names(labels) if labels else None)
+    if folder.labels is None:
+        raise PackQViTError(f"{path} has no labels: add a labels.csv (file,label) or put the images into class folders")
+    return folder if count is None else folder.sample(count, seed)
+
+
+@app.command()
+@command
+def main(
+    program: Annotated[Path, typer.Argument(help="The .pte.")],
+    data: Annotated[Path, typer.Option(help="Images: labels.csv (file,label), or one sub-folder a class.")],
+    model: Annotated[str | None, typer.Option(help=f"Preprocess as for this model: {', '.join(ZOO)}.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Or: mean of R, G and B, e.g. 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="And their standard deviation.")] = None,
+    crop_fraction: Annotated[float, typer.Option(help="Side of the centre crop over the resized short side.")] = 0.9,
+    labels: Annotated[Path | None, typer.Option(help="Class names in label order (synset_words.txt).")] = None,
+    images: Annotated[int | None, typer.Option(help="Evaluate this many, drawn at random.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes to run in.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Measures the top-1 accuracy of a .pte through the ExecuTorch runtime."""
+    if not program.is_file():
+        raise PackQViTError(f"there is no file {program}")
+    if (model is None) == (mean is None or std is None):
+        raise PackQViTError("say how images are normalised: either --model, or --mean and --std")
+    if model is not None and model not in ZOO:
+        raise PackQViTError(f"{model} is none of {', '.join(ZOO)}: give --mean and --std instead")
+    folder = open_labelled(data, labels, images, seed)
+    assert folder.labels is not None
+    size = Runtime.get().load_program(program).metadata("forward").input_tensor_meta(0).sizes()[-1]
+    if model is not None:
+        known = ZOO[model].preprocessing
+        preprocessing = Preprocessing(size, known.crop_fraction, known.mean, known.std)
+    else:
+        preprocessing = Preprocessing(size, crop_fraction, _numbers("--mean", mean), _numbers("--std", std))
+    predictions = predict_program(program, folder, preprocessing, processes)
+    table = Table(show_header=False)
+    table.add_row("program", str(program))
+    table.add_row("top-1", top1(predictions, folder.labels))
+    console.print(table)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in (text or "").split(","))
+    except ValueError as error:
+        raise PackQViTError(f"{option} {text!r} must be three numbers with commas between, e.g. 0.5,0.5,0.5") from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,162 @@
+"""Turns a trained Vision Transformer and some images into a .pte that runs in integers only.
+
+    python examples/export_deit.py --bits 4 --model deit_tiny --calibration photos --evaluate imagenet/val
+
+`--bits 4` is W4A4 (4-bit weights and activations), `--bits 4 --activation-bits 8` W4A8, `--bits 8` W8A8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.table import Table
+from torch import Tensor, nn
+
+from console import command, console, errors, progress, size
+from evaluate import open_labelled, predict_float, predict_program, top1
+from packqvit_delegate import Program, QuantizationConfig, export, runtime
+from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
+from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.models import RANDOM, ZOO, load
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
+WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub, else random."
+
+
+@app.command()
+@command
+def main(
+    bits: Annotated[int, typer.Option(help="Of the weights, and of the activations too unless given: 4 or 8.")] = 4,
+    activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "deit_tiny",
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Folder of images like those of the application.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="How many of them.", min=1)] = 128,
+    evaluate: Annotated[Path | None, typer.Option(help="Folder of images with labels.")] = None,
+    evaluate_images: Annotated[int | None, typer.Option(help="How many of them; default: all.", min=1)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class names in label order, for class folders.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Default: <model>_w<bits>a<bits>.pte.")] = None,
+    residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
+    probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
+    float_top1: Annotated[bool, typer.Option(help="Evaluate the float model as well.")] = True,
+    processes: Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Exports a Vision Transformer to a .pte that runs in integers only."""
+    config = QuantizationConfig.from_bits(bits, activation_bits)
+    choices = {"residual": residual, "probabilities": probabilities}
+    config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    if weights not in (None, RANDOM):
+        if not Path(weights).is_file():
+            raise PackQViTError(f"there is no weight file {weights}")
+        if calibration is None:
+            raise PackQViTError(NEEDS_CALIBRATION)
+    calibration_folder = ImageFolder.open(calibration).sample(calibration_images, seed) if calibration else None
+    evaluation_folder = open_labelled(evaluate, labels, evaluate_images, seed) if evaluate else None
+    output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
+    if not output.parent.is_dir():
+        raise PackQViTError(f"there is no folder {output.parent} for {output.name}")
+
+    errors.print(f"Loading {model}")
+    loaded = load(model, weights)
+    preprocessing = loaded.preprocessing
+    if calibration_folder is not None:
+        images = _read(calibration_folder, preprocessing)
+    elif loaded.random:
+        errors.print("[yellow]No --calibration: random weights are calibrated with synthetic pictures[/]")
+        images = preprocessing.normalize(synthetic_images(8, preprocessing.size, seed))
+    else:
+        raise PackQViTError(NEEDS_CALIBRATION)
+    if evaluation_folder is not None:
+        _check_labels(evaluation_folder, loaded.module, images)
+
+    program = export(
+        loaded.module,
+        (images[:1],),
+        images.split(16),
+        config=config,
+        input_normalization=(preprocessing.mean, preprocessing.std),
+        progress=progress,
+    )
+    program.save(output)
+
+    table = Table(title=f"{loaded.name} W{config.weight_bits}A{config.activation_bits}", show_header=False)
+    table.add_row("weights", loaded.weights)
+    if evaluation_folder is not None:
+        _evaluate(table, loaded.module if float_top1 else None, output, evaluation_folder, preprocessing, processes)
+    _describe(table, program, output, images[:1])
+    console.print(table)
+
+
+NEEDS_CALIBRATION = (
+    "trained weights need --calibration FOLDER: a hundred images like those of the application, from which the ranges "
+    "of all activations are taken"
+)
+
+
+def _file_stem(model: str) -> str:
+    return model.removeprefix("hf:").rstrip("/").split("/")[-1]
+
+
+def _read(folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
+    batches = progress(folder.batches(1, preprocessing), "reading images", len(folder))
+    return torch.cat([batch.images for batch in batches])
+
+
+def _check_labels(folder: ImageFolder, model: nn.Module, images: Tensor) -> None:
+    with torch.no_grad():
+        classes = model(images[:1]).shape[-1]
+    assert folder.labels is not None
+    if max(folder.labels) >= classes:
+        raise PackQViTError(f"{folder.root} has the label {max(folder.labels)}, the model has {classes} classes")
+    if folder.labels_from_folder_names and max(folder.labels) + 1 < classes:
+        errors.print(
+            f"[yellow]{folder.root} has {max(folder.labels) + 1} class folders, the model {classes} classes: labels "
+            "are the positions of the folders unless --labels gives the class names[/]"
+        )
+
+
+def _evaluate(
+    table: Table,
+    model: nn.Module | None,
+    program: Path,
+    folder: ImageFolder,
+    preprocessing: Preprocessing,
+    processes: int,
+) -> None:
+    assert folder.labels is not None
+    integer = predict_program(program, folder, preprocessing, processes)
+    if model is not None:
+        reference = predict_float(model, folder, preprocessing)
+        table.add_row("top-1 float", top1(reference, folder.labels))
+        table.add_row("top-1 integer", top1(integer, folder.labels))
+        table.add_row("same answer", top1(integer, reference.tolist()))
+    else:
+        table.add_row("top-1 integer", top1(integer, folder.labels))
+
+
+def _describe(table: Table, program: Program, path: Path, image: Tensor) -> None:
+    table.add_row(".pte", f"{path} ({size(path.stat().st_size)})")
+    table.add_row("delegate calls", str(program.report.delegates))
+    outside = [f"{item.operator}: {item.reason}" for item in program.report.outside]
+    table.add_row("outside the delegate", "\n".join(outside) or "nothing")
+    model = runtime.load(path)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        model.run(image)
+        seconds.append(time.perf_counter() - start)
+    table.add_row("latency here", f"{1000 * statistics.median(seconds):.1f} ms (median of {len(seconds)})")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Sees to the system packages that `make demo` (argument: build) and `make test` (argument: test) need.
+# Installs what is missing through apt when run as root; otherwise names it and stops.
+set -euo pipefail
+
+missing=()
+
+needs() { # needs PACKAGE COMMAND...: the package is missing unless the command succeeds
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+python=${PYTHON:-python3}
+needs python3 command -v "$python"
+needs python3-venv "$python" -c 'import ensurepip, venv'
+needs g++ command -v "${CXX:-g++}"
+if [ "${1:-build}" = test ]; then
+  needs libgtest-dev test -f /usr/include/gtest/gtest.h
+  needs g++-aarch64-linux-gnu command -v aarch64-linux-gnu-g++
+  needs qemu-user command -v qemu-aarch64
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing system packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    echo "These system packages are missing: ${missing[*]}" >&2
+    echo "Install them, on Debian or Ubuntu with:" >&2
+    echo "    sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  fi
+fi
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+  echo "$("$python" --version) is too old: Python 3.10 or later is needed. Name one with: make PYTHON=python3.11 ..." >&2
+  exit 1
+fi
