@@ -114,11 +114,9 @@ def head_features(index: Tensor, batch: int, tokens: int, features: int) -> Tens
     if index.dim() < 2 or index.shape[-2] != tokens or index.numel() % (batch * tokens * index.shape[-1]):
         return None
     grid = index.reshape(batch, -1, tokens, index.shape[-1])
+    found = grid[0, :, 0] % features
     position = torch.arange(batch * tokens).reshape(batch, 1, tokens, 1)
-    feature = grid % features
-    if not torch.equal(grid // features, position.expand_as(grid)):
-        return None
-    return feature[0, :, 0] if torch.equal(feature, feature[:1, :, :1].expand_as(feature)) else None
+    return found if torch.equal(grid, position * features + found[:, None]) else None
 
 
 def row_positions(index: Tensor, channels: int) -> Tensor | None:

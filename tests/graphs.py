@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from models import export
 from torch import Tensor, nn
 from torch.fx import GraphModule
+
+from models import export
 
 
 class Lambda(nn.Module):

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision_stub  # noqa: F401  (before timm and torchvision)
 from torch import Tensor, nn
 from torch.fx import GraphModule
+
+import torchvision_stub  # noqa: F401  (before timm and torchvision)
 
 MICRO = {"image": 32, "patch": 8, "dim": 48, "depth": 2, "heads": 3, "classes": 10}
 

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
-from models import CASES, FULL_CASES, Case, export, images, plain_model
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from models import CASES, FULL_CASES, Case, export, images, plain_model
 from packqvit_delegate.errors import UnsupportedModelError
 from packqvit_delegate.passes import canonicalize
 from packqvit_delegate.passes.graph import constant, shape_of, signature

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import Lambda, operators, run_pass, tensor
-from models import export
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from graphs import Lambda, operators, run_pass, tensor
+from models import export
 from packqvit_delegate.passes import canonicalize, decompose_attention, match_attention, remove_no_ops
 
 B, N, H, D = 2, 5, 3, 4

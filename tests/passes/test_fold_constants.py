@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import torch
-from graphs import Lambda, operators, run_pass, tensor
-from models import export
 from torch import nn
 
+from graphs import Lambda, operators, run_pass, tensor
+from models import export
 from packqvit_delegate.passes import fold_constants
 
 

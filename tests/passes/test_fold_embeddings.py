@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graphs import Lambda, operators, run_pass, tensor
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.passes import fold_constants, fold_embeddings, remove_no_ops
 
 B, P, D = 2, 4, 6

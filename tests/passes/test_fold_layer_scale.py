@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from graphs import Lambda, operators, run_pass, tensor
 from torch import Tensor, nn
 
+from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.passes import fold_layer_scale
 
 

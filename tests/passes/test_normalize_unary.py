@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graphs import Lambda, operators, run_pass
 from torch import Tensor
 
+from graphs import Lambda, operators, run_pass
 from packqvit_delegate.passes import normalize_unary
 
 RECOGNISED: dict[str, tuple[Callable[[Tensor], Tensor], str, dict[str, str]]] = {

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import torch
-from graphs import Lambda, operators, run_pass, tensor
 from torch import nn
 
+from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.passes import orient_residual
 
 aten = torch.ops.aten

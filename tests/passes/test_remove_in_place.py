@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import Lambda, operators, tensor
-from models import export
 from torch import Tensor, nn
 
+from graphs import Lambda, operators, tensor
+from models import export
 from packqvit_delegate.passes import remove_in_place
 
 aten = torch.ops.aten

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import Lambda, operators, run_pass, tensor
-from models import export
 from torch import Tensor, nn
 
+from graphs import Lambda, operators, run_pass, tensor
+from models import export
 from packqvit_delegate.passes import remove_no_ops
 from packqvit_delegate.passes.graph import shape_of
 

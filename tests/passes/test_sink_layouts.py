@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from graphs import Lambda, operators, run_pass, tensor
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.passes import remove_no_ops, sink_layouts
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import Lambda, operators, run_pass, tensor
 from torch import Tensor, nn
 
+from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.passes import split_qkv
 
 B, N, H, D = 2, 5, 2, 4
