@@ -55,6 +55,13 @@ bool NodeChecker::has_shape(const Value& value, const char* what, const Shape& s
                                       to_string(value.shape).c_str(), to_string(shape).c_str());
 }
 
+bool NodeChecker::has_rows(const Value& value, const char* what, const Value& like, size_t columns) const {
+  const size_t rows = like.size() / like.last();
+  return (value.last() == columns && value.size() == rows * columns) ||
+         fail("%s '%.48s' has the shape %s, needs %zu rows of %zu", what, value.name, to_string(value.shape).c_str(), rows,
+              columns);
+}
+
 const Constant* NodeChecker::find_constant(int32_t index, const char* what) const {
   if (index < 0 || static_cast<size_t>(index) >= constants_.size()) {
     fail("%s: there is no constant %" PRId32, what, index);
@@ -112,7 +119,7 @@ bool NodeChecker::weight(int32_t index, size_t rows, size_t columns) const {
   return true;
 }
 
-bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t channels) const {
+bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t channels, int64_t bound) const {
   if (requantizer == nullptr) return fail("the requantizer is missing");
   const Constant* multiplier = constant(requantizer->multiplier(), "multiplier", plan::DataType::Int16, {channels});
   const Constant* shift = constant(requantizer->shift(), "shift", plan::DataType::UInt8, {channels});
@@ -121,6 +128,10 @@ bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t chann
     const int m = multiplier->get<int16_t>(c);
     if (m != 0 && m < 1 << 14) return fail("multiplier[%zu] = %d is neither 0 nor in [16384, 32767]", c, m);
     if (shift->get<uint8_t>(c) > 30) return fail("shift[%zu] = %d is above 30", c, shift->get<uint8_t>(c));
+  }
+  const unsigned left_shift = requantizer->left_shift();
+  if (left_shift > 0 && (left_shift > 15 || bound > (int64_t{1} << 30) >> left_shift)) {
+    return fail("accumulators up to %" PRId64 " have no room for a left shift by %u", bound, left_shift);
   }
   return at_most("fraction_bits", requantizer->fraction_bits(), 7);
 }

@@ -26,6 +26,10 @@ class NodeChecker {
   bool has_rank(const Value& value, const char* what, size_t rank) const;
   bool has_shape(const Value& value, const char* what, const Shape& shape) const;
 
+  // As many rows of `columns` elements as `like` has rows: operators that treat rows alone do not look at the axes
+  // before the last one.
+  bool has_rows(const Value& value, const char* what, const Value& like, size_t columns) const;
+
   // Any constant; nullptr when there is none with this index.
   const Constant* find_constant(int32_t index, const char* what) const;
 
@@ -41,8 +45,8 @@ class NodeChecker {
   // An int8 weight [rows, columns], dense within [-127, 127] or nibbles within [-7, 7].
   bool weight(int32_t index, size_t rows, size_t columns) const;
 
-  // Multipliers, shifts and fraction bits of `channels` channels.
-  bool requantizer(const plan::Requantizer* requantizer, size_t channels) const;
+  // Multipliers, shifts and fraction bits of `channels` channels, for accumulators up to `bound`.
+  bool requantizer(const plan::Requantizer* requantizer, size_t channels, int64_t bound) const;
 
   // A zero point and a range within the output's type.
   bool range(const char* what, int64_t qmin, int64_t qmax, plan::DataType type) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <cstdlib>
 
 #include "src/plan/check_node.h"
 
@@ -29,9 +30,9 @@ bool check_grid_limit(const NodeChecker& checker, DataType output, const plan::R
 }
 
 // A requantiser that ends on int8 or int16 codes of its own; the output takes its minimum.
-bool check_requantized(const NodeChecker& checker, const plan::Requantizer* requantizer, size_t channels,
+bool check_requantized(const NodeChecker& checker, const plan::Requantizer* requantizer, size_t channels, int64_t bound,
                        Value& output) {
-  if (!checker.requantizer(requantizer, channels)) return false;
+  if (!checker.requantizer(requantizer, channels, bound)) return false;
   output.minimum = requantizer->qmin();
   return checker.range("requantizer", requantizer->qmin(), requantizer->qmax(), output.type) &&
          checker.zero_point(requantizer->zero_point(), output.type);
@@ -61,11 +62,21 @@ bool check(NodeChecker& checker, const plan::Dequantize& op) {
          checker.channel_floats(op.scale(), "scale", channels) != nullptr;
 }
 
-bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features) {
+// No |accumulator| of a linear is larger.
+int64_t accumulator_bound(const NodeChecker& checker, int32_t weight, int32_t bias, size_t features) {
+  const int64_t code = checker.find_constant(weight, "weight")->encoding == plan::Encoding::Nibbles ? 7 : 127;
+  const Constant& biases = *checker.find_constant(bias, "bias");
+  int64_t largest = 0;
+  for (size_t c = 0; c < biases.shape[0]; ++c) largest = std::max(largest, std::abs(int64_t{biases.get<int32_t>(c)}));
+  return static_cast<int64_t>(features) * 128 * code + largest;
+}
+
+bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features, int64_t bound) {
   const Value* residual = checker.read(op.residual(), "residual");
   if (residual == nullptr || !checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*residual, "residual", {output.type}) ||
-      !checker.has_shape(*residual, "residual", output.shape) || !checker.requantizer(op.requantizer(), features) ||
+      !checker.has_rows(*residual, "residual", output, features) ||
+      !checker.requantizer(op.requantizer(), features, bound) ||
       !check_grid_limit(checker, output.type, *op.requantizer())) {
     return false;
   }
@@ -83,21 +94,20 @@ bool check(NodeChecker& checker, const plan::Linear& op) {
   Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr) return false;
   const size_t features = output->last();
-  Shape shape = x->shape;
-  shape.back() = features;
   if (!checker.has_type(*x, "x", {DataType::Int8}) || !checker.at_most("K", x->last(), kMaxFeatures) ||
-      !checker.has_shape(*output, "output", shape) || !checker.weight(op.weight(), features, x->last()) ||
+      !checker.has_rows(*output, "output", *x, features) || !checker.weight(op.weight(), features, x->last()) ||
       !checker.bounded(op.bias(), "bias", {features}, kMaxBias)) {
     return false;
   }
-  if (op.epilogue() == plan::Epilogue::AddResidual) return check_residual(checker, op, *output, features);
+  const int64_t bound = accumulator_bound(checker, op.weight(), op.bias(), x->last());
+  if (op.epilogue() == plan::Epilogue::AddResidual) return check_residual(checker, op, *output, features, bound);
   if (op.residual() != -1 || op.residual_multiplier() != -1) {
     return checker.fail("a residual belongs to AddResidual, the epilogue is %d", static_cast<int>(op.epilogue()));
   }
   switch (op.epilogue()) {
     case plan::Epilogue::Requantize:
       return checker.has_type(*output, "output", {DataType::Int8}) &&
-             check_requantized(checker, op.requantizer(), features, *output);
+             check_requantized(checker, op.requantizer(), features, bound, *output);
     case plan::Epilogue::Accumulate:
       return checker.has_type(*output, "output", {DataType::Int32});
     default:
@@ -124,7 +134,9 @@ bool check(NodeChecker& checker, const plan::PatchEmbedding& op) {
   const size_t prefix = output->dim(1) - std::min(patches, output->dim(1));
   return checker.has_shape(*output, "output", {x->dim(0), prefix + patches, channels}) &&
          checker.at_most("K", features, kMaxFeatures) && checker.weight(op.weight(), channels, features) &&
-         checker.bounded(op.bias(), "bias", {channels}, kMaxBias) && checker.requantizer(op.requantizer(), channels) &&
+         checker.bounded(op.bias(), "bias", {channels}, kMaxBias) &&
+         checker.requantizer(op.requantizer(), channels,
+                             accumulator_bound(checker, op.weight(), op.bias(), features)) &&
          check_grid_limit(checker, output->type, *op.requantizer()) &&
          checker.constant(op.position(), "position", DataType::Int16, {patches, channels}) != nullptr &&
          ((op.prefix() == -1 && prefix == 0) ||
@@ -190,14 +202,16 @@ bool check(NodeChecker& checker, const plan::AttentionValues& op) {
   if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
   const size_t log2_limit = v->minimum > INT8_MIN ? kMaxLog2Keys : kMaxLog2KeysOfAnyCode;
   const size_t limit = op.format() == plan::ProbabilityFormat::Log2 ? log2_limit : kMaxLinearKeys;
-  return checker.at_most("keys", p->dim(3), limit) && check_requantized(checker, op.requantizer(), v->last(), *output);
+  const int64_t largest = op.format() == plan::ProbabilityFormat::Log2 ? 1 << 14 : 255;
+  return checker.at_most("keys", p->dim(3), limit) &&
+         check_requantized(checker, op.requantizer(), v->last(), static_cast<int64_t>(p->dim(3)) * largest * 128, *output);
 }
 
 bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   const Value* x = checker.read(op.x(), "x");
   Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
-      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_shape(*output, "output", x->shape)) {
+      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_rows(*output, "output", *x, x->last())) {
     return false;
   }
   const size_t channels = x->last();
@@ -259,7 +273,8 @@ bool check(NodeChecker& checker, const plan::MeanTokens& op) {
       !checker.has_shape(*output, "output", {x->dim(0), 1, x->dim(2)}) ||
       !checker.at_most("tokens", x->dim(1), kMaxMeanTokens) ||
       !checker.bounded(op.bias(), "bias", {x->dim(2)}, kMaxBias) ||
-      !check_requantized(checker, op.requantizer(), x->dim(2), *output)) {
+      !check_requantized(checker, op.requantizer(), x->dim(2), kMaxBias + (static_cast<int64_t>(x->dim(1)) << 15),
+                         *output)) {
     return false;
   }
   return checker.has_type(*output, "output", {code_type(op.requantizer()->qmin(), op.requantizer()->qmax())}) &&

@@ -10,6 +10,7 @@ class OwnedRequantizer {
  public:
   // False when there is no memory.
   [[nodiscard]] bool init(const CheckedPlan& plan, const plan::Requantizer& stored, size_t padded_channels) {
+    view_.left_shift = stored.left_shift();
     view_.fraction_bits = stored.fraction_bits();
     view_.zero_point = stored.zero_point();
     view_.qmin = stored.qmin();

@@ -119,7 +119,8 @@ class Interpreter {
             stored.fraction_bits,
             stored.zero_point,
             stored.qmin,
-            stored.qmax};
+            stored.qmax,
+            stored.left_shift};
   }
 
   void run(const plan::QuantizeT& op) {

@@ -101,6 +101,7 @@ std::unique_ptr<plan::RequantizerT> PlanBuilder::requantizer(const naive::Requan
   result->zero_point = static_cast<int32_t>(plain.zero_point);
   result->qmin = static_cast<int32_t>(plain.qmin);
   result->qmax = static_cast<int32_t>(plain.qmax);
+  result->left_shift = static_cast<uint8_t>(plain.left_shift);
   return result;
 }
 

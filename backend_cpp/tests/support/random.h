@@ -38,7 +38,8 @@ class Random {
   naive::Requantizer requantizer(size_t channels, int64_t bits, int64_t fraction_bits) {
     naive::Requantizer result;
     result.fraction_bits = fraction_bits;
-    const int64_t shift = naive::clamp(bits - 8 - fraction_bits, 0, 30);
+    result.left_shift = uniform(0, 1) == 0 ? 0 : uniform(0, naive::clamp(30 - bits, 0, 15));
+    const int64_t shift = naive::clamp(bits + result.left_shift - 8 - fraction_bits, 0, 30);
     for (size_t c = 0; c < channels; ++c) {
       result.multiplier.push_back(static_cast<int16_t>(uniform(0, 15) == 0 ? 0 : number(1 << 14, (1 << 15) - 1)));
       result.shift.push_back(
@@ -62,6 +63,7 @@ class PaddedRequantizer {
     shift_.resize(shift_.size() + 128);
     view.multiplier = multiplier_.data();
     view.shift = shift_.data();
+    view.left_shift = static_cast<unsigned>(plain.left_shift);
     view.fraction_bits = static_cast<unsigned>(plain.fraction_bits);
     view.zero_point = static_cast<int32_t>(plain.zero_point);
     view.qmin = static_cast<int32_t>(plain.qmin);

@@ -1,0 +1,64 @@
+"""Runs programs in ExecuTorch's Python runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from executorch.runtime import Method, Runtime, Verification
+
+from ..errors import PackQViTError
+from .library import load_library
+
+
+class Model:
+    """A loaded program and its method."""
+
+    def __init__(self, method: Method, program: object) -> None:
+        """Wraps a method.
+
+        Args:
+            method: Of the program.
+            program: Kept alive as long as the method.
+        """
+        self._method = method
+        self._program = program
+
+    def run(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The method's outputs for contiguous inputs of the exported shapes and types.
+
+        Raises:
+            PackQViTError: ExecuTorch refuses the inputs.
+        """
+        try:
+            return list(self._method.execute([tensor.contiguous() for tensor in inputs]))
+        except RuntimeError as error:
+            shapes = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in inputs)
+            raise PackQViTError(f"the program does not run on {shapes}: {error}") from error
+
+
+def load(program: str | Path | bytes, method: str = "forward") -> Model:
+    """Loads a .pte with the backend registered.
+
+    Args:
+        program: Path, or the bytes themselves.
+        method: Of the program.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PackQViTError: ExecuTorch refuses the program; its log says why.
+    """
+    load_library()
+    if not isinstance(program, bytes):
+        path = Path(program)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+        program = path.read_bytes()
+    try:
+        loaded = Runtime.get().load_program(program, verification=Verification.InternalConsistency)
+        loaded_method = loaded.load_method(method)
+    except RuntimeError as error:
+        raise PackQViTError(f"ExecuTorch cannot load the program: {error}; its log above says why") from error
+    if loaded_method is None:
+        raise PackQViTError(f"the program has no method {method!r}, only {sorted(loaded.method_names)}")
+    return Model(loaded_method, loaded)

@@ -1,0 +1,290 @@
+"""Programs that exercise one operator each: random values, the extremes of every range, odd shapes and tails.
+
+A family is one program: its forward calls the operator once for each case, on its own inputs and constants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from packqvit_delegate import Program, lower
+
+ops = torch.ops.packqvit
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A tensor that the program takes at run time; other tensors are its constants."""
+
+    tensor: torch.Tensor
+
+
+Case = tuple[Any, ...]
+"""Arguments of the operator."""
+
+
+class Family(nn.Module):
+    """The operator on all of its cases."""
+
+    def __init__(self, name: str, operator: Callable[..., torch.Tensor], cases: list[Case]) -> None:
+        super().__init__()
+        self.name = name
+        self._operator = operator
+        self._cases = cases
+        for i, case in enumerate(cases):
+            for j, argument in enumerate(case):
+                if isinstance(argument, torch.Tensor):
+                    self.register_buffer(f"constant_{i}_{j}", argument)
+
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        return tuple(a.tensor for case in self._cases for a in case if isinstance(a, Input))
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = iter(inputs)
+        results = []
+        for i, case in enumerate(self._cases):
+            arguments = []
+            for j, argument in enumerate(case):
+                if isinstance(argument, Input):
+                    arguments.append(next(values))
+                elif isinstance(argument, torch.Tensor):
+                    arguments.append(getattr(self, f"constant_{i}_{j}"))
+                else:
+                    arguments.append(argument)
+            results.append(self._operator(*arguments))
+        return tuple(results)
+
+    def lower(self) -> Program:
+        exported = torch.export.export(self.eval(), self.inputs())
+        return lower(exported.module(), self.inputs())
+
+
+class Random:
+    """Tensors of the operators' types, from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Uniform in [low, high]; about one value in eight is an end of the range."""
+        values = torch.randint(low, high + 1, shape, generator=self.generator)
+        ends = torch.randint(0, 16, shape, generator=self.generator)
+        values = torch.where(ends == 0, low, torch.where(ends == 1, high, values))
+        return values.to(dtype)
+
+    def codes(self, *shape: int) -> torch.Tensor:
+        return self.integers(-128, 127, shape, torch.int8)
+
+    def weight(self, bits: int, *shape: int) -> torch.Tensor:
+        bound = 7 if bits == 4 else 127
+        return self.integers(-bound, bound, shape, torch.int8)
+
+    def requantizer(self, channels: int, shift: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+        multiplier = self.integers(1 << 14, (1 << 15) - 1, (channels,), torch.int16)
+        multiplier[channels // 2 :: 7] = 0
+        return multiplier, self.integers(0, shift, (channels,), torch.uint8)
+
+
+def _linear_constants(r: Random, bits: int, features: int, outputs: int, shift: int) -> tuple[torch.Tensor, ...]:
+    bias = r.integers(-(1 << 12), 1 << 12, (outputs,), torch.int32)
+    return r.weight(bits, outputs, features), bias, *r.requantizer(outputs, shift)
+
+
+_LINEAR_SHAPES = (
+    # leading shape, K, O
+    ((1,), 1, 1),
+    ((3,), 5, 7),
+    ((2, 9), 31, 33),
+    ((1, 17), 64, 48),
+    ((13,), 127, 65),
+    ((1, 50), 192, 100),
+    ((2,), 4096, 5),
+)
+
+
+def linear(r: Random) -> Iterator[Case]:
+    for lead, features, outputs in _LINEAR_SHAPES:
+        for bits in (4, 8):
+            x = Input(r.codes(*lead, features))
+            weight, bias, multiplier, shift = _linear_constants(r, bits, features, outputs, 12)
+            yield x, weight, bias, multiplier, shift, bits, 0, 6, -3, -128, 127
+            yield x, weight, bias, multiplier, shift, bits, 2, 6, 1, -8, 7
+    for value in (-128, 127):
+        for sign in (-1, 1):
+            for bits, bound in ((4, 7), (8, 127)):
+                x = Input(torch.full((3, 300), value, dtype=torch.int8))
+                weight = torch.full((9, 300), sign * bound, dtype=torch.int8)
+                bias = torch.full((9,), sign * (1 << 24), dtype=torch.int32)
+                multiplier = torch.tensor([1 << 14, (1 << 15) - 1, 0] * 3, dtype=torch.int16)
+                shift = torch.tensor([0, 1, 8, 15, 16, 20, 24, 29, 30], dtype=torch.uint8)
+                for fraction_bits in (0, 1, 7):
+                    yield x, weight, bias, multiplier, shift, bits, 0, fraction_bits, 127, -128, 127
+                    yield x, weight, bias, multiplier, shift, bits, 4, fraction_bits, -128, -120, 119
+
+
+def linear_add(r: Random) -> Iterator[Case]:
+    for lead, features, outputs in _LINEAR_SHAPES:
+        for bits in (4, 8):
+            for dtype, fraction_bits in ((torch.int8, 6), (torch.int8, 3), (torch.int16, 0)):
+                weight, bias, multiplier, shift = _linear_constants(r, bits, features, outputs, 14)
+                limits = torch.iinfo(dtype)
+                residual = r.integers(limits.min, limits.max, (*lead, outputs), dtype)
+                factor = r.integers(0, 32767, (outputs,), torch.int16)
+                x = Input(r.codes(*lead, features))
+                yield x, weight, bias, multiplier, shift, Input(residual), factor, bits, 1, fraction_bits
+
+
+def linear_accumulate(r: Random) -> Iterator[Case]:
+    for lead, features, outputs in _LINEAR_SHAPES:
+        for bits in (4, 8):
+            weight, bias, *_ = _linear_constants(r, bits, features, outputs, 0)
+            yield Input(r.codes(*lead, features)), weight, bias, bits
+
+
+def patch_embedding(r: Random) -> Iterator[Case]:
+    for (batch, channels, height, width), (rows, columns), width_out, prefixes in (
+        ((1, 3, 8, 8), (4, 4), 24, 1),
+        ((2, 1, 6, 9), (2, 3), 7, 0),
+        ((1, 3, 14, 7), (7, 7), 33, 2),
+        ((2, 4, 5, 5), (1, 1), 5, 5),
+    ):
+        features, patches = channels * rows * columns, height // rows * (width // columns)
+        for bits in (4, 8):
+            for dtype, fraction_bits in ((torch.int8, 6), (torch.int16, 0)):
+                weight, bias, multiplier, shift = _linear_constants(r, bits, features, width_out, 10)
+                position = r.integers(-32768, 32767, (patches, width_out), torch.int16)
+                limits = torch.iinfo(dtype)
+                prefix = r.integers(limits.min, limits.max, (prefixes, width_out), dtype)
+                x = Input(r.codes(batch, channels, height, width))
+                yield x, weight, bias, multiplier, shift, position, prefix, rows, columns, bits, 0, fraction_bits
+
+
+def attention_scores(r: Random) -> Iterator[Case]:
+    for batch, queries, keys, heads, size in ((1, 1, 1, 1, 1), (2, 5, 7, 3, 16), (1, 17, 33, 2, 31), (1, 50, 50, 3, 64)):
+        q, k = r.codes(batch, queries, heads * size), r.codes(batch, keys, heads * size)
+        yield Input(q), Input(k), heads
+
+
+def softmax(r: Random) -> Iterator[Case]:
+    for log2 in (True, False):
+        for shape in ((1, 1, 1, 1), (2, 3, 5, 17), (1, 2, 7, 197), (1, 1, 3, 1031)):
+            for magnitude, shift in ((1 << 10, -3), (1 << 17, 2), (1 << 29, 15), ((1 << 29), 0), (3, -15)):
+                x = Input(r.integers(-magnitude, magnitude, shape, torch.int32))
+                yield x, None, 23456, shift, log2
+        flat = torch.zeros(1, 1, 4, 1031, dtype=torch.int32)
+        yield Input(flat), None, 1 << 14, 0, log2
+        yield Input(flat - (1 << 29)), None, (1 << 15) - 1, 30, log2
+        spike = flat.clone()
+        spike[..., 7] = 1 << 29
+        yield Input(spike), None, (1 << 15) - 1, 0, log2
+        for repeats in (1, 3, 6):
+            x = Input(r.integers(-(1 << 14), 1 << 14, (2, 3, 9, 9), torch.int32))
+            bias = r.integers(-(1 << 29), 1 << 14, (repeats, 9, 9), torch.int32)
+            yield x, bias, 20000, 1, log2
+
+
+def attention_values(r: Random) -> Iterator[Case]:
+    for log2, top in ((True, 15), (False, 255)):
+        for batch, heads, queries, keys, size in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 16), (1, 2, 17, 33, 31), (1, 3, 9, 197, 64)):
+            p = r.integers(0, top, (batch, heads, queries, keys), torch.uint8)
+            v = r.integers(-127, 127, (batch, keys, heads * size), torch.int8)
+            multiplier, shift = r.requantizer(heads * size, 20)
+            yield Input(p), Input(v), multiplier, shift, log2, 0, 6, 5, -128, 127
+        for value in (-127, 127):
+            code = 0 if log2 else 255
+            p = torch.full((1, 1, 2, 1031), code, dtype=torch.uint8)
+            v = torch.full((1, 1031, 4), value, dtype=torch.int8)
+            multiplier, shift = r.requantizer(4, 30)
+            yield Input(p), Input(v), multiplier, shift, log2, 0, 6, 0, -128, 127
+
+
+def layer_norm(r: Random) -> Iterator[Case]:
+    for channels in (2, 3, 17, 64, 192, 1000, 4096):
+        for dtype in (torch.int8, torch.int16):
+            limits = torch.iinfo(dtype)
+            rows = [
+                r.integers(limits.min, limits.max, (5, channels), dtype),
+                r.integers(-3, 3, (3, channels), dtype),
+                torch.full((1, channels), limits.min, dtype=dtype),
+                torch.full((1, channels), limits.max, dtype=dtype),
+                torch.zeros(1, channels, dtype=dtype),
+            ]
+            outlier = r.integers(-5, 5, (1, channels), dtype)
+            outlier[0, channels // 2] = limits.max
+            alternating = torch.tensor([limits.min, limits.max], dtype=dtype).repeat(channels)[:channels].reshape(1, -1)
+            x = torch.cat([*rows, outlier, alternating])
+            weight = r.integers(-32767, 32767, (channels,), torch.int16)
+            bias = r.integers(-((1 << 30) - 1), (1 << 30) - 1, (channels,), torch.int32)
+            shift = r.integers(0, 7, (channels,), torch.uint8) if dtype == torch.int8 else None
+            yield Input(x), shift, weight, bias, 0, 20, -128, 127
+            yield Input(x), None, weight, bias >> 12, 1 << 57, 18, -8, 7
+            yield Input(x.reshape(1, *x.shape)), shift, weight >> 3, bias >> 9, 5, 14, -128, 127
+
+
+def lookup_table(r: Random) -> Iterator[Case]:
+    yield Input(torch.arange(-128, 128, dtype=torch.int8)), r.codes(256)
+    yield Input(r.codes(2, 7, 13)), torch.arange(127, -129, -1).to(torch.int8)
+
+
+def select_tokens(r: Random) -> Iterator[Case]:
+    for dtype in (torch.int8, torch.int16):
+        x = Input(r.integers(-100, 100, (2, 5, 7), dtype))
+        yield x, [0]
+        yield x, [4, 0, 0, 2]
+
+
+def mean_tokens(r: Random) -> Iterator[Case]:
+    for tokens in (1, 3, 196):
+        for dtype in (torch.int8, torch.int16):
+            limits = torch.iinfo(dtype)
+            x = Input(r.integers(limits.min, limits.max, (2, tokens, 33), dtype))
+            bias = r.integers(-4000, 4000, (33,), torch.int32)
+            multiplier, shift = r.requantizer(33, 12)
+            yield x, bias, multiplier, shift, 0, 6, -7, -128, 127
+            yield x, bias, multiplier, shift, 0, 0, 0, -32768, 32767
+
+
+def quantize(r: Random) -> Iterator[Case]:
+    x = torch.randn(2, 3, 5, 4, generator=r.generator) * 40
+    x.view(-1)[:8] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.5, 1.5, 2.5, -0.5, 1e30])
+    scale, offset = torch.tensor([1.0, 2.5, 127.5]), torch.tensor([0.0, -0.3, 0.5])
+    yield Input(x), scale, offset, 1, -128, 127
+    yield Input(x), scale[:1], offset[:1], 3, -8, 7
+    yield Input(x), scale[:1] * 1000, offset[:1], 0, -32768, 32767
+
+
+def dequantize(r: Random) -> Iterator[Case]:
+    scale = torch.rand(7, generator=r.generator)
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        limits = torch.iinfo(dtype)
+        x = Input(r.integers(limits.min, limits.max, (2, 3, 7), dtype))
+        yield x, scale, 0, 2
+        yield x, scale[:1], 0 if dtype == torch.int32 else -5, 0
+
+
+FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
+    "quantize": (ops.quantize.default, quantize),
+    "dequantize": (ops.dequantize.default, dequantize),
+    "linear": (ops.linear.default, linear),
+    "linear_add": (ops.linear_add.default, linear_add),
+    "linear_accumulate": (ops.linear_accumulate.default, linear_accumulate),
+    "patch_embedding": (ops.patch_embedding.default, patch_embedding),
+    "attention_scores": (ops.attention_scores.default, attention_scores),
+    "softmax": (ops.softmax.default, softmax),
+    "attention_values": (ops.attention_values.default, attention_values),
+    "layer_norm": (ops.layer_norm.default, layer_norm),
+    "lookup_table": (ops.lookup_table.default, lookup_table),
+    "select_tokens": (ops.select_tokens.default, select_tokens),
+    "mean_tokens": (ops.mean_tokens.default, mean_tokens),
+}
+
+
+def make_family(name: str, seed: int = 0) -> Family:
+    """One family, with its random values drawn from a seed."""
+    operator, cases = FAMILIES[name]
+    return Family(name, operator, list(cases(Random(seed))))

@@ -1,0 +1,127 @@
+"""Micro Vision Transformers from the float module to the native runtime: one delegate call, the eager graph's bits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from models import CASES, images, plain_model
+
+from packqvit_delegate import LayerOverride, Program, QuantizationConfig, export, runtime
+from packqvit_delegate.passes import float_operators
+
+PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def signal_to_noise(real: torch.Tensor, approximate: torch.Tensor) -> float:
+    """In dB."""
+    return float(10 * torch.log10(real.square().sum() / (real - approximate).square().sum()))
+
+
+def assert_same_bits(program: Program, inputs: list[torch.Tensor]) -> None:
+    model = runtime.load(program.buffer)
+    for image in inputs:
+        (actual,) = model.run(image)
+        assert torch.equal(actual, program.integer_module(image))
+
+
+@pytest.mark.parametrize("residual", ["int8", "int16"])
+@pytest.mark.parametrize("preset", ["w8a8", "w4a8", "w4a4"])
+def test_presets_give_one_delegate_call_and_the_eager_bits(preset: str, residual: str) -> None:
+    config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)
+    model, batch = plain_model(), images(8)
+    program = export(model, (batch[:1],), batch, config=config)
+    assert program.report.is_whole, program.report.render()
+    assert float_operators(program.integer_module) == []
+    assert_same_bits(program, list(batch.split(1)))
+    floor = {"w8a8": 20, "w4a8": 10, "w4a4": 3}[preset]
+    quantised = torch.cat([program.integer_module(image) for image in batch.split(1)])
+    assert signal_to_noise(model(batch), quantised) > floor
+
+
+@pytest.mark.parametrize("probabilities", ["log2", "linear"])
+def test_probability_formats(probabilities: str) -> None:
+    config = dataclasses.replace(QuantizationConfig.preset("w8a8"), probabilities=probabilities)
+    batch = images(4)
+    program = export(plain_model(), (batch[:2],), batch, config=config)
+    assert program.report.is_whole
+    assert_same_bits(program, list(batch.split(2)))
+
+
+WHOLE = [
+    "timm_vit",
+    "timm_vit_patch16",
+    "timm_no_class_token",
+    "timm_registers",
+    "timm_dinov2",
+    "hf_vit_eager",
+    "hf_deit",
+    "torchvision_vit",
+    "plain_masked",
+    "plain_no_prefix",
+    "plain_tanh",
+    "plain_sliced_token",
+    "plain_mean",
+]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_model_zoo_runs_in_one_delegate_call(name: str) -> None:
+    case = CASES[name]
+    model, batch = case.build(), images(4, case.image)
+    program = export(model, (batch[:1],), batch, bits=8)
+    assert program.report.is_whole, program.report.render()
+    assert_same_bits(program, list(batch.split(1)))
+    quantised = torch.cat([program.integer_module(image) for image in batch.split(1)])
+    assert signal_to_noise(model(batch), quantised) > 15
+
+
+@pytest.mark.parametrize("name", ["timm_deit_distilled", "hf_dinov2"])
+def test_what_follows_the_heads_stays_outside_and_is_named(name: str) -> None:
+    case = CASES[name]
+    batch = images(4, case.image)
+    program = export(case.build(), (batch[:1],), batch, bits=8)
+    assert program.report.delegates >= 1 and program.report.outside
+    assert all(outside.operator and outside.reason for outside in program.report.outside)
+    assert_same_bits(program, list(batch.split(1)))
+
+
+def test_pixels_become_bytes_exactly() -> None:
+    levels = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(5))
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in PIXELS)
+    batch = (levels / 255.0 - mean) / std
+    program = export(plain_model(), (batch[:1],), batch, bits=8, input_normalization=PIXELS)
+    quantize = next(n for n in program.integer_module.graph.nodes if str(n.target) == "packqvit.quantize.default")
+    constants = [program.integer_module.get_buffer(str(argument.target)) for argument in quantize.args[1:3]]
+    codes = torch.ops.packqvit.quantize(batch, *constants, *quantize.args[3:])
+    assert torch.equal(codes.int() + 128, levels.int())
+    assert_same_bits(program, list(batch.split(1)))
+
+
+def test_the_last_block_computes_the_class_token_alone() -> None:
+    batch = images(2)
+    program = export(plain_model(), (batch[:1],), batch, bits=8)
+    shapes = [
+        tuple(n.meta["val"].shape)
+        for n in program.integer_module.graph.nodes
+        if str(n.target) in ("packqvit.linear_add.default", "packqvit.lookup_table.default")
+    ]
+    assert [shape[1] for shape in shapes] == [17, 17, 17, 1, 1, 1]
+
+
+def test_overrides_change_single_layers() -> None:
+    overrides = {"*.mlp.*": LayerOverride(weight_bits=8), "*.1.mlp.*": LayerOverride(weight_bits=4)}
+    config = dataclasses.replace(QuantizationConfig.preset("w4a8"), overrides=overrides)
+    model, batch = CASES["timm_vit"].build(), images(2)
+    program = export(model, (batch[:1],), batch, config=config)
+    widths = [n.args[5] for n in program.integer_module.graph.nodes if str(n.target) == "packqvit.linear.default"]
+    widths_add = [n.args[7] for n in program.integer_module.graph.nodes if str(n.target) == "packqvit.linear_add.default"]
+    assert widths == [4, 4, 4, 8, 4, 4, 4, 4]
+    assert widths_add == [4, 8, 4, 4]
+
+
+def test_exports_are_deterministic() -> None:
+    batch = images(2)
+    first, second = (export(plain_model(), (batch[:1],), batch, bits=4).buffer for _ in range(2))
+    assert first == second
