@@ -12,6 +12,7 @@ import torch  # noqa: F401  sets up its loggers, which are quietened below
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 P = ParamSpec("P")
@@ -53,7 +54,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except PackQViTError as error:
-            errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            errors.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
 
     return wrapped

@@ -60,7 +60,7 @@ def load_data() -> tuple[Split, Split]:
     return Split(images[train], labels[train]), Split(images[test], labels[test])
 
 
-def train(data: Split, epochs: int = 40, batch_size: int = 64, seed: int = 0) -> nn.Module:
+def train(data: Split, epochs: int = 30, batch_size: int = 64, seed: int = 0) -> nn.Module:
     """Trains a micro ViT."""
     torch.manual_seed(seed)
     model = VisionTransformer(CONFIG)

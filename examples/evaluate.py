@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import torch
 import typer
 from executorch.extension.pybindings import _C
 from executorch.runtime import Runtime
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ def predict_program(program: Path, folder: ImageFolder, preprocessing: Preproces
     """Runs every image through a .pte, in several processes of one thread each.
 
     Args:
-        program: the .pte; its first input is float32 [B, 3, S, S].
+        program: the .pte; its input is one float32 image, [1, 3, S, S].
         folder: the images.
         preprocessing: with the size S.
         processes: how many; 1 stays in this process.
@@ -124,17 +126,24 @@ def main(
         raise PackQViTError(f"{model} is none of {', '.join(ZOO)}: give --mean and --std instead")
     folder = open_labelled(data, labels, images, seed)
     assert folder.labels is not None
-    size = Runtime.get().load_program(program).metadata("forward").input_tensor_meta(0).sizes()[-1]
     if model is not None:
-        known = ZOO[model].preprocessing
-        preprocessing = Preprocessing(size, known.crop_fraction, known.mean, known.std)
+        preprocessing = ZOO[model].preprocessing
     else:
-        preprocessing = Preprocessing(size, crop_fraction, _numbers("--mean", mean), _numbers("--std", std))
+        preprocessing = Preprocessing(224, crop_fraction, _numbers("--mean", mean), _numbers("--std", std))
+    preprocessing = replace(preprocessing, size=_image_size(program))
     predictions = predict_program(program, folder, preprocessing, processes)
     table = Table(show_header=False)
-    table.add_row("program", str(program))
+    table.add_row("program", escape(str(program)))
     table.add_row("top-1", top1(predictions, folder.labels))
     console.print(table)
+
+
+def _image_size(program: Path) -> int:
+    runtime.load(program)  # says what is wrong with a program that does not load
+    shape = Runtime.get().load_program(program).metadata("forward").input_tensor_meta(0).sizes()
+    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3]:
+        raise PackQViTError(f"{program} takes an input of the shape {list(shape)}; needed is one image, [1, 3, S, S]")
+    return shape[-1]
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import torch
 import typer
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ def main(
     program.save(output)
 
     table = Table(title=f"{loaded.name} W{config.weight_bits}A{config.activation_bits}", show_header=False)
-    table.add_row("weights", loaded.weights)
+    table.add_row("weights", escape(loaded.weights))
     if evaluation_folder is not None:
         _evaluate(table, loaded.module if float_top1 else None, output, evaluation_folder, preprocessing, processes)
     _describe(table, program, output, images[:1])
@@ -145,10 +146,10 @@ def _evaluate(
 
 
 def _describe(table: Table, program: Program, path: Path, image: Tensor) -> None:
-    table.add_row(".pte", f"{path} ({size(path.stat().st_size)})")
+    table.add_row(".pte", f"{escape(str(path))} ({size(path.stat().st_size)})")
     table.add_row("delegate calls", str(program.report.delegates))
     outside = [f"{item.operator}: {item.reason}" for item in program.report.outside]
-    table.add_row("outside the delegate", "\n".join(outside) or "nothing")
+    table.add_row("outside the delegate", escape("\n".join(outside)) or "nothing")
     model = runtime.load(path)
     seconds = []
     for _ in range(5):

@@ -1,0 +1,107 @@
+"""Bad arguments of the commands: one clear message, before any heavy work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import evaluate
+import export_deit
+from packqvit_delegate.models import VisionTransformer, ViTConfig
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        for folder in ("plain", "labelled"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.effect_noise((40, 40), 80).convert("RGB").save(tmp_path / folder / name)
+    (tmp_path / "labelled" / "labels.csv").write_text("file,label\na.png,0\nb.png,11\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "photo.jpg").write_bytes(b"not a picture")
+    (tmp_path / "program.pte").write_bytes(b"not a program")
+    (tmp_path / "weights.pt").write_bytes(b"not weights")
+
+    def run(app, arguments: str):
+        result = CliRunner().invoke(app, arguments.split())
+        return result.exit_code, " ".join(result.output.replace("│", " ").split()), result
+
+    return run
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    def export(*args, **kwargs):
+        raise AssertionError("heavy work was begun")
+
+    monkeypatch.setattr(export_deit, "export", export)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--bits 5", "bits is 5, but only 4 and 8 bits are supported"),
+        ("--bits 0", "bits is 0, but only 4 and 8"),
+        ("--bits 4 --activation-bits 16", "activation_bits is 16, but only 4 and 8"),
+        ("--bits 8 --activation-bits 4", "8-bit weights with 4-bit activations gain nothing"),
+        ("--weights gone.pt --calibration plain", "there is no weight file gone.pt"),
+        ("--weights weights.pt", "trained weights need --calibration FOLDER"),
+        ("--weights weights.pt --calibration plain", "weights.pt is not a readable weight file"),
+        ("--weights random --calibration gone", "gone is not a folder"),
+        ("--weights random --calibration empty", "empty has no images"),
+        ("--weights random --calibration broken", "cannot read the image broken/photo.jpg"),
+        ("--weights random --evaluate plain", "plain has no labels"),
+        ("--weights random --evaluate empty", "empty has no images"),
+        ("--weights random --evaluate labelled --labels gone.txt", "cannot read the class names in gone.txt"),
+        ("--weights random --output gone/model.pte", "there is no folder gone"),
+        ("--weights random --model no_such_model", "no_such_model is"),
+    ],
+)
+def test_export_refuses(run, no_export, arguments, reason):
+    code, output, _ = run(export_deit.app, arguments)
+    assert code == 1
+    assert reason in output and "error:" in output
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--bits four", "--residual int4", "--probabilities sqrt", "--calibration-images 0", "--processes 0"]
+)
+def test_export_refuses_by_usage(run, no_export, arguments):
+    code, output, _ = run(export_deit.app, arguments)
+    assert code == 2
+    assert arguments.split()[0] in output
+
+
+def test_labels_beyond_the_classes(run, no_export, tmp_path):
+    torch.manual_seed(0)
+    save_file(VisionTransformer(ViTConfig(image_size=32, num_classes=10)).state_dict(), tmp_path / "ten.safetensors")
+    code, output, _ = run(
+        export_deit.app, "--weights ten.safetensors --calibration plain --calibration-images 2 --evaluate labelled"
+    )
+    assert code == 1
+    assert "labelled has the label 11, the model has 10 classes" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("gone.pte --data labelled --model deit_tiny", "there is no file gone.pte"),
+        ("program.pte --data labelled", "either --model, or --mean and --std"),
+        ("program.pte --data labelled --mean 0.5,0.5,0.5", "either --model, or --mean and --std"),
+        ("program.pte --data labelled --model resnet50", "resnet50 is none of deit_tiny"),
+        ("program.pte --data plain --model deit_tiny", "plain has no labels"),
+        ("program.pte --data gone --model deit_tiny", "gone is not a folder"),
+        ("program.pte --data labelled --mean half --std 0.5,0.5,0.5", "--mean 'half' must be three numbers"),
+        ("program.pte --data labelled --mean 0.5 --std 0.5", "must have three values each"),
+        ("program.pte --data labelled --model deit_tiny", "cannot load the program"),
+    ],
+)
+def test_evaluate_refuses(run, arguments, reason):
+    code, output, result = run(evaluate.app, arguments)
+    assert code == 1, result.exception
+    assert reason in output
