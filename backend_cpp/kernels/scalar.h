@@ -76,16 +76,15 @@ constexpr int32_t log2_of_sum(uint32_t sum) {
 struct Requantizer {
   const int16_t* multiplier = nullptr;
   const uint8_t* shift = nullptr;
-  unsigned left_shift = 0;
   unsigned fraction_bits = 0;
   int32_t zero_point = 0;
   int32_t qmin = 0;
   int32_t qmax = 0;
+  unsigned left_shift = 0;  // |acc| << left_shift fits into int32
 
   // Output steps with `fraction_bits` fraction bits, before the zero point.
   int32_t scale(int32_t acc, size_t channel) const {
-    const auto lifted = static_cast<int32_t>(static_cast<uint32_t>(acc) << left_shift);
-    return mulhrs(sat16(rshr(lifted, shift[channel])), multiplier[channel]);
+    return mulhrs(sat16(rshr(acc * (1 << left_shift), shift[channel])), multiplier[channel]);
   }
   int32_t half() const { return fraction_bits > 0 ? 1 << (fraction_bits - 1) : 0; }
   int32_t operator()(int32_t acc, size_t channel) const {

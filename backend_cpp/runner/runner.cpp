@@ -37,8 +37,10 @@ void print_top(const RawTensor& scores, size_t row, size_t top, const std::vecto
   std::vector<size_t> order(classes);
   std::iota(order.begin(), order.end(), size_t{0});
   const auto score = [&](size_t index) { return scores.number(row * classes + index); };
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return score(a) > score(b); });
-  order.resize(std::min(top, classes));
+  const auto before = [&](size_t a, size_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; };
+  const size_t shown = std::min(top, classes);
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(shown), order.end(), before);
+  order.resize(shown);
   for (const size_t index : order) {
     std::printf("%5zu  %10.5f  %s\n", index, score(index), index < labels.size() ? labels[index].c_str() : "");
   }

@@ -89,7 +89,8 @@ TEST_P(AttentionTest, ValuesAgreeWithTheDefinition) {
       const int64_t highest = format == Probabilities::kLog2 ? 16 : 255;
       const auto p = random.numbers<uint8_t>(c.batch * heads * queries * keys, 0, highest);
       const auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
-      const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 7));
+      const auto plain =
+          random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 7), 9 - naive::bitlen(keys));
       check_values(random, c, format, p, v, plain);
     }
   }

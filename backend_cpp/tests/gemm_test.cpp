@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "tests/support/random.h"
 #include "tests/support/tiers.h"
 #include "tests/support/weights.h"
@@ -44,9 +47,12 @@ class GemmTest : public TierTest {
     ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, tier().tile, packed));
     bias.resize(round_up(shape.n, tier().tile.nr));
 
+    int64_t largest = 1;
+    for (const int64_t sum : acc) largest = std::max(largest, std::abs(sum));
+    const int64_t room = 30 - naive::bitlen(static_cast<uint64_t>(largest));
     const int64_t bits = naive::bitlen(shape.k * 128 * static_cast<uint64_t>(limit));
     for (const bool wide : {false, true}) {
-      const naive::Requantizer plain = random.requantizer(shape.n, bits, wide ? 0 : random.uniform(0, 7));
+      const naive::Requantizer plain = random.requantizer(shape.n, bits, wide ? 0 : random.uniform(0, 7), room);
       const PaddedRequantizer requantizer(plain);
       auto residual_multiplier = random.numbers<int16_t>(bias.size(), 0, 32767);
       const auto narrow_residual = random.numbers<int8_t>(acc.size(), -128, 127);

@@ -144,7 +144,7 @@ const std::vector<Rule>& rules() {
        "no range"},
       {"QuantizeAxis", [](auto& b) { op(b, kQuantize).AsQuantize()->axis = 4; }, "offset"},
       {"QuantizeOffset", [](auto& b) { op(b, kQuantize).AsQuantize()->axis = 0; }, "needs dense Float32 [2]"},
-      {"QuantizeShape", [](auto& b) { value(b, 1).shape = {2, 3, 12, 8}; }, "has the shape [2, 3, 12, 8]"},
+      {"QuantizeShape", [](auto& b) { value(b, 1).shape = {2, 3, 8, 11}; }, "needs 576 elements"},
       {"PatchSize", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_height = 3; }, "do not divide"},
       {"PatchZero", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_width = 0; }, "do not divide"},
       {"PatchWeight", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_height = 2; }, ""},
@@ -166,6 +166,21 @@ const std::vector<Rule>& rules() {
          op(b, kQuery).AsLinear()->requantizer->multiplier = op(b, kHidden).AsLinear()->requantizer->multiplier;
        },
        "needs dense Int16 [8]"},
+      {"LeftShift", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->left_shift = 16; }, "left_shift is 16"},
+      {"LeftShiftWithoutRoom",
+       [](auto& b) {
+         set_constant<int32_t>(b, op(b, kQuery).AsLinear()->bias, 3, (1 << 29) - 1);
+         op(b, kQuery).AsLinear()->requantizer->left_shift = 1;
+       },
+       "no room for a left_shift of 1"},
+      {"ValuesLeftShiftWithoutRoom", [](auto& b) { op(b, kValues).AsAttentionValues()->requantizer->left_shift = 7; },
+       "no room for a left_shift of 7"},
+      {"MeanLeftShiftWithoutRoom",
+       [](auto& b) {
+         set_constant<int32_t>(b, op(b, kMean).AsMeanTokens()->bias, 3, -(1 << 29));
+         op(b, kMean).AsMeanTokens()->requantizer->left_shift = 1;
+       },
+       "no room for a left_shift of 1"},
       {"ZeroPoint", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->zero_point = 128; }, "zero_point 128"},
       {"RequantizeRange", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->qmax = 128; }, "no range"},
       {"RequantizeEmptyRange", [](auto& b) { op(b, kQuery).AsLinear()->requantizer->qmin = 128; }, "no range"},
@@ -222,7 +237,7 @@ const std::vector<Rule>& rules() {
        "needs dense Int8 [256]"},
       {"SelectIndex", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {7}; }, "there is no token 7"},
       {"SelectNothing", [](auto& b) { op(b, kSelect).AsSelectTokens()->index.clear(); }, "no token is selected"},
-      {"SelectShape", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {1, 2}; }, "needs [2, 2, 8]"},
+      {"SelectShape", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {1, 2}; }, "needs 4 rows of 8"},
       {"DequantizeScale", [](auto& b) { op(b, kDequantize).AsDequantize()->axis = 0; }, "needs dense Float32 [2]"},
       {"MeanRange", [](auto& b) { op(b, kMean).AsMeanTokens()->requantizer->qmin = -129; }, "no range"},
       {"MeanBias", [](auto& b) { set_constant<int32_t>(b, op(b, kMean).AsMeanTokens()->bias, 0, INT32_MAX); },

@@ -103,6 +103,15 @@ TEST(Scalar, RequantizerAgreesWithTheFormula) {
       const int64_t acc = random.uniform(-(1 << 30), 1 << 30);
       EXPECT_EQ(padded.view(static_cast<int32_t>(acc), 0), plain.requantize(acc, 0)) << acc;
     }
+    for (int64_t left_shift = 0; left_shift <= 15; ++left_shift) {
+      naive::Requantizer plain = random.requantizer(1, 30, fraction_bits);
+      plain.left_shift = left_shift;
+      const PaddedRequantizer padded(plain);
+      for (const int64_t sign : {-1, 1}) {
+        const int64_t acc = sign * (int64_t{1} << (30 - left_shift));
+        EXPECT_EQ(padded.view(static_cast<int32_t>(acc), 0), plain.requantize(acc, 0)) << acc;
+      }
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cinttypes>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 
 #include "kernels/packed_weights.h"
 
@@ -55,11 +56,15 @@ bool NodeChecker::has_shape(const Value& value, const char* what, const Shape& s
                                       to_string(value.shape).c_str(), to_string(shape).c_str());
 }
 
-bool NodeChecker::has_rows(const Value& value, const char* what, const Value& like, size_t columns) const {
-  const size_t rows = like.size() / like.last();
+bool NodeChecker::has_rows(const Value& value, const char* what, size_t rows, size_t columns) const {
   return (value.last() == columns && value.size() == rows * columns) ||
-         fail("%s '%.48s' has the shape %s, needs %zu rows of %zu", what, value.name, to_string(value.shape).c_str(), rows,
-              columns);
+         fail("%s '%.48s' has the shape %s, needs %zu rows of %zu", what, value.name, to_string(value.shape).c_str(),
+              rows, columns);
+}
+
+bool NodeChecker::has_size(const Value& value, const char* what, size_t size) const {
+  return value.size() == size || fail("%s '%.48s' has the shape %s, needs %zu elements", what, value.name,
+                                      to_string(value.shape).c_str(), size);
 }
 
 const Constant* NodeChecker::find_constant(int32_t index, const char* what) const {
@@ -99,7 +104,14 @@ bool NodeChecker::bounded(int32_t index, const char* what, const Shape& shape, i
   return true;
 }
 
-bool NodeChecker::weight(int32_t index, size_t rows, size_t columns) const {
+bool NodeChecker::bias(int32_t index, int64_t limit, std::vector<uint64_t>& bound) const {
+  if (!bounded(index, "bias", {bound.size()}, limit)) return false;
+  const Constant& bias = constants_[static_cast<size_t>(index)];
+  for (size_t c = 0; c < bound.size(); ++c) bound[c] += static_cast<uint64_t>(std::abs(int64_t{bias.get<int32_t>(c)}));
+  return true;
+}
+
+bool NodeChecker::weight(int32_t index, size_t rows, size_t columns, std::vector<uint64_t>& bound) const {
   const Constant* constant = find_constant(index, "weight");
   if (constant == nullptr) return false;
   if (constant->type != plan::DataType::Int8 || constant->shape != Shape{rows, columns}) {
@@ -110,16 +122,20 @@ bool NodeChecker::weight(int32_t index, size_t rows, size_t columns) const {
   const int8_t lowest = nibbles ? -8 : -128;  // the one code that the symmetric grid does not have
   const WeightView view{constant->data, rows, columns, nibbles ? 4u : 8u};
   for (size_t row = 0; row < rows; ++row) {
+    uint64_t sum = 0;
     for (size_t column = 0; column < columns; ++column) {
-      if (view.code(row, column) == lowest) {
+      const int code = view.code(row, column);
+      if (code == lowest) {
         return fail("weight[%zu, %zu] = %d is outside of [%d, %d]", row, column, lowest, lowest + 1, -(lowest + 1));
       }
+      sum += static_cast<uint64_t>(std::abs(code));
     }
+    bound[row] += sum * 128;
   }
   return true;
 }
 
-bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t channels, int64_t bound) const {
+bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t channels, uint64_t bound) const {
   if (requantizer == nullptr) return fail("the requantizer is missing");
   const Constant* multiplier = constant(requantizer->multiplier(), "multiplier", plan::DataType::Int16, {channels});
   const Constant* shift = constant(requantizer->shift(), "shift", plan::DataType::UInt8, {channels});
@@ -130,10 +146,10 @@ bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t chann
     if (shift->get<uint8_t>(c) > 30) return fail("shift[%zu] = %d is above 30", c, shift->get<uint8_t>(c));
   }
   const unsigned left_shift = requantizer->left_shift();
-  if (left_shift > 0 && (left_shift > 15 || bound > (int64_t{1} << 30) >> left_shift)) {
-    return fail("accumulators up to %" PRId64 " have no room for a left shift by %u", bound, left_shift);
-  }
-  return at_most("fraction_bits", requantizer->fraction_bits(), 7);
+  if (!at_most("left_shift", left_shift, 15) || !at_most("fraction_bits", requantizer->fraction_bits(), 7))
+    return false;
+  return left_shift == 0 || bound << left_shift <= uint64_t{1} << 30 ||
+         fail("accumulators up to %" PRIu64 " have no room for a left_shift of %u", bound, left_shift);
 }
 
 bool NodeChecker::range(const char* what, int64_t qmin, int64_t qmax, plan::DataType type) const {

@@ -26,9 +26,10 @@ class NodeChecker {
   bool has_rank(const Value& value, const char* what, size_t rank) const;
   bool has_shape(const Value& value, const char* what, const Shape& shape) const;
 
-  // As many rows of `columns` elements as `like` has rows: operators that treat rows alone do not look at the axes
-  // before the last one.
-  bool has_rows(const Value& value, const char* what, const Value& like, size_t columns) const;
+  // The same up to views, which share a value: what treats rows alone does not look at the axes before the last, and
+  // what treats elements alone at no axis.
+  bool has_rows(const Value& value, const char* what, size_t rows, size_t columns) const;
+  bool has_size(const Value& value, const char* what, size_t size) const;
 
   // Any constant; nullptr when there is none with this index.
   const Constant* find_constant(int32_t index, const char* what) const;
@@ -42,11 +43,15 @@ class NodeChecker {
   // An int32 constant with every |element| <= limit.
   bool bounded(int32_t index, const char* what, const Shape& shape, int64_t limit) const;
 
-  // An int8 weight [rows, columns], dense within [-127, 127] or nibbles within [-7, 7].
-  bool weight(int32_t index, size_t rows, size_t columns) const;
+  // The same of a bias with one element for each of `bound`, which it raises by |element|.
+  bool bias(int32_t index, int64_t limit, std::vector<uint64_t>& bound) const;
 
-  // Multipliers, shifts and fraction bits of `channels` channels, for accumulators up to `bound`.
-  bool requantizer(const plan::Requantizer* requantizer, size_t channels, int64_t bound) const;
+  // An int8 weight [rows, columns], dense within [-127, 127] or nibbles within [-7, 7]. Raises bound[row] by the
+  // largest sum of |weights| times |int8 codes|.
+  bool weight(int32_t index, size_t rows, size_t columns, std::vector<uint64_t>& bound) const;
+
+  // Multipliers, shifts and fraction bits of `channels` channels, for accumulators of magnitude <= bound.
+  bool requantizer(const plan::Requantizer* requantizer, size_t channels, uint64_t bound) const;
 
   // A zero point and a range within the output's type.
   bool range(const char* what, int64_t qmin, int64_t qmax, plan::DataType type) const;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cinttypes>
-#include <cstdlib>
 
 #include "src/plan/check_node.h"
 
@@ -30,8 +29,8 @@ bool check_grid_limit(const NodeChecker& checker, DataType output, const plan::R
 }
 
 // A requantiser that ends on int8 or int16 codes of its own; the output takes its minimum.
-bool check_requantized(const NodeChecker& checker, const plan::Requantizer* requantizer, size_t channels, int64_t bound,
-                       Value& output) {
+bool check_requantized(const NodeChecker& checker, const plan::Requantizer* requantizer, size_t channels,
+                       uint64_t bound, Value& output) {
   if (!checker.requantizer(requantizer, channels, bound)) return false;
   output.minimum = requantizer->qmin();
   return checker.range("requantizer", requantizer->qmin(), requantizer->qmax(), output.type) &&
@@ -46,7 +45,7 @@ bool check(NodeChecker& checker, const plan::Quantize& op) {
   output->minimum = op.qmin();
   const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
   return checker.has_type(*x, "x", {DataType::Float32}) && checker.has_type(*output, "output", {type}) &&
-         checker.has_shape(*output, "output", x->shape) && checker.range("range", op.qmin(), op.qmax(), type) &&
+         checker.has_size(*output, "output", x->size()) && checker.range("range", op.qmin(), op.qmax(), type) &&
          checker.channel_floats(op.inverse_scale(), "inverse_scale", channels) != nullptr &&
          checker.channel_floats(op.offset(), "offset", channels) != nullptr;
 }
@@ -57,25 +56,17 @@ bool check(NodeChecker& checker, const plan::Dequantize& op) {
   if (x == nullptr || output == nullptr) return false;
   const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
   return checker.has_type(*x, "x", {DataType::Int8, DataType::Int16, DataType::Int32}) &&
-         checker.has_type(*output, "output", {DataType::Float32}) && checker.has_shape(*output, "output", x->shape) &&
+         checker.has_type(*output, "output", {DataType::Float32}) && checker.has_size(*output, "output", x->size()) &&
          checker.zero_point(op.zero_point(), x->type) &&
          checker.channel_floats(op.scale(), "scale", channels) != nullptr;
 }
 
-// No |accumulator| of a linear is larger.
-int64_t accumulator_bound(const NodeChecker& checker, int32_t weight, int32_t bias, size_t features) {
-  const int64_t code = checker.find_constant(weight, "weight")->encoding == plan::Encoding::Nibbles ? 7 : 127;
-  const Constant& biases = *checker.find_constant(bias, "bias");
-  int64_t largest = 0;
-  for (size_t c = 0; c < biases.shape[0]; ++c) largest = std::max(largest, std::abs(int64_t{biases.get<int32_t>(c)}));
-  return static_cast<int64_t>(features) * 128 * code + largest;
-}
-
-bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features, int64_t bound) {
+bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features,
+                    uint64_t bound) {
   const Value* residual = checker.read(op.residual(), "residual");
   if (residual == nullptr || !checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*residual, "residual", {output.type}) ||
-      !checker.has_rows(*residual, "residual", output, features) ||
+      !checker.has_rows(*residual, "residual", output.size() / features, features) ||
       !checker.requantizer(op.requantizer(), features, bound) ||
       !check_grid_limit(checker, output.type, *op.requantizer())) {
     return false;
@@ -94,12 +85,13 @@ bool check(NodeChecker& checker, const plan::Linear& op) {
   Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr) return false;
   const size_t features = output->last();
+  std::vector<uint64_t> bounds(features);
   if (!checker.has_type(*x, "x", {DataType::Int8}) || !checker.at_most("K", x->last(), kMaxFeatures) ||
-      !checker.has_rows(*output, "output", *x, features) || !checker.weight(op.weight(), features, x->last()) ||
-      !checker.bounded(op.bias(), "bias", {features}, kMaxBias)) {
+      !checker.has_rows(*output, "output", x->size() / x->last(), features) ||
+      !checker.weight(op.weight(), features, x->last(), bounds) || !checker.bias(op.bias(), kMaxBias, bounds)) {
     return false;
   }
-  const int64_t bound = accumulator_bound(checker, op.weight(), op.bias(), x->last());
+  const uint64_t bound = *std::max_element(bounds.begin(), bounds.end());
   if (op.epilogue() == plan::Epilogue::AddResidual) return check_residual(checker, op, *output, features, bound);
   if (op.residual() != -1 || op.residual_multiplier() != -1) {
     return checker.fail("a residual belongs to AddResidual, the epilogue is %d", static_cast<int>(op.epilogue()));
@@ -132,11 +124,11 @@ bool check(NodeChecker& checker, const plan::PatchEmbedding& op) {
   const size_t channels = output->last();
   const size_t features = x->dim(1) * height * width;
   const size_t prefix = output->dim(1) - std::min(patches, output->dim(1));
+  std::vector<uint64_t> bounds(channels);
   return checker.has_shape(*output, "output", {x->dim(0), prefix + patches, channels}) &&
-         checker.at_most("K", features, kMaxFeatures) && checker.weight(op.weight(), channels, features) &&
-         checker.bounded(op.bias(), "bias", {channels}, kMaxBias) &&
-         checker.requantizer(op.requantizer(), channels,
-                             accumulator_bound(checker, op.weight(), op.bias(), features)) &&
+         checker.at_most("K", features, kMaxFeatures) && checker.weight(op.weight(), channels, features, bounds) &&
+         checker.bias(op.bias(), kMaxBias, bounds) &&
+         checker.requantizer(op.requantizer(), channels, *std::max_element(bounds.begin(), bounds.end())) &&
          check_grid_limit(checker, output->type, *op.requantizer()) &&
          checker.constant(op.position(), "position", DataType::Int16, {patches, channels}) != nullptr &&
          ((op.prefix() == -1 && prefix == 0) ||
@@ -200,18 +192,19 @@ bool check(NodeChecker& checker, const plan::AttentionValues& op) {
     return checker.fail("%zu heads do not divide %zu channels", p->dim(1), v->last());
   }
   if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
+  const bool log2 = op.format() == plan::ProbabilityFormat::Log2;
   const size_t log2_limit = v->minimum > INT8_MIN ? kMaxLog2Keys : kMaxLog2KeysOfAnyCode;
-  const size_t limit = op.format() == plan::ProbabilityFormat::Log2 ? log2_limit : kMaxLinearKeys;
-  const int64_t largest = op.format() == plan::ProbabilityFormat::Log2 ? 1 << 14 : 255;
-  return checker.at_most("keys", p->dim(3), limit) &&
-         check_requantized(checker, op.requantizer(), v->last(), static_cast<int64_t>(p->dim(3)) * largest * 128, *output);
+  const uint64_t product = (v->minimum > INT8_MIN ? 127 : 128) * (log2 ? uint64_t{1} << 14 : 255);
+  return checker.at_most("keys", p->dim(3), log2 ? log2_limit : kMaxLinearKeys) &&
+         check_requantized(checker, op.requantizer(), v->last(), p->dim(3) * product, *output);
 }
 
 bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   const Value* x = checker.read(op.x(), "x");
   Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
-      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_rows(*output, "output", *x, x->last())) {
+      !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
     return false;
   }
   const size_t channels = x->last();
@@ -240,7 +233,7 @@ bool check(NodeChecker& checker, const plan::LookupTable& op) {
   const Value* x = checker.read(op.x(), "x");
   Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8}) ||
-      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_shape(*output, "output", x->shape)) {
+      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_size(*output, "output", x->size())) {
     return false;
   }
   const Constant* table = checker.constant(op.table(), "table", DataType::Int8, {256});
@@ -262,7 +255,7 @@ bool check(NodeChecker& checker, const plan::SelectTokens& op) {
     if (index >= x->dim(1)) return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
   }
   output->minimum = x->minimum;
-  return checker.has_shape(*output, "output", {x->dim(0), op.index()->size(), x->dim(2)});
+  return checker.has_rows(*output, "output", x->dim(0) * op.index()->size(), x->dim(2));
 }
 
 bool check(NodeChecker& checker, const plan::MeanTokens& op) {
@@ -270,10 +263,14 @@ bool check(NodeChecker& checker, const plan::MeanTokens& op) {
   Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) || !checker.has_rank(*x, "x", 3) ||
-      !checker.has_shape(*output, "output", {x->dim(0), 1, x->dim(2)}) ||
-      !checker.at_most("tokens", x->dim(1), kMaxMeanTokens) ||
-      !checker.bounded(op.bias(), "bias", {x->dim(2)}, kMaxBias) ||
-      !check_requantized(checker, op.requantizer(), x->dim(2), kMaxBias + (static_cast<int64_t>(x->dim(1)) << 15),
+      !checker.has_rows(*output, "output", x->dim(0), x->dim(2)) ||
+      !checker.at_most("tokens", x->dim(1), kMaxMeanTokens)) {
+    return false;
+  }
+  const uint64_t sum = x->dim(1) * static_cast<uint64_t>(-type_minimum(x->type));
+  std::vector<uint64_t> bounds(x->dim(2), sum);
+  if (!checker.bias(op.bias(), kMaxBias, bounds) ||
+      !check_requantized(checker, op.requantizer(), x->dim(2), *std::max_element(bounds.begin(), bounds.end()),
                          *output)) {
     return false;
   }

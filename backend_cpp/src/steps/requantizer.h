@@ -10,11 +10,11 @@ class OwnedRequantizer {
  public:
   // False when there is no memory.
   [[nodiscard]] bool init(const CheckedPlan& plan, const plan::Requantizer& stored, size_t padded_channels) {
-    view_.left_shift = stored.left_shift();
     view_.fraction_bits = stored.fraction_bits();
     view_.zero_point = stored.zero_point();
     view_.qmin = stored.qmin();
     view_.qmax = stored.qmax();
+    view_.left_shift = stored.left_shift();
     return plan.constant(stored.multiplier()).copy_to(multiplier_, padded_channels) &&
            plan.constant(stored.shift()).copy_to(shift_, padded_channels);
   }

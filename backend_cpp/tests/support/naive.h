@@ -27,7 +27,9 @@ struct Requantizer {
   int64_t left_shift = 0;
 
   int64_t half() const { return fraction_bits > 0 ? int64_t{1} << (fraction_bits - 1) : 0; }
-  int64_t v(int64_t acc, size_t c) const { return mulhrs(sat16(rshr(acc * (int64_t{1} << left_shift), shift[c])), multiplier[c]); }
+  int64_t v(int64_t acc, size_t c) const {
+    return mulhrs(sat16(rshr(acc * (int64_t{1} << left_shift), shift[c])), multiplier[c]);
+  }
   int64_t requantize(int64_t acc, size_t c) const {
     return clamp(sat16(v(acc, c) + zero_point * (int64_t{1} << fraction_bits) + half()) >> fraction_bits, qmin, qmax);
   }

@@ -139,7 +139,7 @@ class Layers {
     op.x = x;
     op.weight = weight(out, in, nibbles);
     op.bias = plan_.constant(Shape{out}, random_.numbers<int32_t>(out, -2000, 2000));
-    naive::Requantizer requantizer = random_.requantizer(out, 15, residual >= 0 && wide_ ? 0 : 5);
+    naive::Requantizer requantizer = random_.requantizer(out, 15, residual >= 0 && wide_ ? 0 : 5, 3);
     requantizer.qmin = -127;
     requantizer.qmax = 127;
     op.requantizer = plan_.requantizer(requantizer);
@@ -173,7 +173,7 @@ class Layers {
     op.patch_width = 4;
     op.weight = weight(kChannels, 48, false);
     op.bias = plan_.constant(Shape{kChannels}, random_.numbers<int32_t>(kChannels, -2000, 2000));
-    op.requantizer = plan_.requantizer(random_.requantizer(kChannels, 20, wide_ ? 0 : 6));
+    op.requantizer = plan_.requantizer(random_.requantizer(kChannels, 20, wide_ ? 0 : 6, 5));
     op.position = plan_.constant(Shape{kTokens - 1, kChannels}, random_.numbers<int16_t>(6 * kChannels, -5000, 5000));
     op.prefix = wide_ ? plan_.constant(Shape{1, kChannels}, random_.numbers<int16_t>(kChannels, -32768, 32767))
                       : plan_.constant(Shape{1, kChannels}, random_.numbers<int8_t>(kChannels, -128, 127));
@@ -202,7 +202,7 @@ class Layers {
     values.probabilities = p;
     values.v = v;
     values.format = wide_ ? plan::ProbabilityFormat::Linear : plan::ProbabilityFormat::Log2;
-    values.requantizer = plan_.requantizer(random_.requantizer(kChannels, wide_ ? 15 : 21, 6));
+    values.requantizer = plan_.requantizer(random_.requantizer(kChannels, wide_ ? 15 : 21, 6, 5));
     values.output = plan_.arena(DataType::Int8, {kBatch, kTokens, kChannels});
     return add(std::move(values));
   }
@@ -252,7 +252,7 @@ class Layers {
     plan::MeanTokensT op;
     op.x = x;
     op.bias = plan_.constant(Shape{kChannels}, random_.numbers<int32_t>(kChannels, -500, 500));
-    op.requantizer = plan_.requantizer(random_.requantizer(kChannels, 16, 6));
+    op.requantizer = plan_.requantizer(random_.requantizer(kChannels, 16, 6, 15));
     op.output = plan_.output(DataType::Int8, {kBatch, 1, kChannels});
     add(std::move(op));
   }

@@ -34,11 +34,12 @@ class Random {
     return result;
   }
 
-  // A requantiser of `channels` channels that brings accumulators of `bits` bits to about [-qmax, qmax].
-  naive::Requantizer requantizer(size_t channels, int64_t bits, int64_t fraction_bits) {
+  // A requantiser of `channels` channels that brings accumulators of `bits` bits to about [-qmax, qmax], with a left
+  // shift of up to `room` bits.
+  naive::Requantizer requantizer(size_t channels, int64_t bits, int64_t fraction_bits, int64_t room = 0) {
     naive::Requantizer result;
     result.fraction_bits = fraction_bits;
-    result.left_shift = uniform(0, 1) == 0 ? 0 : uniform(0, naive::clamp(30 - bits, 0, 15));
+    result.left_shift = number(0, naive::clamp(room, 0, 15));
     const int64_t shift = naive::clamp(bits + result.left_shift - 8 - fraction_bits, 0, 30);
     for (size_t c = 0; c < channels; ++c) {
       result.multiplier.push_back(static_cast<int16_t>(uniform(0, 15) == 0 ? 0 : number(1 << 14, (1 << 15) - 1)));
@@ -63,11 +64,11 @@ class PaddedRequantizer {
     shift_.resize(shift_.size() + 128);
     view.multiplier = multiplier_.data();
     view.shift = shift_.data();
-    view.left_shift = static_cast<unsigned>(plain.left_shift);
     view.fraction_bits = static_cast<unsigned>(plain.fraction_bits);
     view.zero_point = static_cast<int32_t>(plain.zero_point);
     view.qmin = static_cast<int32_t>(plain.qmin);
     view.qmax = static_cast<int32_t>(plain.qmax);
+    view.left_shift = static_cast<unsigned>(plain.left_shift);
   }
   PaddedRequantizer(const PaddedRequantizer&) = delete;
   PaddedRequantizer& operator=(const PaddedRequantizer&) = delete;
