@@ -10,7 +10,7 @@ namespace packqvit {
 // x / 2^shift rounded, ties towards plus infinity: (x + 2^(shift-1)) >> shift without the sum that could overflow.
 template <typename T>
 constexpr T rshr(T x, unsigned shift) {
-  return shift > 0 ? ((x >> (shift - 1)) + 1) >> 1 : x;
+  return shift > 0 ? (x >> shift) + ((x >> (shift - 1)) & 1) : x;
 }
 
 // The 16-bit rounding high multiplication, for a and b within int16 and not both -32768.

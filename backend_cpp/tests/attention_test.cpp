@@ -110,6 +110,18 @@ TEST_P(AttentionTest, TheLongestSumsOfExtremeCodesAreExact) {
                random.requantizer(1, 31, 3));
 }
 
+// v is symmetric by contract. A delegate that takes v as its input may be handed -128 all the same.
+TEST_P(AttentionTest, ValuesBeyondTheContractDoNotTrap) {
+  const AttentionShape shape{1, 1, 1031, 1};
+  const std::vector<uint8_t> ones(1031, 0);
+  const std::vector<int8_t> v(1031, -128);
+  const PaddedRequantizer requantizer({{1 << 14}, {1}});
+  int8_t output = 0;
+  Scratch scratch(tier().attention_scratch(shape));
+  tier().attention_values({shape, Probabilities::kLog2, ones.data(), v.data(), requantizer.view, &output}, 0, {0, 1},
+                          scratch.data());
+}
+
 INSTANTIATE_TEST_SUITE_P(Tiers, AttentionTest, every_tier(), tier_name);
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The microkernel that GEMM and attention share: int16 dot products over contiguous k.
 //
 // Compilers turn `int32 += int16 * int16` along k into the multiply-add of pairs that every ISA has (PMADDWD, SMLAL).
-// Both operands are widened to int16 beforehand, once per row block and panel, outside of this loop.
+// Both operands are widened to int16 beforehand, once per row block and panel, outside of this loop. Sums are unsigned:
+// within the contract they fit into int32, and what a caller hands in beyond it wraps around.
 #pragma once
 
 #include <cstddef>
@@ -16,14 +17,15 @@ inline constexpr size_t kTileColumns = 4;
 // acc[i][j] = sum over k of a[i, k] * b[j, k]; rows of a and b are `stride` apart.
 template <size_t kRows>
 inline void dot_tile(const int16_t* a, const int16_t* b, size_t stride, size_t k, int32_t (*acc)[kTileColumns]) {
-  int32_t sum[kRows][kTileColumns] = {};
+  uint32_t sum[kRows][kTileColumns] = {};
   for (size_t x = 0; x < k; ++x) {
     for (size_t i = 0; i < kRows; ++i) {
-      for (size_t j = 0; j < kTileColumns; ++j) sum[i][j] += int32_t{a[i * stride + x]} * b[j * stride + x];
+      for (size_t j = 0; j < kTileColumns; ++j)
+        sum[i][j] += static_cast<uint32_t>(int32_t{a[i * stride + x]} * b[j * stride + x]);
     }
   }
   for (size_t i = 0; i < kRows; ++i) {
-    for (size_t j = 0; j < kTileColumns; ++j) acc[i][j] = sum[i][j];
+    for (size_t j = 0; j < kTileColumns; ++j) acc[i][j] = static_cast<int32_t>(sum[i][j]);
   }
 }
 

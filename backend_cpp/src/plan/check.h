@@ -19,9 +19,9 @@ struct NodeUse {
 // Types, shapes, storages and arena placement of the values; inputs and outputs.
 executorch::runtime::Error check_tables(const plan::Plan& plan, std::vector<Value>& values);
 
-// Each node's operands, constants and parameters against docs/numerics.md. Fills in each value's minimum.
+// Each node's operands, constants and parameters against docs/numerics.md.
 executorch::runtime::Error check_nodes(const plan::Plan& plan, const ConstantStore& constants,
-                                       std::vector<Value>& values, std::vector<NodeUse>& uses);
+                                       const std::vector<Value>& values, std::vector<NodeUse>& uses);
 
 // Each value is written once and before it is read, and no live values share bytes of the arena.
 executorch::runtime::Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>& uses);

@@ -32,7 +32,7 @@ const Value* NodeChecker::read(int64_t index, const char* what) {
   return &values_[static_cast<size_t>(index)];
 }
 
-Value* NodeChecker::write(int64_t index) {
+const Value* NodeChecker::write(int64_t index) {
   if (index < 0 || static_cast<size_t>(index) >= values_.size()) {
     fail("output: there is no value %" PRId64, index);
     return nullptr;

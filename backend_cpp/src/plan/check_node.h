@@ -12,7 +12,7 @@ namespace packqvit {
 // returns false or nullptr.
 class NodeChecker {
  public:
-  NodeChecker(const plan::Node& node, size_t index, const ConstantStore& constants, std::vector<Value>& values)
+  NodeChecker(const plan::Node& node, size_t index, const ConstantStore& constants, const std::vector<Value>& values)
       : node_(node), index_(index), constants_(constants), values_(values) {}
 
   // Logs the reason and returns false.
@@ -20,7 +20,7 @@ class NodeChecker {
 
   // The value with this index, noted as read or written by the node; nullptr when there is none.
   const Value* read(int64_t index, const char* what);
-  Value* write(int64_t index);
+  const Value* write(int64_t index);
 
   bool has_type(const Value& value, const char* what, std::initializer_list<plan::DataType> types) const;
   bool has_rank(const Value& value, const char* what, size_t rank) const;
@@ -65,7 +65,7 @@ class NodeChecker {
   const plan::Node& node_;
   size_t index_;
   const ConstantStore& constants_;
-  std::vector<Value>& values_;
+  const std::vector<Value>& values_;
 };
 
 // int8 when [qmin, qmax] fits into it, else int16.

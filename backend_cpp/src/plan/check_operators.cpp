@@ -20,7 +20,6 @@ constexpr int64_t kMaxEpsilon = int64_t{1} << 57;
 constexpr size_t kMaxSoftmaxKeys = 65536;
 constexpr size_t kMaxLinearKeys = 32768;
 constexpr size_t kMaxLog2Keys = 1031;
-constexpr size_t kMaxLog2KeysOfAnyCode = 1023;  // where v may be -128
 constexpr size_t kMaxMeanTokens = 8192;
 
 bool check_grid_limit(const NodeChecker& checker, DataType output, const plan::Requantizer& requantizer) {
@@ -28,21 +27,19 @@ bool check_grid_limit(const NodeChecker& checker, DataType output, const plan::R
          checker.fail("int16 codes have no fraction bits, found %d", requantizer.fraction_bits());
 }
 
-// A requantiser that ends on int8 or int16 codes of its own; the output takes its minimum.
+// A requantiser that ends on int8 or int16 codes of its own.
 bool check_requantized(const NodeChecker& checker, const plan::Requantizer* requantizer, size_t channels,
-                       uint64_t bound, Value& output) {
+                       uint64_t bound, const Value& output) {
   if (!checker.requantizer(requantizer, channels, bound)) return false;
-  output.minimum = requantizer->qmin();
   return checker.range("requantizer", requantizer->qmin(), requantizer->qmax(), output.type) &&
          checker.zero_point(requantizer->zero_point(), output.type);
 }
 
 bool check(NodeChecker& checker, const plan::Quantize& op) {
   const Value* x = checker.read(op.x(), "x");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr) return false;
   const DataType type = code_type(op.qmin(), op.qmax());
-  output->minimum = op.qmin();
   const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
   return checker.has_type(*x, "x", {DataType::Float32}) && checker.has_type(*output, "output", {type}) &&
          checker.has_size(*output, "output", x->size()) && checker.range("range", op.qmin(), op.qmax(), type) &&
@@ -82,7 +79,7 @@ bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& o
 
 bool check(NodeChecker& checker, const plan::Linear& op) {
   const Value* x = checker.read(op.x(), "x");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr) return false;
   const size_t features = output->last();
   std::vector<uint64_t> bounds(features);
@@ -180,7 +177,7 @@ bool check(NodeChecker& checker, const plan::Softmax& op) {
 bool check(NodeChecker& checker, const plan::AttentionValues& op) {
   const Value* p = checker.read(op.probabilities(), "probabilities");
   const Value* v = checker.read(op.v(), "v");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (p == nullptr || v == nullptr || output == nullptr || !checker.has_type(*p, "probabilities", {DataType::UInt8}) ||
       !checker.has_type(*v, "v", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int8}) ||
       !checker.has_rank(*p, "probabilities", 4) || !checker.has_rank(*v, "v", 3) ||
@@ -193,15 +190,14 @@ bool check(NodeChecker& checker, const plan::AttentionValues& op) {
   }
   if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
   const bool log2 = op.format() == plan::ProbabilityFormat::Log2;
-  const size_t log2_limit = v->minimum > INT8_MIN ? kMaxLog2Keys : kMaxLog2KeysOfAnyCode;
-  const uint64_t product = (v->minimum > INT8_MIN ? 127 : 128) * (log2 ? uint64_t{1} << 14 : 255);
-  return checker.at_most("keys", p->dim(3), log2 ? log2_limit : kMaxLinearKeys) &&
+  const uint64_t product = 127 * (log2 ? uint64_t{1} << 14 : 255);
+  return checker.at_most("keys", p->dim(3), log2 ? kMaxLog2Keys : kMaxLinearKeys) &&
          check_requantized(checker, op.requantizer(), v->last(), p->dim(3) * product, *output);
 }
 
 bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   const Value* x = checker.read(op.x(), "x");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*output, "output", {DataType::Int8}) ||
       !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
@@ -222,7 +218,6 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
       if (shift->get<uint8_t>(c) > limit) return checker.fail("channel_shift[%zu] is above %d", c, limit);
     }
   }
-  output->minimum = op.qmin();
   return checker.at_most("channels", channels, kMaxFeatures) &&
          checker.range("range", op.qmin(), op.qmax(), DataType::Int8) &&
          checker.constant(op.weight(), "weight", DataType::Int16, {channels}) != nullptr &&
@@ -231,21 +226,17 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
 
 bool check(NodeChecker& checker, const plan::LookupTable& op) {
   const Value* x = checker.read(op.x(), "x");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8}) ||
       !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_size(*output, "output", x->size())) {
     return false;
   }
-  const Constant* table = checker.constant(op.table(), "table", DataType::Int8, {256});
-  if (table == nullptr) return false;
-  const int8_t* codes = reinterpret_cast<const int8_t*>(table->data);
-  output->minimum = *std::min_element(codes, codes + 256);
-  return true;
+  return checker.constant(op.table(), "table", DataType::Int8, {256}) != nullptr;
 }
 
 bool check(NodeChecker& checker, const plan::SelectTokens& op) {
   const Value* x = checker.read(op.x(), "x");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_rank(*x, "x", 3) ||
       !checker.has_type(*output, "output", {x->type})) {
     return false;
@@ -254,13 +245,12 @@ bool check(NodeChecker& checker, const plan::SelectTokens& op) {
   for (const uint32_t index : *op.index()) {
     if (index >= x->dim(1)) return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
   }
-  output->minimum = x->minimum;
   return checker.has_rows(*output, "output", x->dim(0) * op.index()->size(), x->dim(2));
 }
 
 bool check(NodeChecker& checker, const plan::MeanTokens& op) {
   const Value* x = checker.read(op.x(), "x");
-  Value* output = checker.write(op.output());
+  const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) || !checker.has_rank(*x, "x", 3) ||
       !checker.has_rows(*output, "output", x->dim(0), x->dim(2)) ||
@@ -314,7 +304,7 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
 
 }  // namespace
 
-Error check_nodes(const plan::Plan& plan, const ConstantStore& constants, std::vector<Value>& values,
+Error check_nodes(const plan::Plan& plan, const ConstantStore& constants, const std::vector<Value>& values,
                   std::vector<NodeUse>& uses) {
   const size_t count = plan.nodes() != nullptr ? plan.nodes()->size() : 0;
   uses.reserve(count);

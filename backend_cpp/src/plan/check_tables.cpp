@@ -13,7 +13,7 @@ namespace {
 const char* name_or_empty(const flatbuffers::String* name) { return name != nullptr ? name->c_str() : ""; }
 
 Error check_value(const plan::Value& stored, size_t index, uint64_t arena_size, Value& value) {
-  value = {stored.type(), {}, stored.storage(), 0, name_or_empty(stored.name()), type_minimum(stored.type())};
+  value = {stored.type(), {}, stored.storage(), 0, name_or_empty(stored.name())};
   if (element_size(value.type) == 0 || !read_shape(stored.shape(), value.shape) || value.bytes() > kMaxBytes) {
     ET_LOG(Error,
            "packqvit: value %zu '%.64s': unknown type %d, or a shape that is empty, too large or of more than %zu axes",

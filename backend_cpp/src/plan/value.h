@@ -36,7 +36,6 @@ struct Value {
   plan::Storage storage;
   size_t location;
   const char* name;
-  int64_t minimum;  // no code that its producer writes is smaller
 
   size_t size() const { return element_count(shape); }
   size_t bytes() const { return size() * element_size(type); }
