@@ -59,6 +59,9 @@ def predict_program(program: Path, folder: ImageFolder, preprocessing: Preproces
         return collect(pool.map(_predict_in_worker, chunks, [preprocessing] * len(chunks)))
 
 
+_worker_model: runtime.Model
+
+
 def _start_worker(program: Path) -> None:
     global _worker_model
     torch.set_num_threads(1)

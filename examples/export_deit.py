@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Exports a Vision Transformer to a .pte that runs in integers only."""
     config = QuantizationConfig.from_bits(bits, activation_bits)
-    choices = {"residual": residual, "probabilities": probabilities}
+    choices: dict[str, Any] = {"residual": residual, "probabilities": probabilities}
     config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
     if weights not in (None, RANDOM):
         if not Path(weights).is_file():
