@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.exir import EdgeCompileConfig, ExecutorchProgramManager, to_edge_transform_and_lower
+from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
@@ -132,11 +132,7 @@ def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...])
         example_inputs: As for `export`.
     """
     exported = torch.export.export(integer_module, example_inputs)
-    edge = to_edge_transform_and_lower(
-        exported,
-        partitioner=[PackQViTPartitioner()],
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-    )
+    edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
     report = make_report(integer_module, edge)
     for outside in report.outside:
         logger.warning("outside the delegate: %s (%s): %s", outside.operator, outside.name, outside.reason)
@@ -154,8 +150,8 @@ def capture(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Graph
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
-            f"torch.export cannot capture {type(model).__name__}: {first_line}; make torch.export.export(model, inputs) "
-            "work first"
+            f"torch.export cannot capture {type(model).__name__}: {first_line}; make "
+            "torch.export.export(model, inputs) work first"
         ) from error
     check_static(exported)
     return exported.module()
@@ -204,8 +200,8 @@ class _Batches:
         images = sum(batch[0].shape[0] for batch in batches)
         if images < self._size:
             raise CalibrationError(
-                f"{images} calibration image(s) were given, but the program takes {self._size} at once; give a few dozen "
-                "images that look like those of the application"
+                f"{images} calibration image(s) were given, but the program takes {self._size} at once; give a few "
+                "dozen images that look like those of the application"
             )
         self._batches = [tuple(batch) for batch in batches]
         self._length = images // self._size

@@ -16,7 +16,7 @@ from .serialization.plan_builder import PlanBuilder
 
 
 @final
-class PackQViTBackend(BackendDetails):  # type: ignore[misc]
+class PackQViTBackend(BackendDetails):
     """Writes integer partitions as plans for the native backend of the same name."""
 
     @staticmethod

@@ -48,8 +48,8 @@ class QuantizationConfig:
         activation_bits: Of the inputs of those linear layers: LayerNorm, attention and activation function outputs.
         attention_bits: Of q, k and v.
         edge_bits: Of the first and the last layer: patch embedding and classifier weights, the classifier's input.
-        residual: `int16`: one scale per addition, growing along the stream. `int8`: outlier-aware, a power-of-two shift per channel
-            (PackQViT's power-of-two ratio), fixed at convert.
+        residual: `int16`: one scale per addition, growing along the stream. `int8`: outlier-aware, a power-of-two
+            shift per channel (PackQViT's power-of-two ratio), fixed at convert.
         max_channel_shift: Largest shift of an int8 residual channel, 0..7.
         probabilities: Attention probabilities as `log2` codes of 4 bits or as `linear` codes of 8 bits.
         input_normalization: (mean, std) per channel when inputs are pixels, (byte / 255 - mean) / std: the input codes

@@ -34,7 +34,7 @@ class _Support(OperatorSupportBase):
 
 
 @final
-class PackQViTPartitioner(Partitioner):  # type: ignore[misc]
+class PackQViTPartitioner(Partitioner):
     """Tags the `packqvit::*` operators of an integer graph, for `to_edge_transform_and_lower`.
 
     The graph has to come through `passes.lower_to_integer`; what that left in float stays outside, and is logged.

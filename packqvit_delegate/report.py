@@ -51,7 +51,9 @@ class DelegationReport:
 
     def render(self) -> str:
         """One line, and one more for each operator outside."""
-        lines = [f"{self.delegates} delegate call(s) with {self.operators} integer operators, {len(self.outside)} outside"]
+        lines = [
+            f"{self.delegates} delegate call(s) with {self.operators} integer operators, {len(self.outside)} outside"
+        ]
         lines += [f"  outside: {o.operator} ({o.name}): {o.reason}" for o in self.outside]
         return "\n".join(lines)
 
@@ -66,9 +68,7 @@ def make_report(integer_module: GraphModule, edge: EdgeProgramManager) -> Delega
     reasons = {o.name: o.reason for o in float_operators(integer_module)}
     graph_module = edge.exported_program().graph_module
     lowered = get_lowered_submodules(graph_module)
-    inside = sum(
-        node.op == "call_function" for _, module, _ in lowered for node in module.original_module.graph.nodes
-    )
+    inside = sum(node.op == "call_function" for _, module, _ in lowered for node in module.original_module.graph.nodes)
     outside = []
     for node in graph_module.graph.nodes:
         if node.op != "call_function" or is_part(node) or _DELEGATE_CALL in str(node.target):

@@ -34,7 +34,7 @@ class Requantizer:
 
 
 def normalized_multiplier(ratio: float) -> tuple[int, int]:
-    """ratio ~ multiplier * 2^-(15 + shift), multiplier in [2^14, 2^15 - 1]; shift may be negative; ratio > 0."""
+    """Ratio ~ multiplier * 2^-(15 + shift), multiplier in [2^14, 2^15 - 1]; shift may be negative; ratio > 0."""
     mantissa, exponent = math.frexp(ratio)  # ratio = mantissa * 2^exponent, mantissa in [0.5, 1)
     multiplier = round(mantissa * 2**15)
     if multiplier == 1 << 15:

@@ -35,7 +35,7 @@ class RowSample:
             CalibrationError: x holds NaN or infinity.
         """
         rows = x.detach().reshape(-1, x.shape[-1])
-        low, high = rows.amin(0), rows.amax(0)
+        low, high = torch.aminmax(rows, dim=0)
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
             raise CalibrationError(NOT_FINITE)
         if self._range is None:

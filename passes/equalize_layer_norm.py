@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-from ..row_sample import RowSample
+from packqvit_delegate.row_sample import RowSample
+
 from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable
 
 _FRACTIONS = torch.linspace(1.0, 0.4, 24).tolist()

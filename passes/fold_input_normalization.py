@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.fx import GraphModule, Node
 
-from ..errors import PackQViTError
+from packqvit_delegate.errors import PackQViTError
+
 from .graph import add_constant, aten, call, clean_up, constant, is_call, is_trainable, shape_of
 
 

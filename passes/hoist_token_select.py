@@ -32,9 +32,9 @@ def hoist_token_select(graph_module: GraphModule) -> GraphModule:
         if not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
             continue
         index = selects[0].args[1]
-        if any(list(user.args[1]) != list(index) for user in selects):  # type: ignore[arg-type,call-overload]
+        if any(list(user.args[1]) != list(index) for user in selects):
             continue
-        hoisted = _hoist(graph_module, node, list(index))  # type: ignore[arg-type,call-overload]
+        hoisted = _hoist(graph_module, node, list(index))
         if hoisted is not None:
             for user in selects:
                 user.replace_all_uses_with(hoisted)

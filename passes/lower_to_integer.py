@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from ..grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+
 from .codes import is_dequantize, is_quantize
 from .graph import aten, clean_up, is_call, shape_of
 from .hoist_token_select import hoist_token_select

@@ -1,16 +1,17 @@
-"""Recognises the parts of a canonical Vision Transformer graph (passes/canonicalize.py), with or without q/dq nodes in it."""
+"""Recognises the parts of a canonical Vision Transformer graph, with or without q/dq nodes in it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from .attention import Attention, match_attention
 from .codes import skip_codes
-from .graph import aten, is_call, is_constant, shape_of
+from .graph import arguments, aten, is_call, is_constant, shape_of
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
@@ -29,6 +30,7 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
 )
 """Functions of one variable: each becomes a 256-entry table."""
 
+
 def layer_name(node: Node) -> str:
     """The module that a node came from, e.g. `blocks.0.mlp.fc1`; the node's name where export kept none."""
     stack = node.meta.get("nn_module_stack")
@@ -40,7 +42,7 @@ def layer_name(node: Node) -> str:
     return node.name
 
 
-def _only_user(node: Node, target: object) -> Node | None:
+def _only_user(node: Node, target: Any) -> Node | None:
     users = list(node.users)
     return users[0] if len(users) == 1 and is_call(users[0], target) else None
 
@@ -98,18 +100,20 @@ def match_embedding(convolution: Node) -> Embedding | None:
 
 def _is_patch_projection(convolution: Node) -> bool:
     """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups."""
-    arguments = [*convolution.args, *[None] * (7 - len(convolution.args))]
-    kernel = list(shape_of(skip_codes(arguments[1]))[2:])  # type: ignore[arg-type]
-    stride, padding, dilation = arguments[3] or [1, 1], arguments[4] or [0], arguments[5] or [1]
-    stride = list(stride) * (2 // len(stride)) if len(stride) < 2 else list(stride)  # type: ignore[arg-type]
-    image = shape_of(arguments[0])[2:]  # type: ignore[arg-type]
+    given = arguments(convolution)
+    kernel = list(shape_of(skip_codes(given["weight"]))[2:])
+    image = shape_of(given["input"])[2:]
     return (
-        stride == kernel
-        and all(p == 0 for p in padding)  # type: ignore[union-attr]
-        and all(d == 1 for d in dilation)  # type: ignore[union-attr]
-        and (arguments[6] or 1) == 1
+        _pair(given["stride"]) == kernel
+        and _pair(given["padding"]) == [0, 0]
+        and _pair(given["dilation"]) == [1, 1]
+        and bool(given["groups"] == 1)
         and all(size % step == 0 for size, step in zip(image, kernel, strict=True))
     )
+
+
+def _pair(sizes: Any) -> list[int]:
+    return [*sizes] * (2 // len(sizes))
 
 
 def is_residual_add(node: Node) -> bool:
@@ -117,7 +121,7 @@ def is_residual_add(node: Node) -> bool:
     if not is_call(node, aten.add.Tensor) or len(node.args) != 2 or not all(isinstance(a, Node) for a in node.args):
         return False
     stream, branch = node.args
-    return (
+    return bool(
         is_call(branch, aten.linear.default)
         and len(branch.users) == 1  # type: ignore[union-attr]
         and not is_constant(stream)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule, Node
@@ -27,7 +29,7 @@ def propagate_values(graph_module: GraphModule) -> GraphModule:
     return graph_module
 
 
-def _value(node: Node) -> object:
+def _value(node: Node) -> Any:
     return node.meta["val"]
 
 

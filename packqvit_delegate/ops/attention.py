@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .arithmetic import (
@@ -28,7 +30,7 @@ def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.reshape(batch, tokens, heads, channels // heads).transpose(1, 2)
 
 
-def _attention_scores_meta(q, k, heads):
+def _attention_scores_meta(q: Any, k: Any, heads: Any) -> torch.Tensor:
     return q.new_empty((q.shape[0], heads, q.shape[1], k.shape[1]), dtype=torch.int32)
 
 
@@ -48,7 +50,7 @@ def attention_scores(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tens
     return scores.to(torch.int32)
 
 
-def _softmax_meta(x, bias, multiplier, shift, log2):
+def _softmax_meta(x: Any, bias: Any, multiplier: Any, shift: Any, log2: Any) -> torch.Tensor:
     return torch.empty_like(x, dtype=torch.uint8)
 
 
@@ -89,13 +91,24 @@ def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: 
     return code.clamp_max(255).to(torch.uint8)
 
 
-def _attention_values_meta(p, v, multiplier, shift, log2, left_shift, fraction_bits, zero_point, qmin, qmax):
+def _attention_values_meta(
+    p: Any,
+    v: Any,
+    multiplier: Any,
+    shift: Any,
+    log2: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+    zero_point: Any,
+    qmin: Any,
+    qmax: Any,
+) -> torch.Tensor:
     return v.new_empty((v.shape[0], p.shape[2], v.shape[2]), dtype=code_dtype(qmin, qmax))
 
 
 @integer_op(
-    "attention_values(Tensor p, Tensor v, Tensor multiplier, Tensor shift, bool log2, int left_shift, int fraction_bits, "
-    "int zero_point, int qmin, int qmax) -> Tensor",
+    "attention_values(Tensor p, Tensor v, Tensor multiplier, Tensor shift, bool log2, int left_shift, "
+    "int fraction_bits, int zero_point, int qmin, int qmax) -> Tensor",
     _attention_values_meta,
 )
 def attention_values(

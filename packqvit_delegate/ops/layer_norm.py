@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .arithmetic import bit_length, integer_sqrt, multiply_high, rounding_shift_right, saturate16
@@ -13,7 +15,9 @@ def normalized_fraction_bits(channels: int) -> int:
     return 15 - ((channels - 1).bit_length() + 1) // 2
 
 
-def _layer_norm_meta(x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax):
+def _layer_norm_meta(
+    x: Any, channel_shift: Any, weight: Any, bias: Any, epsilon: Any, output_shift: Any, qmin: Any, qmax: Any
+) -> torch.Tensor:
     return torch.empty_like(x, dtype=code_dtype(qmin, qmax))
 
 

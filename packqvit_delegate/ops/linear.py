@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .arithmetic import integer_matmul, multiply_high, requantize, rounding_half, saturate16, scale_accumulator
@@ -20,7 +22,19 @@ def _onto_residual(base: torch.Tensor, branch: torch.Tensor, fraction_bits: int,
     return total.clamp(limits.min, limits.max).to(dtype)
 
 
-def _linear_meta(x, weight, bias, multiplier, shift, weight_bits, left_shift, fraction_bits, zero_point, qmin, qmax):
+def _linear_meta(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    multiplier: Any,
+    shift: Any,
+    weight_bits: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+    zero_point: Any,
+    qmin: Any,
+    qmax: Any,
+) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=code_dtype(qmin, qmax))
 
 
@@ -67,8 +81,17 @@ def linear(
 
 
 def _linear_add_meta(
-    x, weight, bias, multiplier, shift, residual, residual_multiplier, weight_bits, left_shift, fraction_bits
-):
+    x: Any,
+    weight: Any,
+    bias: Any,
+    multiplier: Any,
+    shift: Any,
+    residual: Any,
+    residual_multiplier: Any,
+    weight_bits: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+) -> torch.Tensor:
     return torch.empty_like(residual)
 
 
@@ -112,7 +135,7 @@ def linear_add(
     return _onto_residual(base, branch, fraction_bits, residual.dtype)
 
 
-def _linear_accumulate_meta(x, weight, bias, weight_bits):
+def _linear_accumulate_meta(x: Any, weight: Any, bias: Any, weight_bits: Any) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.int32)
 
 
@@ -135,19 +158,19 @@ def linear_accumulate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
 
 
 def _patch_embedding_meta(
-    x,
-    weight,
-    bias,
-    multiplier,
-    shift,
-    position,
-    prefix,
-    patch_height,
-    patch_width,
-    weight_bits,
-    left_shift,
-    fraction_bits,
-):
+    x: Any,
+    weight: Any,
+    bias: Any,
+    multiplier: Any,
+    shift: Any,
+    position: Any,
+    prefix: Any,
+    patch_height: Any,
+    patch_width: Any,
+    weight_bits: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+) -> torch.Tensor:
     tokens = position.shape[0] + prefix.shape[0]
     return x.new_empty((x.shape[0], tokens, weight.shape[0]), dtype=prefix.dtype)
 

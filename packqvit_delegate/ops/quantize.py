@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .library import code_dtype, integer_op
@@ -14,7 +16,7 @@ def _along(vector: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
     return vector.reshape(shape)
 
 
-def _quantize_meta(x, inverse_scale, offset, axis, qmin, qmax):
+def _quantize_meta(x: Any, inverse_scale: Any, offset: Any, axis: Any, qmin: Any, qmax: Any) -> torch.Tensor:
     return torch.empty_like(x, dtype=code_dtype(qmin, qmax))
 
 
@@ -42,7 +44,7 @@ def quantize(
     return codes.to(code_dtype(qmin, qmax))
 
 
-def _dequantize_meta(x, scale, zero_point, axis):
+def _dequantize_meta(x: Any, scale: Any, zero_point: Any, axis: Any) -> torch.Tensor:
     return torch.empty_like(x, dtype=torch.float32)
 
 

@@ -1,10 +1,12 @@
 """Quantisers that the graph holds between convert_pt2e and the integer lowering, simulated in float32.
 
-They complete what `quantized_decomposed` has: offsets and scales per channel, and probability codes. None of them is left
-in an integer graph.
+They complete what `quantized_decomposed` has: offsets and scales per channel, and probability codes. None of them is
+left in an integer graph.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -13,7 +15,7 @@ from .library import integer_op
 from .quantize import _along
 
 
-def _dequantize_offset_meta(x, scale, offset, axis):
+def _dequantize_offset_meta(x: Any, scale: Any, offset: Any, axis: Any) -> torch.Tensor:
     return torch.empty_like(x, dtype=torch.float32)
 
 
@@ -33,7 +35,7 @@ def dequantize_offset(x: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor
     return x.to(torch.float32) * _along(scale, axis, x.ndim) + _along(offset, axis, x.ndim)
 
 
-def _quantize_probabilities_meta(x, log2):
+def _quantize_probabilities_meta(x: Any, log2: Any) -> torch.Tensor:
     return torch.empty_like(x, dtype=torch.uint8)
 
 
@@ -55,7 +57,7 @@ def quantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
     return codes.to(torch.uint8)
 
 
-def _dequantize_probabilities_meta(x, log2):
+def _dequantize_probabilities_meta(x: Any, log2: Any) -> torch.Tensor:
     return torch.empty_like(x, dtype=torch.float32)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .arithmetic import requantize
 from .library import code_dtype, integer_op
 
 
-def _lookup_table_meta(x, table):
+def _lookup_table_meta(x: Any, table: Any) -> torch.Tensor:
     return torch.empty_like(x)
 
 
@@ -26,7 +28,7 @@ def lookup_table(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return table[x.long() + 128]
 
 
-def _select_tokens_meta(x, index):
+def _select_tokens_meta(x: Any, index: Any) -> torch.Tensor:
     return x.new_empty((x.shape[0], len(index), x.shape[2]))
 
 
@@ -44,13 +46,23 @@ def select_tokens(x: torch.Tensor, index: list[int]) -> torch.Tensor:
     return x[:, list(index)]
 
 
-def _mean_tokens_meta(x, bias, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax):
+def _mean_tokens_meta(
+    x: Any,
+    bias: Any,
+    multiplier: Any,
+    shift: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+    zero_point: Any,
+    qmin: Any,
+    qmax: Any,
+) -> torch.Tensor:
     return x.new_empty((x.shape[0], 1, x.shape[2]), dtype=code_dtype(qmin, qmax))
 
 
 @integer_op(
-    "mean_tokens(Tensor x, Tensor bias, Tensor multiplier, Tensor shift, int left_shift, int fraction_bits, int zero_point, "
-    "int qmin, int qmax) -> Tensor",
+    "mean_tokens(Tensor x, Tensor bias, Tensor multiplier, Tensor shift, int left_shift, int fraction_bits, "
+    "int zero_point, int qmin, int qmax) -> Tensor",
     _mean_tokens_meta,
 )
 def mean_tokens(

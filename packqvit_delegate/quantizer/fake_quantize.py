@@ -11,7 +11,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from .observers import CodeObserver
 
 
-class CodeFakeQuantize(FakeQuantizeBase):  # type: ignore[misc]
+class CodeFakeQuantize(FakeQuantizeBase):
     """Rounds to the grid of an observer, with a straight-through gradient.
 
     The first `warmup` forward passes in training mode observe only; then the grid is frozen. Its values are those of
@@ -38,7 +38,7 @@ class CodeFakeQuantize(FakeQuantizeBase):  # type: ignore[misc]
             self.convert = self._convert
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x during the warm-up, then x rounded to the frozen grid."""
+        """X during the warm-up, then x rounded to the frozen grid."""
         warming = bool(self.seen < self.warmup)
         if self.observer_enabled[0] == 1 and warming:
             self.activation_post_process(x)
@@ -56,4 +56,4 @@ class CodeFakeQuantize(FakeQuantizeBase):  # type: ignore[misc]
         return self.activation_post_process.calculate_qparams()
 
     def _convert(self, model: GraphModule, node: Node) -> None:
-        self.activation_post_process.convert(model, node)  # type: ignore[operator]
+        self.activation_post_process.convert(model, node)

@@ -25,7 +25,7 @@ from .specs import SpecFactory
 _ANNOTATION = "quantization_annotation"
 
 
-class PackQViTQuantizer(Quantizer):  # type: ignore[misc]
+class PackQViTQuantizer(Quantizer):
     """Annotates a Vision Transformer for integer-only execution after PackQViT (NeurIPS 2023).
 
     Use it with torchao's PT2E flow::
@@ -92,8 +92,9 @@ class PackQViTQuantizer(Quantizer):  # type: ignore[misc]
         """
         if next(attentions(model), None) is None:
             raise UnsupportedModelError(
-                "the model has no multi-head self-attention of the form softmax(scale * q k^T) v, so there is no Vision "
-                "Transformer to run in integers; supported are ViT and DeiT from timm, Hugging Face and plain PyTorch"
+                "the model has no multi-head self-attention of the form softmax(scale * q k^T) v, so there is no "
+                "Vision Transformer to run in integers; supported are ViT and DeiT from timm, Hugging Face and "
+                "plain PyTorch"
             )
 
     def validate(self, model: GraphModule) -> None:

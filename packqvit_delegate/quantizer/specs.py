@@ -40,7 +40,9 @@ class SpecFactory:
     config: QuantizationConfig
     is_qat: bool = False
 
-    def _spec(self, observer: type[CodeObserver], qmin: int, qmax: int, dtype: torch.dtype = torch.int8, **kwargs: Any):
+    def _spec(
+        self, observer: type[CodeObserver], qmin: int, qmax: int, dtype: torch.dtype = torch.int8, **kwargs: Any
+    ) -> QuantizationSpec:
         constructor: Any = observer.with_args(**kwargs)
         if self.is_qat:
             constructor = CodeFakeQuantize.with_args(observer=constructor)

@@ -15,7 +15,7 @@ BACKEND_NAME = "PackQViTBackend"
 
 def _installed(folder: str, name: str) -> Path | None:
     """A compiled file of the package; an editable install keeps it apart from the sources."""
-    entry = resources.files("packqvit_delegate").joinpath(folder, name)
+    entry = resources.files("packqvit_delegate").joinpath(folder).joinpath(name)
     with resources.as_file(entry) as path:
         return path if path.is_file() else None
 
@@ -52,7 +52,7 @@ def load_library() -> ctypes.CDLL:
         RuntimeLibraryError: It is missing, or does not fit the installed ExecuTorch.
     """
     # libexecutorch.so has to be in the process first: the library is linked to it by name.
-    import executorch.extension.pybindings._C  # type: ignore[import-not-found]  # noqa: F401
+    import executorch.extension.pybindings._C  # noqa: F401
     from executorch.runtime import Runtime
 
     path = library_path()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from executorch.exir._serialize._named_data_store import NamedDataStore
 
-from . import plan_generated as fb
+import packqvit_delegate.serialization.plan_generated as fb
 
 ALIGNMENT = 64
 _OWN_SEGMENT_BYTES = 16 * 1024

@@ -6,8 +6,13 @@ from typing import Any
 
 from torch.fx import Node
 
-from . import plan_generated as fb
+import packqvit_delegate.serialization.plan_generated as fb
+
 from .plan_builder import PlanBuilder, emits
+
+
+def _is_narrow(weight_bits: Any) -> bool:
+    return bool(weight_bits == 4)
 
 
 def _requantizer(
@@ -51,7 +56,7 @@ def emit_dequantize(plan: PlanBuilder, node: Node) -> fb.DequantizeT:
 def _linear(plan: PlanBuilder, x: Any, weight: Any, bias: Any, weight_bits: Any, epilogue: int) -> fb.LinearT:
     table = fb.LinearT()
     table.x, table.bias = plan.read(x), plan.constant(bias)
-    table.weight = plan.constant(weight, nibbles=weight_bits == 4)
+    table.weight = plan.constant(weight, nibbles=_is_narrow(weight_bits))
     table.epilogue = epilogue
     return table
 
@@ -88,7 +93,7 @@ def emit_patch_embedding(plan: PlanBuilder, node: Node) -> fb.PatchEmbeddingT:
     x, weight, bias, multiplier, shift, position, prefix, height, width, weight_bits, *rest = node.args
     table = fb.PatchEmbeddingT()
     table.x, table.bias = plan.read(x), plan.constant(bias)
-    table.weight = plan.constant(weight, nibbles=weight_bits == 4)
+    table.weight = plan.constant(weight, nibbles=_is_narrow(weight_bits))
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
     table.position = plan.constant(position)
     table.prefix = plan.constant(prefix) if plan.constant_value(prefix).shape[0] else -1
@@ -154,9 +159,10 @@ def emit_lookup_table(plan: PlanBuilder, node: Node) -> fb.LookupTableT:
 @emits("select_tokens")
 def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
     """packqvit.select_tokens."""
+    index: Any
     x, index = node.args
     table = fb.SelectTokensT()
-    table.x, table.index = plan.read(x), list(index)  # type: ignore[call-overload,arg-type]
+    table.x, table.index = plan.read(x), list(index)
     return table
 
 

@@ -9,19 +9,34 @@ from typing import Any
 import flatbuffers
 import torch
 from executorch.exir._serialize._named_data_store import NamedDataStore
-from torch._export.utils import get_buffer, get_lifted_tensor_constant, get_param, is_buffer, is_lifted_tensor_constant, is_param
+from torch._export.utils import (
+    get_buffer,
+    get_lifted_tensor_constant,
+    get_param,
+    is_buffer,
+    is_lifted_tensor_constant,
+    is_param,
+)
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+import packqvit_delegate.serialization.plan_generated as fb
+
 from ..errors import PlanError
 from ..planner import Lifetime, plan_arena
-from . import plan_generated as fb
 from .constants import DATA_TYPES, ConstantWriter
 
 Emitter = Callable[["PlanBuilder", Node], Any]
 EMITTERS: dict[str, Emitter] = {}
 
-VIEWS = ("aten::reshape", "aten::view", "aten::view_copy", "aten::_unsafe_view", "aten::squeeze_copy", "aten::unsqueeze_copy")
+VIEWS = (
+    "aten::reshape",
+    "aten::view",
+    "aten::view_copy",
+    "aten::_unsafe_view",
+    "aten::squeeze_copy",
+    "aten::unsqueeze_copy",
+)
 """Operators that only change the shape of codes: their result is the same value of the plan."""
 
 

@@ -7,9 +7,16 @@ import math
 import torch
 from torch.fx import Node
 
-from ...grids import Grid, ProbabilityGrid
-from ...ops.arithmetic import EXPONENT_FRACTION_BITS
-from ...requantizer import FRACTION_BITS_INT8, MAX_LEFT_SHIFT, MAX_SHIFT, make_requantizer, normalized_multiplier
+from packqvit_delegate.grids import AffineGrid, Grid, ProbabilityGrid
+from packqvit_delegate.ops.arithmetic import EXPONENT_FRACTION_BITS
+from packqvit_delegate.requantizer import (
+    FRACTION_BITS_INT8,
+    MAX_LEFT_SHIFT,
+    MAX_SHIFT,
+    make_requantizer,
+    normalized_multiplier,
+)
+
 from ..attention import Attention, match_attention
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
@@ -22,7 +29,7 @@ _MASK_OCTAVES = 64
 ops = torch.ops.packqvit
 
 
-def _symmetric(context: LoweringContext, linear: Node, what: str):
+def _symmetric(context: LoweringContext, linear: Node, what: str) -> tuple[Codes, AffineGrid]:
     codes = context.codes_of(linear, what)
     grid = require_affine(codes.grid)
     if grid.zero_point != 0 or grid.qmin < -127:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ...grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+
 from ..codes import is_dequantize, is_quantize
 from ..graph import add_constant, call, constant, is_call, is_constant
 
@@ -114,12 +115,12 @@ def grid_of(quantize: Node, context: LoweringContext) -> Grid:
         return ProbabilityGrid(bool(quantize.args[1]))
     dequantize = next(user for user in quantize.users if is_dequantize(user))
     scales, offset = (context.tensor(argument).double() for argument in dequantize.args[1:3])
-    qmax = int(quantize.args[5])  # type: ignore[call-overload]
-    if bool((offset != 0).any()):
+    largest: Any = quantize.args[5]
+    if dequantize.args[3] == 1:  # along the channels of an image
         return OffsetGrid(float(scales[0]), offset)
     base = float(scales.min())
     shift = torch.round(torch.log2(scales / base)).to(torch.uint8) if scales.numel() > 1 else None
-    return ResidualGrid(base, shift, torch.int8 if qmax <= 127 else torch.int16)
+    return ResidualGrid(base, shift, torch.int8 if largest <= 127 else torch.int16)
 
 
 Rule = Callable[[LoweringContext, Node, Grid], Codes]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch.fx import Node
 
-from ...errors import PlanError
-from ...grids import AffineGrid, Grid, OffsetGrid
-from ...requantizer import (
+from packqvit_delegate.errors import PlanError
+from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid
+from packqvit_delegate.requantizer import (
     FRACTION_BITS_INT8,
     make_requantizer,
     residual_fraction_bits,
     residual_multiplier,
 )
+
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
-from ..patterns import match_embedding
+from ..patterns import Embedding, match_embedding
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
 
 MAX_FEATURES = 4096
@@ -107,7 +109,10 @@ def lower_linear(context: LoweringContext, node: Node, grid: Grid) -> Codes:
 
 @lowers(aten.add.Tensor)
 def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(add(stream, linear(x))) -> packqvit.linear_add; an embedding without prefix tokens also ends in an add."""
+    """quantize(add(stream, linear(x))) -> packqvit.linear_add.
+
+    An embedding without prefix tokens also ends in an add.
+    """
     embedding = _embedding_that_ends_at(node)
     if embedding is not None:
         return lower_embedding(context, node, grid)
@@ -146,15 +151,15 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     return Codes(context.call(ops.linear_add.default, args, branch), out)
 
 
-def _embedding_that_ends_at(node: Node):
+def _embedding_that_ends_at(node: Node) -> Embedding | None:
     """The embedding whose output a node is, or None."""
-    current: object = node
+    current: Any = node
     for _ in range(5):
         if is_call(current, aten.conv2d.default):
-            embedding = match_embedding(current)  # type: ignore[arg-type]
+            embedding = match_embedding(current)
             return embedding if embedding is not None and embedding.output is node else None
         if is_call(current, aten.cat.default):
-            current = current.args[0][-1]  # type: ignore[union-attr,index]
+            current = current.args[0][-1]
         elif isinstance(current, Node) and current.op == "call_function" and current.args:
             current = current.args[0]
         else:

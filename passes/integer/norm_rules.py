@@ -7,12 +7,13 @@ import math
 import torch
 from torch.fx import Node
 
-from ...errors import PlanError
-from ...grids import AffineGrid, Grid, ResidualGrid
-from ...ops.arithmetic import INT16_MAX
-from ...ops.layer_norm import normalized_fraction_bits
-from ...requantizer import FRACTION_BITS_INT8, make_requantizer
-from ..graph import aten, shape_of
+from packqvit_delegate.errors import PlanError
+from packqvit_delegate.grids import AffineGrid, Grid, ResidualGrid
+from packqvit_delegate.ops.arithmetic import INT16_MAX
+from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
+from packqvit_delegate.requantizer import FRACTION_BITS_INT8, make_requantizer
+
+from ..graph import arguments, aten, shape_of
 from ..patterns import UNARY_FUNCTIONS
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
 
@@ -28,15 +29,14 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     out = require_affine(grid)
     x = context.codes_of(node.args[0], "its input")
     stream = require_residual(x.grid)
-    arguments = [*node.args, *[None] * (5 - len(node.args))]
+    given = arguments(node)
     channels = shape_of(node)[-1]
-    if list(arguments[1]) != [channels]:  # type: ignore[call-overload]
+    if list(given["normalized_shape"]) != [channels]:
         raise NotLowered("it normalises over more than the last axis")
     if channels > MAX_CHANNELS or channels < 2:
         raise NotLowered(f"it has {channels} channels; 2 to {MAX_CHANNELS} are supported")
-    gamma = torch.ones(channels) if arguments[2] is None else context.tensor(arguments[2])
-    beta = torch.zeros(channels) if arguments[3] is None else context.tensor(arguments[3])
-    eps = 1e-5 if arguments[4] is None else float(arguments[4])  # type: ignore[arg-type]
+    gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
+    beta = torch.zeros(channels) if given["bias"] is None else context.tensor(given["bias"])
     weight, bias, output_shift = _layer_norm_constants(gamma.double(), beta.double(), out)
     shift = None if stream.shift is None else context.constant(f"{node.name}_channel_shift", stream.shift)
     args = (
@@ -44,7 +44,7 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         shift,
         context.constant(f"{node.name}_weight", weight),
         context.constant(f"{node.name}_bias", bias),
-        min(round(eps / stream.scale**2 * channels**2), 1 << 57),
+        min(round(given["eps"] / stream.scale**2 * channels**2), 1 << 57),
         output_shift,
         out.qmin,
         out.qmax,

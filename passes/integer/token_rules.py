@@ -7,16 +7,17 @@ from collections.abc import Callable
 import torch
 from torch.fx import Node
 
-from ..graph import aten, shape_of
+from ..graph import arguments, aten, shape_of
 from .context import Codes, LoweringContext
 
 ops = torch.ops.packqvit
 
-MOVES: dict[object, Callable[[LoweringContext, Node, Codes], Codes | None]] = {}
+Move = Callable[[LoweringContext, Node, Codes], Codes | None]
+MOVES: dict[object, Move] = {}
 
 
-def _moves(target: object):
-    def register(rule: Callable[[LoweringContext, Node, Codes], Codes | None]):
+def _moves(target: object) -> Callable[[Move], Move]:
+    def register(rule: Move) -> Move:
         MOVES[target] = rule
         return rule
 
@@ -29,7 +30,7 @@ def move_select(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
     if len(shape) != 3 or node.args[1] not in (1, -2):
         return None
-    index = int(node.args[2]) % shape[1]  # type: ignore[call-overload]
+    index = arguments(node)["index"] % shape[1]
     selected = context.call(ops.select_tokens.default, (x.node, [index]), node)
     return Codes(context.call(aten.reshape.default, (selected, list(shape_of(node))), node), x.grid)
 
@@ -38,16 +39,16 @@ def move_select(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
 def move_slice(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
     """slice(x [B, N, C], 1, first, last) -> packqvit.select_tokens(x, range)."""
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
-    axis, start, end, step = [*node.args[1:], *[None] * (5 - len(node.args))]
-    if len(shape) != 3 or axis not in (1, -2):
+    bound = arguments(node)
+    if len(shape) != 3 or bound["dim"] not in (1, -2):
         return None
-    index = list(range(shape[1]))[start : end if end is None or end < 1 << 31 else None : step or 1]  # type: ignore
+    index = list(range(shape[1]))[bound["start"] : bound["end"] : bound["step"]]
     return Codes(context.call(ops.select_tokens.default, (x.node, index), node), x.grid)
 
 
 @_moves(aten.reshape.default)
 def move_reshape(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
-    """reshape that keeps the last axis: only the view changes."""
+    """Reshape that keeps the last axis: only the view changes."""
     before, after = shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
     if before[-1] != after[-1]:
         return None

@@ -165,7 +165,12 @@ def patch_embedding(r: Random) -> Iterator[Case]:
 
 
 def attention_scores(r: Random) -> Iterator[Case]:
-    for batch, queries, keys, heads, size in ((1, 1, 1, 1, 1), (2, 5, 7, 3, 16), (1, 17, 33, 2, 31), (1, 50, 50, 3, 64)):
+    for batch, queries, keys, heads, size in (
+        (1, 1, 1, 1, 1),
+        (2, 5, 7, 3, 16),
+        (1, 17, 33, 2, 31),
+        (1, 50, 50, 3, 64),
+    ):
         q, k = r.codes(batch, queries, heads * size), r.codes(batch, keys, heads * size)
         yield Input(q), Input(k), heads
 
@@ -190,7 +195,12 @@ def softmax(r: Random) -> Iterator[Case]:
 
 def attention_values(r: Random) -> Iterator[Case]:
     for log2, top in ((True, 15), (False, 255)):
-        for batch, heads, queries, keys, size in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 16), (1, 2, 17, 33, 31), (1, 3, 9, 197, 64)):
+        for batch, heads, queries, keys, size in (
+            (1, 1, 1, 1, 1),
+            (2, 3, 5, 7, 16),
+            (1, 2, 17, 33, 31),
+            (1, 3, 9, 197, 64),
+        ):
             p = r.integers(0, top, (batch, heads, queries, keys), torch.uint8)
             v = r.integers(-127, 127, (batch, keys, heads * size), torch.int8)
             multiplier, shift = r.requantizer(heads * size, 20)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance.cases import FAMILIES, Family, make_family
 
+from conformance.cases import FAMILIES, Family, make_family
 from packqvit_delegate import Program, runtime
 
 
@@ -20,6 +20,14 @@ def first_difference(actual: torch.Tensor, expected: torch.Tensor) -> str:
     return f"{len(different)} of {expected.numel()} differ, first {at}: {actual[at]} instead of {expected[at]}"
 
 
+def assert_reference_bits(module: Family, program: Program) -> None:
+    expected = module(*module.inputs())
+    actual = runtime.load(program.buffer).run(*module.inputs())
+    pairs = enumerate(zip(actual, expected, strict=True))
+    differences = [f"case {i}: {found}" for i, pair in pairs if (found := first_difference(*pair))]
+    assert not differences, "\n".join(differences)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> tuple[Family, Program]:
     made = make_family(request.param)
@@ -31,18 +39,11 @@ def test_program_is_one_delegate_call(family: tuple[Family, Program]) -> None:
 
 
 def test_native_kernel_gives_the_reference_bits(family: tuple[Family, Program]) -> None:
-    module, program = family
-    expected = module(*module.inputs())
-    actual = runtime.load(program.buffer).run(*module.inputs())
-    differences = [f"case {i}: {d}" for i, (a, e) in enumerate(zip(actual, expected)) if (d := first_difference(a, e))]
-    assert len(actual) == len(expected) and not differences, "\n".join(differences)
+    assert_reference_bits(*family)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", ["linear", "linear_add", "softmax", "attention_values", "layer_norm"])
 def test_other_random_values_give_the_reference_bits(name: str, seed: int) -> None:
     module = make_family(name, seed)
-    expected = module(*module.inputs())
-    actual = runtime.load(module.lower().buffer).run(*module.inputs())
-    differences = [f"case {i}: {d}" for i, (a, e) in enumerate(zip(actual, expected)) if (d := first_difference(a, e))]
-    assert not differences, "\n".join(differences)
+    assert_reference_bits(module, module.lower())

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from models import images, plain_model
 from torch import nn
 
 import packqvit_delegate
+from models import images, plain_model
 from packqvit_delegate import (
     CalibrationError,
     LayerOverride,

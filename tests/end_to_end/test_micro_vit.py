@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from models import CASES, images, plain_model
 
+from models import CASES, images, plain_model
 from packqvit_delegate import LayerOverride, Program, QuantizationConfig, export, runtime
 from packqvit_delegate.passes import float_operators
 
@@ -116,7 +116,9 @@ def test_overrides_change_single_layers() -> None:
     model, batch = CASES["timm_vit"].build(), images(2)
     program = export(model, (batch[:1],), batch, config=config)
     widths = [n.args[5] for n in program.integer_module.graph.nodes if str(n.target) == "packqvit.linear.default"]
-    widths_add = [n.args[7] for n in program.integer_module.graph.nodes if str(n.target) == "packqvit.linear_add.default"]
+    widths_add = [
+        n.args[7] for n in program.integer_module.graph.nodes if str(n.target) == "packqvit.linear_add.default"
+    ]
     assert widths == [4, 4, 4, 8, 4, 4, 4, 4]
     assert widths_add == [4, 8, 4, 4]
 

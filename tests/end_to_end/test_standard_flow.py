@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
-from models import images, plain_model
+from executorch.exir import to_edge_transform_and_lower
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
+from models import images, plain_model
 from packqvit_delegate import PackQViTPartitioner, PackQViTQuantizer, runtime
 from packqvit_delegate.passes import lower_to_integer
 
 
 def lower(module: torch.fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> bytes:
     exported = torch.export.export(module, inputs)
-    edge = to_edge_transform_and_lower(
-        exported, partitioner=[PackQViTPartitioner()], compile_config=EdgeCompileConfig(_check_ir_validity=False)
-    )
+    edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
     return bytes(edge.to_executorch().buffer)
 
 
@@ -53,7 +51,5 @@ def test_a_forgotten_lowering_is_pointed_out(caplog: pytest.LogCaptureFixture) -
     prepared = prepare_pt2e(torch.export.export(model, (batch,)).module(), PackQViTQuantizer(bits=8))
     prepared(batch)
     exported = torch.export.export(convert_pt2e(prepared), (batch,))
-    to_edge_transform_and_lower(
-        exported, partitioner=[PackQViTPartitioner()], compile_config=EdgeCompileConfig(_check_ir_validity=False)
-    )
+    to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
     assert "lower_to_integer" in caplog.text

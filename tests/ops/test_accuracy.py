@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from packqvit_delegate import PlanError
 from packqvit_delegate.ops import arithmetic
 from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
 from packqvit_delegate.requantizer import make_requantizer, normalized_multiplier
@@ -50,7 +51,7 @@ def test_normalized_multiplier_is_within_its_precision(ratio: float) -> None:
 
 
 @settings(deadline=None)
-@given(st.floats(1e-7, 30.0), st.sampled_from([7 * 128 * 192, 127 * 128 * 768, 127 * 128 * 4096]), st.integers(0, 99))
+@given(st.floats(1e-7, 4.0), st.sampled_from([7 * 128 * 192, 127 * 128 * 768, 127 * 128 * 4096]), st.integers(0, 99))
 def test_requantised_values_are_within_the_stated_error(ratio: float, bound: int, seed: int) -> None:
     requantizer = make_requantizer(torch.tensor([ratio]).double(), bound, 6)
     reach = min(bound, int(200 / ratio) + 1)
@@ -68,6 +69,13 @@ def test_requantised_values_are_within_the_stated_error(ratio: float, bound: int
     real = (accumulator * ratio + 3).clamp(-128, 127)
     error = (codes - real).abs()
     assert float((error - 0.5 - 2.0**-requantizer.fraction_bits - 2**-15 * real.abs()).max()) <= 1e-9
+
+
+def test_a_grid_too_fine_for_its_accumulators_is_refused() -> None:
+    with pytest.raises(PlanError, match="too fine"):
+        make_requantizer(torch.tensor([64.0]).double(), 127 * 128 * 4096, 6)
+    with pytest.raises(PlanError, match="not a positive finite number"):
+        make_requantizer(torch.tensor([math.nan]).double(), 1000, 6)
 
 
 def _softmax_codes(logits: torch.Tensor, step: float, log2: bool) -> torch.Tensor:
@@ -89,7 +97,9 @@ def test_linear_probabilities_are_within_a_step(step: float, spread: float) -> N
 
 @pytest.mark.parametrize("step", [1e-6, 2e-4, 0.01, 0.7])
 def test_log2_codes_differ_from_the_rounded_logarithm_only_at_ties(step: float) -> None:
-    logits = torch.round(torch.randn(2, 3, 20, 197, generator=torch.Generator().manual_seed(1)) * 4 / step).to(torch.int32)
+    logits = torch.round(torch.randn(2, 3, 20, 197, generator=torch.Generator().manual_seed(1)) * 4 / step).to(
+        torch.int32
+    )
     exact = -torch.log2(torch.softmax(logits.double() * step, -1))
     codes = _softmax_codes(logits, step, log2=True)
     assert float(((codes - exact.clamp_max(15)).abs() - 0.5 - 3e-3).max()) < 0
@@ -100,7 +110,7 @@ def test_log2_codes_differ_from_the_rounded_logarithm_only_at_ties(step: float) 
 def test_layer_norm_is_within_its_error(channels: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(channels)
     x = torch.randn(40, channels, generator=generator)
-    x = (x * (30 if dtype == torch.int8 else 3000)).round()
+    x = (x * (20 if dtype == torch.int8 else 3000)).round()
     x[:, 3] = 120 if dtype == torch.int8 else 30000  # a massive outlier channel
     gamma, beta = torch.rand(channels, generator=generator) * 2, torch.randn(channels, generator=generator)
     scale, zero_point, fraction_bits = 0.05, -4, normalized_fraction_bits(channels)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import images, plain_model
 
+from models import images, plain_model
 from packqvit_delegate import PackQViTError, PlanError, export, runtime
 from packqvit_delegate.serialization import blob
 from packqvit_delegate.serialization.constants import pack_nibbles, unpack_nibbles

@@ -11,7 +11,7 @@ from .base import SampledObserver
 
 _GRID = 33
 _ROUNDS = 2
-_SEARCH_ELEMENTS = 1 << 16
+_SEARCH_ELEMENTS = 1 << 15
 
 
 def affine_parameters(low: float, high: float, qmin: int, qmax: int) -> tuple[float, int]:
@@ -63,12 +63,12 @@ class AffineObserver(SampledObserver):
         return torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32)
 
     def round_to_grid(self, x: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
-        """x rounded to a grid of this observer's codes."""
-        codes = (torch.round(x / scale) + zero_point).clamp(self.quant_min, self.quant_max)
-        return (codes - zero_point) * scale
+        """X rounded to a grid of this observer's codes."""
+        codes = (x / scale).round_().clamp_(self.quant_min - zero_point, self.quant_max - zero_point)
+        return codes.mul_(scale)
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x rounded to the chosen grid."""
+        """X rounded to the chosen grid."""
         return self.round_to_grid(x, *self.affine_pair())
 
 
@@ -100,7 +100,7 @@ class MinMSEObserver(AffineObserver):
         def error(candidate: tuple[float, float]) -> float:
             rounded = self.round_to_grid(x, *self.parameters_for(*candidate))
             rounded = rounded if self.function is None else self.function(rounded)
-            return float((rounded - target).square().mean())
+            return float(torch.dist(rounded, target))
 
         fractions = torch.logspace(0, -1.5, _GRID).tolist()
         if self.symmetric:

@@ -11,7 +11,7 @@ from torchao.quantization.pt2e import ObserverBase
 from ...row_sample import RowSample
 
 
-class CodeObserver(ObserverBase):  # type: ignore[misc]
+class CodeObserver(ObserverBase):
     """Watches a float tensor and decides its integer grid.
 
     Subclasses give `fake_quantize`; those whose grid `quantized_decomposed` cannot express also give `convert`, which
@@ -26,7 +26,7 @@ class CodeObserver(ObserverBase):  # type: ignore[misc]
         self.qscheme = torch.per_tensor_affine
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x rounded to the grid that was decided: float32, x's shape."""
+        """X rounded to the grid that was decided: float32, x's shape."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -48,7 +48,9 @@ class SampledObserver(CodeObserver):
         return x
 
 
-def replace_by_codes(model: GraphModule, observer: Node, quantize: Any, q_args: tuple, dequantize: Any, dq_args: tuple) -> None:
+def replace_by_codes(
+    model: GraphModule, observer: Node, quantize: Any, q_args: tuple, dequantize: Any, dq_args: tuple
+) -> None:
     """Replaces an observer node by `dequantize(quantize(x, *q_args), *dq_args)`; tensors become buffers."""
     from torchao.quantization.pt2e.utils import create_getattr_from_value
 

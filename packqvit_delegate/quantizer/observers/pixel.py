@@ -37,7 +37,7 @@ class PixelObserver(CodeObserver):
         return torch.tensor([self.scale]), torch.zeros(1, dtype=torch.int32)
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B, C, H, W] rounded to the grid."""
+        """X [B, C, H, W] rounded to the grid."""
         offset = torch.tensor(self.offset, device=x.device).reshape(1, -1, 1, 1)
         return ((x - offset) / self.scale).round().clamp(self.quant_min, self.quant_max) * self.scale + offset
 
@@ -47,4 +47,6 @@ class PixelObserver(CodeObserver):
         inverse = torch.tensor([1.0 / self.scale])
         ops = torch.ops.packqvit
         q_args = (inverse, offset, 1, self.quant_min, self.quant_max)
-        replace_by_codes(model, observer, ops.quantize.default, q_args, ops.dequantize_offset.default, (scale, offset, 1))
+        replace_by_codes(
+            model, observer, ops.quantize.default, q_args, ops.dequantize_offset.default, (scale, offset, 1)
+        )

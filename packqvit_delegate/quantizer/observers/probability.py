@@ -32,7 +32,7 @@ class ProbabilityObserver(CodeObserver):
         return torch.ones(1), torch.zeros(1, dtype=torch.int32)
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x rounded to the grid."""
+        """X rounded to the grid."""
         codes = torch.ops.packqvit.quantize_probabilities(x, self.log2)
         return torch.ops.packqvit.dequantize_probabilities(codes, self.log2)
 

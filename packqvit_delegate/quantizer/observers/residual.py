@@ -32,7 +32,7 @@ class ResidualGrid:
         return scales, torch.zeros(scales.numel(), dtype=torch.int32)
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x rounded to the grid."""
+        """X rounded to the grid."""
         scales = self.channel_scales()
         return (x / scales).round().clamp(self.quant_min, self.quant_max) * scales
 
@@ -42,7 +42,9 @@ class ResidualGrid:
         inverse, zero = (1.0 / scales.double()).float(), torch.zeros(1)
         ops = torch.ops.packqvit
         q_args = (inverse, zero, -1, self.quant_min, self.quant_max)
-        replace_by_codes(model, observer, ops.quantize.default, q_args, ops.dequantize_offset.default, (scales, zero, -1))
+        replace_by_codes(
+            model, observer, ops.quantize.default, q_args, ops.dequantize_offset.default, (scales, zero, -1)
+        )
 
 
 class Int16ResidualObserver(ResidualGrid, CodeObserver):
@@ -54,6 +56,7 @@ class Int16ResidualObserver(ResidualGrid, CodeObserver):
     def __init__(self, **kwargs: Any) -> None:
         """Starts empty."""
         super().__init__(**kwargs)
+        self.bound: torch.Tensor
         self.register_buffer("bound", torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -102,7 +105,7 @@ class ChannelShiftObserver(ResidualGrid, SampledObserver):
         return self._chosen
 
     def channel_scales(self) -> torch.Tensor:
-        """scale * 2^shift, float32 [C]."""
+        """Scale * 2^shift, float32 [C]."""
         scale, shift = self.scale_and_shift()
         return (scale * torch.exp2(shift.double())).float()
 

@@ -68,6 +68,6 @@ class WeightObserver(CodeObserver):
         return scales, torch.zeros(scales.shape[0], dtype=torch.int64)
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x rounded to its grid."""
+        """X rounded to its grid."""
         scales = self.scales().reshape(-1, *[1] * (x.ndim - 1))
         return (x / scales).round().clamp(self.quant_min, self.quant_max) * scales
