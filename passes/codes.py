@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-_QUANTIZE_NAMES = ("quantize_per_tensor", "quantize", "quantize_probabilities")
+_QUANTIZE_NAMES = ("quantize_per_tensor", "quantize_offset", "quantize_probabilities")
 _DEQUANTIZE_NAMES = ("dequantize_per_tensor", "dequantize_per_channel", "dequantize_offset", "dequantize_probabilities")
 
 

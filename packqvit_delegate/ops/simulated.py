@@ -12,7 +12,14 @@ import torch
 
 from .attention import LINEAR_PROBABILITY_BITS, LOG2_ZERO_CODE
 from .library import integer_op
-from .quantize import _along
+from .quantize import _along, _quantize_meta, quantize
+
+
+integer_op(
+    "quantize_offset(Tensor x, Tensor inverse_scale, Tensor offset, int axis, int qmin, int qmax) -> Tensor",
+    _quantize_meta,
+)(quantize)
+"""`quantize` under a name of its own: what an integer graph holds is not what is still to be lowered."""
 
 
 def _dequantize_offset_meta(x: Any, scale: Any, offset: Any, axis: Any) -> torch.Tensor:
@@ -21,7 +28,7 @@ def _dequantize_offset_meta(x: Any, scale: Any, offset: Any, axis: Any) -> torch
 
 @integer_op("dequantize_offset(Tensor x, Tensor scale, Tensor offset, int axis) -> Tensor", _dequantize_offset_meta)
 def dequantize_offset(x: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, axis: int) -> torch.Tensor:
-    """Inverse of `quantize`: x * scale + offset.
+    """Inverse of `quantize_offset`: x * scale + offset.
 
     Args:
         x: int8 or int16, any shape.

@@ -18,7 +18,7 @@ from ..errors import UnsupportedModelError
 from ..passes.attention import Attention
 from ..passes.canonicalize import canonicalize
 from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
-from ..passes.graph import aten, is_call
+from ..passes.graph import aten, find, is_call
 from ..passes.patterns import UNARY_FUNCTIONS, Embedding, attentions, is_residual_add, layer_name, match_embedding
 from .specs import SpecFactory
 
@@ -91,6 +91,11 @@ class PackQViTQuantizer(Quantizer):
             UnsupportedModelError: There is no attention in the model.
         """
         if next(attentions(model), None) is None:
+            if find(model, aten.dropout.default):
+                raise UnsupportedModelError(
+                    "dropout is active and stands inside the attention: export model.eval(), also for quantisation-aware "
+                    "training (a Vision Transformer has nothing else that differs between the modes)"
+                )
             raise UnsupportedModelError(
                 "the model has no multi-head self-attention of the form softmax(scale * q k^T) v, so there is no "
                 "Vision Transformer to run in integers; supported are ViT and DeiT from timm, Hugging Face and "

@@ -57,6 +57,8 @@ def load(program: str | Path | bytes, method: str = "forward") -> Model:
     try:
         loaded = Runtime.get().load_program(program, verification=Verification.InternalConsistency)
         loaded_method = loaded.load_method(method)
+    except KeyError as error:
+        raise PackQViTError(f"the program has no method {method!r}, only {sorted(loaded.method_names)}") from error
     except RuntimeError as error:
         raise PackQViTError(f"ExecuTorch cannot load the program: {error}; its log above says why") from error
     if loaded_method is None:

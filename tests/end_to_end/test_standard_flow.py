@@ -8,7 +8,7 @@ from executorch.exir import to_edge_transform_and_lower
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from models import images, plain_model
-from packqvit_delegate import PackQViTPartitioner, PackQViTQuantizer, runtime
+from packqvit_delegate import PackQViTPartitioner, PackQViTQuantizer, UnsupportedModelError, runtime
 from packqvit_delegate.passes import lower_to_integer
 
 
@@ -29,8 +29,8 @@ def test_post_training(bits: int) -> None:
 
 
 def test_quantisation_aware_training() -> None:
-    model, batch = plain_model(), images(2)
-    module = torch.export.export(model.train(), (batch,)).module()
+    model, batch = plain_model(), images(1)
+    module = torch.export.export(model.eval(), (batch,)).module()
     prepared = prepare_qat_pt2e(module, PackQViTQuantizer(bits=8, is_qat=True))
     optimizer = torch.optim.SGD(prepared.parameters(), 1e-4)
     losses = []
@@ -44,6 +44,13 @@ def test_quantisation_aware_training() -> None:
     integer = lower_to_integer(convert_pt2e(prepared))
     (actual,) = runtime.load(lower(integer, (batch,))).run(batch)
     assert torch.equal(actual, integer(batch))
+
+
+def test_active_dropout_is_pointed_out() -> None:
+    model, batch = plain_model(), images(2)
+    module = torch.export.export(model.train(), (batch,)).module()
+    with pytest.raises(UnsupportedModelError, match=r"model.eval\(\)"):
+        prepare_qat_pt2e(module, PackQViTQuantizer(bits=8, is_qat=True))
 
 
 def test_a_forgotten_lowering_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:

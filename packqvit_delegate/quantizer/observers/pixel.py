@@ -48,5 +48,5 @@ class PixelObserver(CodeObserver):
         ops = torch.ops.packqvit
         q_args = (inverse, offset, 1, self.quant_min, self.quant_max)
         replace_by_codes(
-            model, observer, ops.quantize.default, q_args, ops.dequantize_offset.default, (scale, offset, 1)
+            model, observer, ops.quantize_offset.default, q_args, ops.dequantize_offset.default, (scale, offset, 1)
         )

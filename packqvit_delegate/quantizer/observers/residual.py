@@ -43,7 +43,7 @@ class ResidualGrid:
         ops = torch.ops.packqvit
         q_args = (inverse, zero, -1, self.quant_min, self.quant_max)
         replace_by_codes(
-            model, observer, ops.quantize.default, q_args, ops.dequantize_offset.default, (scales, zero, -1)
+            model, observer, ops.quantize_offset.default, q_args, ops.dequantize_offset.default, (scales, zero, -1)
         )
 
 
