@@ -53,7 +53,8 @@ lint: $(STAMPS)/package $(STAMPS)/test-tools  ## Check style and types: ruff, my
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+	@echo "clang-format: $(words $(CPP_SOURCES)) files"
+	@$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
 .PHONY: format
 format: $(STAMPS)/test-tools  ## Format Python and C++
@@ -78,7 +79,7 @@ aarch64: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Cross-compile the runner
 
 .PHONY: pytest
 pytest: $(STAMPS)/package $(STAMPS)/test-tools aarch64  ## Run the Python tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: clean
 clean:  ## Remove the builds, keep .venv

@@ -18,10 +18,9 @@ import typer
 from executorch.extension.pybindings import _C
 from executorch.runtime import Runtime
 from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
-from console import command, console, progress
+from console import command, console, facts, progress
 from packqvit_delegate import runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, read_class_names
 from packqvit_delegate.errors import PackQViTError
@@ -135,7 +134,7 @@ def main(
         preprocessing = Preprocessing(224, crop_fraction, _numbers("--mean", mean), _numbers("--std", std))
     preprocessing = replace(preprocessing, size=_image_size(program))
     predictions = predict_program(program, folder, preprocessing, processes)
-    table = Table(show_header=False)
+    table = facts()
     table.add_row("program", escape(str(program)))
     table.add_row("top-1", top1(predictions, folder.labels))
     console.print(table)

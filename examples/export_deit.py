@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from console import command, console, errors, progress, size
+from console import command, console, errors, facts, progress, size
 from evaluate import open_labelled, predict_float, predict_program, top1
 from packqvit_delegate import Program, QuantizationConfig, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
@@ -90,7 +90,7 @@ def main(
     )
     program.save(output)
 
-    table = Table(title=f"{loaded.name} W{config.weight_bits}A{config.activation_bits}", show_header=False)
+    table = facts(f"{loaded.name} W{config.weight_bits}A{config.activation_bits}")
     table.add_row("weights", escape(loaded.weights))
     if evaluation_folder is not None:
         _evaluate(table, loaded.module if float_top1 else None, output, evaluation_folder, preprocessing, processes)

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The models of the tests are small, and pytest-xdist runs one process a core: more threads would wait for one another.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,8 @@ void print_top(const RawTensor& scores, size_t row, size_t top, const std::vecto
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(shown), order.end(), before);
   order.resize(shown);
   for (const size_t index : order) {
-    std::printf("%5zu  %10.5f  %s\n", index, score(index), index < labels.size() ? labels[index].c_str() : "");
+    const std::string label = index < labels.size() ? "  " + labels[index] : "";
+    std::printf("%5zu  %10.5f%s\n", index, score(index), label.c_str());
   }
 }
 

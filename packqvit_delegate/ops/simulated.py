@@ -14,7 +14,6 @@ from .attention import LINEAR_PROBABILITY_BITS, LOG2_ZERO_CODE
 from .library import integer_op
 from .quantize import _along, _quantize_meta, quantize
 
-
 integer_op(
     "quantize_offset(Tensor x, Tensor inverse_scale, Tensor offset, int axis, int qmin, int qmax) -> Tensor",
     _quantize_meta,

@@ -93,8 +93,8 @@ class PackQViTQuantizer(Quantizer):
         if next(attentions(model), None) is None:
             if find(model, aten.dropout.default):
                 raise UnsupportedModelError(
-                    "dropout is active and stands inside the attention: export model.eval(), also for quantisation-aware "
-                    "training (a Vision Transformer has nothing else that differs between the modes)"
+                    "dropout is active and stands inside the attention: export model.eval(), also for "
+                    "quantisation-aware training (a Vision Transformer has nothing else that differs between the modes)"
                 )
             raise UnsupportedModelError(
                 "the model has no multi-head self-attention of the form softmax(scale * q k^T) v, so there is no "
