@@ -29,7 +29,7 @@ def hoist_token_select(graph_module: GraphModule) -> GraphModule:
     """
     for node in reversed(list(graph_module.graph.nodes)):
         selects = list(node.users)
-        if not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
+        if node._erased or not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
             continue
         index = selects[0].args[1]
         if any(list(user.args[1]) != list(index) for user in selects):
@@ -38,6 +38,7 @@ def hoist_token_select(graph_module: GraphModule) -> GraphModule:
         if hoisted is not None:
             for user in selects:
                 user.replace_all_uses_with(hoisted)
+                _erase(user)
     return clean_up(graph_module)
 
 
@@ -76,3 +77,12 @@ def _copy(graph_module: GraphModule, node: Node, changes: dict[int, Node]) -> No
     args = (changes.get(i, argument) for i, argument in enumerate(node.args))
     with graph_module.graph.inserting_before(node):
         return keep_trace(call(graph_module, node.target, *args), node)  # type: ignore[arg-type]
+
+
+def _erase(node: Node) -> None:
+    """Removes a node and what only it used: dead users would keep their inputs from being hoisted."""
+    inputs = node.all_input_nodes
+    node.graph.erase_node(node)
+    for argument in inputs:
+        if argument.op == "call_function" and not argument.users and not argument._erased:
+            _erase(argument)

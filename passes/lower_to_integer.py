@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
 
 from .codes import is_dequantize, is_quantize
-from .graph import aten, clean_up, is_call, shape_of
+from .graph import add_constant, aten, clean_up, find, is_call, shape_of
 from .hoist_token_select import hoist_token_select
 from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
@@ -52,10 +52,10 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
             _lower_quantized(context, node)
         elif node.op == "call_function" and node.target in MOVES:
             _move(context, node)
+    for node in find(graph_module, aten.linear.default):
+        _lower_float_output(context, node)
     for node in list(graph_module.graph.nodes):
-        if is_call(node, aten.linear.default):
-            _lower_float_output(context, node)
-        elif is_dequantize(node):
+        if is_dequantize(node):
             _replace_dequantize(context, node)
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
@@ -141,7 +141,9 @@ def _lower_float_output(context: LoweringContext, node: Node) -> None:
 def _replace_dequantize(context: LoweringContext, node: Node) -> None:
     """For float consumers that remain: real values of the codes, or the unquantised value where there are none."""
     quantize = node.args[0]
-    if not (isinstance(quantize, Node) and is_quantize(quantize)):
+    assert isinstance(quantize, Node)
+    if not is_quantize(quantize):
+        _restore_weight(context, node)
         return
     value = quantize.args[0]
     assert isinstance(value, Node)
@@ -158,3 +160,11 @@ def _replace_dequantize(context: LoweringContext, node: Node) -> None:
         scale_node = context.constant(f"{value.name}_scale", scale)
         result = context.call(ops.dequantize.default, (codes.node, scale_node, zero_point, axis), value)
     node.replace_all_uses_with(result)
+
+
+def _restore_weight(context: LoweringContext, node: Node) -> None:
+    """The float values of a quantised weight, for the float operator that it stays with."""
+    codes, scales, _ = context.weight(node)
+    values = (codes * scales.reshape(-1, *[1] * (codes.ndim - 1))).float()
+    with context.graph_module.graph.inserting_before(node):
+        node.replace_all_uses_with(add_constant(context.graph_module, values, f"{node.name}_values"))

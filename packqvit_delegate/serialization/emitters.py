@@ -39,7 +39,7 @@ def emit_quantize(plan: PlanBuilder, node: Node) -> fb.QuantizeT:
     table = fb.QuantizeT()
     table.x = plan.read(x)
     table.inverseScale, table.offset = plan.constant(inverse_scale), plan.constant(offset)
-    table.axis, table.qmin, table.qmax = axis, qmin, qmax
+    table.axis, table.qmin, table.qmax = plan.stored_axis(x, axis), qmin, qmax
     return table
 
 
@@ -49,7 +49,7 @@ def emit_dequantize(plan: PlanBuilder, node: Node) -> fb.DequantizeT:
     x, scale, zero_point, axis = node.args
     table = fb.DequantizeT()
     table.x, table.scale = plan.read(x), plan.constant(scale)
-    table.zeroPoint, table.axis = zero_point, axis
+    table.zeroPoint, table.axis = zero_point, plan.stored_axis(x, axis)
     return table
 
 

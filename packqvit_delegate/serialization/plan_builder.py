@@ -129,6 +129,10 @@ class PlanBuilder:
             raise PlanError(f"operand {node} has to be constant")
         return tensor
 
+    def stored_axis(self, node: Any, axis: Any) -> int:
+        """An axis of an operand, in the shape of the value that it is a view of; views keep the axes counted from the end."""
+        return int(axis) - node.meta["val"].dim() + len(self._values[self._value_of[node]].shape)
+
     # Details.
 
     def _constant_tensor(self, node: Node) -> torch.Tensor | None:

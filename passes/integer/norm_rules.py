@@ -122,4 +122,7 @@ def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         qmin,
         qmax,
     )
-    return Codes(context.call(ops.mean_tokens.default, args, node), grid)
+    mean = context.call(ops.mean_tokens.default, args, node)
+    if shape_of(mean) != shape_of(node):
+        mean = context.call(aten.reshape.default, (mean, list(shape_of(node))), node)
+    return Codes(mean, grid)
