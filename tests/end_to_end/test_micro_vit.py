@@ -84,7 +84,9 @@ def test_what_follows_the_heads_stays_outside_and_is_named(name: str) -> None:
     program = export(case.build(), (batch[:1],), batch, bits=8)
     assert program.report.delegates >= 1 and program.report.outside
     assert all(outside.operator and outside.reason for outside in program.report.outside)
-    assert_same_bits(program, list(batch.split(1)))
+    for image in batch.split(1):  # float kernels outside the delegate round in their own order
+        (actual,) = runtime.load(program.buffer).run(image)
+        torch.testing.assert_close(actual, program.integer_module(image), rtol=1e-4, atol=1e-4)
 
 
 def test_pixels_become_bytes_exactly() -> None:
