@@ -130,7 +130,10 @@ class PlanBuilder:
         return tensor
 
     def stored_axis(self, node: Any, axis: Any) -> int:
-        """An axis of an operand, in the shape of the value that it is a view of; views keep the axes counted from the end."""
+        """An axis of an operand in the shape of the value that it is a view of.
+
+        Views keep the axes counted from the end.
+        """
         return int(axis) - node.meta["val"].dim() + len(self._values[self._value_of[node]].shape)
 
     # Details.
