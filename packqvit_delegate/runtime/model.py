@@ -61,6 +61,4 @@ def load(program: str | Path | bytes, method: str = "forward") -> Model:
         raise PackQViTError(f"the program has no method {method!r}, only {sorted(loaded.method_names)}") from error
     except RuntimeError as error:
         raise PackQViTError(f"ExecuTorch cannot load the program: {error}; its log above says why") from error
-    if loaded_method is None:
-        raise PackQViTError(f"the program has no method {method!r}, only {sorted(loaded.method_names)}")
     return Model(loaded_method, loaded)
