@@ -16,6 +16,10 @@ struct NodeUse {
   size_t write = 0;
 };
 
+// Names are logged, and not every log sink takes arbitrary bytes (ExecuTorch's Python runtime ends the process):
+// refuses what is not printable ASCII, before anything else is said about the plan.
+executorch::runtime::Error check_names(const plan::Plan& plan);
+
 // Types, shapes, storages and arena placement of the values; inputs and outputs.
 executorch::runtime::Error check_tables(const plan::Plan& plan, std::vector<Value>& values);
 
