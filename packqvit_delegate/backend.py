@@ -36,8 +36,8 @@ class PackQViTBackend(BackendDetails):
         mapping = DelegateMappingBuilder(generated_identifiers=True)
         store = NamedDataStore()
 
-        def debug_id(node: Node) -> int:
-            return int(mapping.insert_delegate_mapping_entry(nodes=node))
+        def debug_id(nodes: tuple[Node, ...]) -> int:
+            return int(mapping.insert_delegate_mapping_entry(nodes=list(nodes)))
 
         plan = PlanBuilder(edge_program).build(store, debug_id)
         return PreprocessResult(

@@ -15,7 +15,8 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from .backend import PackQViTBackend
-from .serialization.plan_builder import EMITTERS, VIEWS, operator_name
+from .serialization.names import operator_name
+from .serialization.plan_builder import EMITTERS, VIEWS
 
 logger = logging.getLogger(__name__)
 

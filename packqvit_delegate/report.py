@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from .passes.graph import is_part
 from .passes.verify_integer import float_operators
-from .serialization.plan_builder import operator_name
+from .serialization.names import operator_name
 
 _DELEGATE_CALL = "executorch_call_delegate"
 

@@ -12,7 +12,6 @@ struct GemmTile {
   size_t mr;
   size_t nr;
   size_t kr;
-  size_t row_block;  // rows that share one visit to a panel: the unit of work in the row direction
 };
 
 // A weight matrix [n, k] as the plan stores it: int8 codes, or two 4-bit codes to a byte with rows padded to even k.

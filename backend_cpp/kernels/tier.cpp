@@ -1,5 +1,6 @@
 #include "kernels/tier.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/reference/reference.h"
@@ -9,6 +10,13 @@ namespace packqvit {
 TierList all_tiers() {
   static const KernelTier* const tiers[] = {&reference::tier()};
   return {tiers, sizeof(tiers) / sizeof(tiers[0])};
+}
+
+const GemmRoute& choose_gemm_route(const KernelTier& tier, unsigned weight_bits, CodeRange x) {
+  const GemmRoute* const* last = tier.gemm_routes + tier.gemm_route_count - 1;
+  return **std::find_if(tier.gemm_routes, last, [&](const GemmRoute* route) {
+    return route->accepts(weight_bits, x) && route->pays();
+  });
 }
 
 const KernelTier& best_tier() {

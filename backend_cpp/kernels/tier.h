@@ -18,8 +18,14 @@ struct Range {
   size_t end;
 };
 
+// The codes that a value can take, which the executor derives from the operators that write it.
+struct CodeRange {
+  int32_t low = INT8_MIN;
+  int32_t high = INT8_MAX;
+};
+
 enum class Epilogue : uint8_t {
-  kRequantize,   // int8 codes
+  kRequantize,   // int8 codes, through `table` where there is one
   kAddResidual,  // onto residual codes of the output's type
   kAddPosition,  // onto int16 positions with the requantizer's fraction bits
   kAccumulate,   // the int32 accumulators
@@ -29,13 +35,27 @@ enum class Epilogue : uint8_t {
 struct GemmArguments {
   const int8_t* x = nullptr;
   const PackedWeights* weights = nullptr;
-  const int32_t* bias = nullptr;
+  const int32_t* bias = nullptr;  // as the route's fold_bias left it
   Epilogue epilogue = Epilogue::kRequantize;
   Requantizer requantizer;
+  const int8_t* table = nullptr;  // kRequantize: nullptr, or [256] codes indexed by code + 128
   const int16_t* residual_multiplier = nullptr;
   const void* addend = nullptr;  // [rows, n]: residual codes, or positions
   void* output = nullptr;
   bool wide = false;  // int16 codes instead of int8, for kAddResidual and kAddPosition
+};
+
+// One way to multiply matrices: a weight layout and the kernel that reads it.
+struct GemmRoute {
+  const char* name;
+  bool (*accepts)(unsigned weight_bits, CodeRange x);  // whether every sum is exact
+  bool (*pays)();                                      // on this CPU, against the routes behind it
+  GemmTile tile;
+  // Adds to the bias what does not depend on the activations, once, when a delegate loads. nullptr: nothing.
+  void (*fold_bias)(const PackedWeights& weights, Epilogue epilogue, const Requantizer& requantizer, int32_t* bias);
+  size_t (*scratch)(const PackedWeights& weights, size_t rows);  // for a call on so many rows
+  // `rows.begin` is a multiple of tile.mr.
+  void (*run)(const GemmArguments& arguments, Range rows, Range panels, void* scratch);
 };
 
 // q, k and v are [batch, tokens, heads * head_size]; scores and probabilities are [batch, heads, queries, keys].
@@ -64,16 +84,47 @@ struct AttentionValuesArguments {
   int8_t* output;
 };
 
-struct SoftmaxArguments {
-  const int32_t* x;  // rows of `columns`
-  size_t columns;
-  size_t rows_per_head;
+// Int-2^n-Softmax of rows of scores.
+struct SoftmaxParameters {
   const int32_t* bias;  // nullptr, or [bias_heads, rows_per_head, columns]
   size_t bias_heads;
   int32_t multiplier;
   int32_t shift;
   Probabilities format;
+};
+
+// The bias of one row of scores of head b * heads + h, or nullptr.
+inline const int32_t* softmax_bias(const SoftmaxParameters& softmax, size_t head, size_t row, size_t rows_per_head,
+                                   size_t columns) {
+  if (softmax.bias == nullptr) return nullptr;
+  return softmax.bias + (head % softmax.bias_heads * rows_per_head + row) * columns;
+}
+
+struct SoftmaxArguments {
+  const int32_t* x;  // rows of `columns`
+  size_t columns;
+  size_t rows_per_head;
+  SoftmaxParameters softmax;
   uint8_t* output;
+};
+
+// Scores, softmax and values of one head, without the matrices between them.
+struct AttentionArguments {
+  AttentionShape shape;
+  const int8_t* q;
+  const int8_t* k;
+  const int8_t* v;
+  SoftmaxParameters softmax;
+  Requantizer requantizer;  // one channel vector over heads * head_size
+  int8_t* output;
+};
+
+// Where the time of a fused attention goes. `now` counts in any unit.
+struct AttentionClock {
+  uint64_t (*now)();
+  uint64_t scores;
+  uint64_t softmax;
+  uint64_t values;
 };
 
 struct LayerNormArguments {
@@ -133,12 +184,17 @@ struct KernelTier {
   const char* name;
   bool (*is_supported)();  // by this CPU
 
-  GemmTile tile;
-  size_t (*gemm_scratch)(const PackedWeights& weights);
-  void (*gemm)(const GemmArguments& arguments, Range rows, Range panels, void* scratch);
+  // Best first; the last one accepts everything and pays.
+  const GemmRoute* const* gemm_routes;
+  size_t gemm_route_count;
 
-  // `head` is b * heads + h.
-  size_t (*attention_scratch)(const AttentionShape& shape);  // enough for scores and for values
+  // `head` is b * heads + h. `clock` may be nullptr; otherwise the three parts are timed and added to it.
+  size_t (*attention_scratch)(const AttentionShape& shape, Probabilities format);
+  void (*attention)(const AttentionArguments& arguments, size_t head, Range queries, void* scratch,
+                    AttentionClock* clock);
+
+  // The parts of attention on their own, for graphs in which something else reads the matrices between them.
+  size_t (*attention_part_scratch)(const AttentionShape& shape);  // enough for scores and for values
   void (*attention_scores)(const AttentionScoresArguments& arguments, size_t head, Range queries, void* scratch);
   void (*attention_values)(const AttentionValuesArguments& arguments, size_t head, Range queries, void* scratch);
 
@@ -151,6 +207,9 @@ struct KernelTier {
   void (*dequantize)(const DequantizeArguments& arguments, Range rows);
   void (*mean_tokens)(const MeanTokensArguments& arguments, Range channels);
 };
+
+// The first route of a tier that computes `weight_bits` by `x` exactly and pays on this CPU.
+const GemmRoute& choose_gemm_route(const KernelTier& tier, unsigned weight_bits, CodeRange x);
 
 // Every tier of this build, best first. The reference tier is the last and always supported.
 struct TierList {

@@ -108,9 +108,11 @@ void run_batch(Model& model, const RunnerArguments& arguments, Bytes& all_output
 }
 
 void run(const RunnerArguments& arguments) {
-  if (arguments.threads > 0 && !executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(
-                                   static_cast<uint32_t>(arguments.threads))) {
-    throw std::runtime_error("cannot set the thread pool to " + std::to_string(arguments.threads) + " threads");
+  if (arguments.threads > 0) {
+    auto* pool = executorch::extension::threadpool::get_threadpool();
+    if (pool == nullptr || !pool->_unsafe_reset_threadpool(static_cast<uint32_t>(arguments.threads))) {
+      throw std::runtime_error("cannot set the thread pool to " + std::to_string(arguments.threads) + " threads");
+    }
   }
   Model model(arguments.model, {arguments.tier, !arguments.etdump.empty()});
   Bytes all_outputs;

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/plan/code_ranges.h"
+
 namespace packqvit {
 
 using executorch::aten::ScalarType;
@@ -74,7 +76,8 @@ Error Executor::place_values(const CheckedPlan& plan) {
 }
 
 Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier) {
-  const BuildContext context{plan, tier, thread_count()};
+  const std::vector<CodeRange> ranges = code_ranges(plan);
+  const BuildContext context{plan, tier, thread_count(), ranges};
   size_t scratch_bytes = 0;
   if (const auto* nodes = plan.plan().nodes()) {
     for (const plan::Node* node : *nodes) {
@@ -134,8 +137,12 @@ Error Executor::execute(Span<EValue*> arguments, EventTracer* tracer) {
     const Error error = bind(outputs_[i], "output", i, *arguments[inputs_.size() + i]);
     if (error != Error::Ok) return error;
   }
-  const Memory memory{values_.data(), *scratch_};
+  const Memory memory{values_.data(), *scratch_, tracer};
   for (const TracedStep& traced : steps_) {
+    if (traced.step->traces_itself()) {
+      if (const Error error = traced.step->run(memory); error != Error::Ok) return error;
+      continue;
+    }
     const auto event = executorch::runtime::event_tracer_start_profiling_delegate(tracer, nullptr, traced.debug_id);
     const Error error = traced.step->run(memory);
     executorch::runtime::event_tracer_end_profiling_delegate(tracer, event);

@@ -21,7 +21,7 @@ class AttentionTest : public TierTest {
   // Calls work(head, queries, scratch) over all heads, each cut at a random query.
   template <typename Work>
   void for_each_part(Random& random, const Case& c, const Work& work) {
-    Scratch scratch(tier().attention_scratch(c.shape));
+    Scratch scratch(tier().attention_part_scratch(c.shape));
     for (size_t head = 0; head < c.batch * c.shape.heads; ++head) {
       const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(c.shape.queries)));
       work(head, Range{cut, c.shape.queries}, scratch.data());
@@ -117,11 +117,95 @@ TEST_P(AttentionTest, ValuesBeyondTheContractDoNotTrap) {
   const std::vector<int8_t> v(1031, -128);
   const PaddedRequantizer requantizer({{1 << 14}, {1}});
   int8_t output = 0;
-  Scratch scratch(tier().attention_scratch(shape));
+  Scratch scratch(tier().attention_part_scratch(shape));
   tier().attention_values({shape, Probabilities::kLog2, ones.data(), v.data(), requantizer.view, &output}, 0, {0, 1},
                           scratch.data());
 }
 
+// Fused attention is its three parts, one behind the other.
+class FusedAttentionTest : public AttentionTest {
+ protected:
+  void check(Random& random, const Case& c, Probabilities format, size_t bias_heads, int32_t shift) {
+    const auto [heads, queries, keys, head_size] = c.shape;
+    const size_t channels = heads * head_size;
+    // Within the contract v is symmetric; q and k may hold any int8.
+    const auto q = random.numbers<int8_t>(c.batch * queries * channels, -128, 127);
+    const auto k = random.numbers<int8_t>(c.batch * keys * channels, -128, 127);
+    const auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
+    const auto bias = random.numbers<int32_t>(bias_heads * queries * keys, -(1 << 12), 1 << 12);
+    const naive::Softmax softmax{random.number(1 << 14, (1 << 15) - 1), shift, format == Probabilities::kLog2};
+    const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 7), 2);
+    const PaddedRequantizer requantizer(plain);
+    std::vector<int8_t> output(c.batch * queries * channels);
+    const SoftmaxParameters parameters{bias_heads > 0 ? bias.data() : nullptr, bias_heads,
+                                       static_cast<int32_t>(softmax.multiplier), shift, format};
+    const AttentionArguments arguments{c.shape, q.data(), k.data(), v.data(), parameters, requantizer.view,
+                                       output.data()};
+    AttentionClock clock{[] { return uint64_t{1}; }, 0, 0, 0};
+    Scratch scratch(tier().attention_scratch(c.shape, format));
+    for (size_t head = 0; head < c.batch * heads; ++head) {
+      const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(queries)));
+      tier().attention(arguments, head, {cut, queries}, scratch.data(), &clock);
+      tier().attention(arguments, head, {0, cut}, scratch.data(), nullptr);
+    }
+    for (size_t b = 0; b < c.batch; ++b) {
+      for (size_t h = 0; h < heads; ++h) {
+        for (size_t i = 0; i < queries; ++i) {
+          std::vector<int64_t> scores(keys);
+          for (size_t j = 0; j < keys; ++j) {
+            for (size_t d = h * head_size; d < (h + 1) * head_size; ++d) {
+              scores[j] += int64_t{q[(b * queries + i) * channels + d]} * k[(b * keys + j) * channels + d];
+            }
+            if (bias_heads > 0) scores[j] += bias[((b * heads + h) % bias_heads * queries + i) * keys + j];
+          }
+          const std::vector<int64_t> p = softmax.row(scores);
+          for (size_t d = h * head_size; d < (h + 1) * head_size; ++d) {
+            int64_t acc = 0;
+            for (size_t j = 0; j < keys; ++j) {
+              const int64_t value = v[(b * keys + j) * channels + d];
+              acc += format == Probabilities::kLinear ? p[j] * value : (p[j] < 15 ? value * (1 << (14 - p[j])) : 0);
+            }
+            ASSERT_EQ(output[(b * queries + i) * channels + d], plain.requantize(acc, d))
+                << "head " << h << " query " << i << " channel " << d << " of " << keys << " keys";
+          }
+        }
+      }
+    }
+  }
+};
+
+TEST_P(FusedAttentionTest, AgreesWithItsParts) {
+  Random random(5);
+  for (const Case& c : kCases) {
+    for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+      for (const int32_t shift : {-1, 0, 3, 8}) {
+        check(random, c, format, 0, shift);
+        check(random, c, format, c.shape.heads, shift);
+        check(random, c, format, 1, shift);
+      }
+    }
+  }
+}
+
+TEST_P(FusedAttentionTest, EveryNumberOfQueriesAndKeys) {
+  Random random(6);
+  for (size_t size = 1; size <= 70; ++size) {
+    check(random, {1, {1, size, 71 - size, 8}}, size % 2 ? Probabilities::kLog2 : Probabilities::kLinear, 0, 4);
+  }
+  for (const size_t head_size : {1, 2, 3, 5, 15, 17, 33, 63, 65, 80, 128}) {
+    for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+      check(random, {1, {2, 7, 9, head_size}}, format, 0, 5);
+    }
+  }
+}
+
+TEST_P(FusedAttentionTest, ManyKeys) {
+  Random random(7);
+  check(random, {1, {1, 3, 1031, 4}}, Probabilities::kLog2, 0, 2);
+  check(random, {1, {1, 2, 5000, 3}}, Probabilities::kLinear, 1, 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, FusedAttentionTest, every_tier(), tier_name);
 INSTANTIATE_TEST_SUITE_P(Tiers, AttentionTest, every_tier(), tier_name);
 
 }  // namespace

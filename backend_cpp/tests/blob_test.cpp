@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "packqvit/backend.h"
 #include "tests/support/delegate.h"
 #include "tests/support/log.h"
 
@@ -57,7 +58,7 @@ TEST_F(BlobTest, RefusesEveryFlippedBitOfTheHeaderAndThePlan) {
 
 TEST_F(BlobTest, SaysWhatToDo) {
   auto blob = blob_;
-  blob[8] = 2;
+  blob[8] = kPlanVersion + 1;
   expect_refused(blob, "update the runtime");
   blob[8] = 0;
   expect_refused(blob, "export again");

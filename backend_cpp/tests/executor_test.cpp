@@ -52,6 +52,24 @@ TEST_P(ExecutorTest, AWholeModelAgreesWithTheDefinition) {
   }
 }
 
+TEST_P(ExecutorTest, FusedOperatorsGiveTheSameBits) {
+  for (const bool wide : {false, true}) {
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      Random random(seed);
+      PlanBuilder plan = tiny_transformer(random, wide);
+      std::vector<Argument> arguments = arguments_of(plan.plan);
+      set_floats(random, arguments[0].data);
+      std::vector<Argument> expected = arguments;
+      interpret(plan, expected);
+      fuse(plan);
+      TestDelegate delegate;
+      load(delegate, plan);
+      ASSERT_EQ(delegate.run(arguments), Error::Ok) << last_log();
+      for (size_t i = 1; i < arguments.size(); ++i) ASSERT_EQ(arguments[i].data, expected[i].data) << "seed " << seed;
+    }
+  }
+}
+
 TEST_P(ExecutorTest, TheFreedSegmentIsNotNeeded) {
   Random random(1);
   PlanBuilder plan = tiny_transformer(random, false);

@@ -15,18 +15,22 @@ struct Case {
   size_t k;
   size_t n;
   unsigned bits;
+  CodeRange range;
 };
+
+// All of int8, what the inner product form takes, and 4-bit codes.
+const CodeRange kRanges[] = {{-128, 127}, {-121, 120}, {-8, 7}, {0, 15}};
 
 class GemmTest : public TierTest {
  protected:
-  // Every epilogue on one shape, the work cut at random places.
+  // Every epilogue on one shape by every route that takes it, the work cut at random places.
   void check(Random& random, const Case& shape, bool extreme) {
     const int64_t limit = shape.bits == 8 ? 127 : 7;
-    auto x = random.numbers<int8_t>(shape.rows * shape.k, -128, 127);
+    auto x = random.numbers<int8_t>(shape.rows * shape.k, shape.range.low, shape.range.high);
     auto weights = random.numbers<int8_t>(shape.n * shape.k, -limit, limit);
     auto bias = random.numbers<int32_t>(shape.n, -(1 << 20), 1 << 20);
     if (extreme) {
-      for (int8_t& code : x) code = -128;
+      for (int8_t& code : x) code = static_cast<int8_t>(shape.range.low);
       for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<int8_t>(i / shape.k % 2 ? limit : -limit);
       for (size_t c = 0; c < shape.n; ++c) bias[c] = c % 2 ? -(1 << 29) : 1 << 29;
     }
@@ -39,29 +43,40 @@ class GemmTest : public TierTest {
         }
       }
     }
+    for (size_t i = 0; i < tier().gemm_route_count; ++i) {
+      const GemmRoute& route = *tier().gemm_routes[i];
+      if (!route.accepts(shape.bits, shape.range)) continue;
+      SCOPED_TRACE(std::string(route.name) + ": " + std::to_string(shape.rows) + " x " + std::to_string(shape.k) +
+                   " x " + std::to_string(shape.n) + ", " + std::to_string(shape.bits) + " bits");
+      check_route(random, route, shape, x, weights, bias, acc);
+      if (HasFatalFailure()) return;
+    }
+  }
 
+  void check_route(Random& random, const GemmRoute& route, const Case& shape, const std::vector<int8_t>& x,
+                   const std::vector<int8_t>& weights, std::vector<int32_t> bias, const std::vector<int64_t>& acc) {
     // Data at odd addresses: nothing may assume more than the element's alignment.
     std::vector<uint8_t> bytes = shape.bits == 8 ? to_bytes(weights) : to_nibbles(weights, shape.k);
     bytes.insert(bytes.begin(), 0);
     PackedWeights packed;
-    ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, tier().tile, packed));
-    bias.resize(round_up(shape.n, tier().tile.nr));
+    ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, route.tile, packed));
+    bias.resize(round_up(shape.n, route.tile.nr));
 
     int64_t largest = 1;
     for (const int64_t sum : acc) largest = std::max(largest, std::abs(sum));
     const int64_t room = 30 - naive::bitlen(static_cast<uint64_t>(largest));
-    const int64_t bits = naive::bitlen(shape.k * 128 * static_cast<uint64_t>(limit));
+    const int64_t bits = naive::bitlen(shape.k * 128 * (shape.bits == 8 ? 127 : 7));
     for (const bool wide : {false, true}) {
       const naive::Requantizer plain = random.requantizer(shape.n, bits, wide ? 0 : random.uniform(0, 7), room);
       const PaddedRequantizer requantizer(plain);
       auto residual_multiplier = random.numbers<int16_t>(bias.size(), 0, 32767);
       const auto narrow_residual = random.numbers<int8_t>(acc.size(), -128, 127);
       const auto wide_addend = random.numbers<int16_t>(acc.size(), -32768, 32767);
+      const auto table = random.numbers<int8_t>(256, -128, 127);
 
       GemmArguments arguments;
       arguments.x = x.data();
       arguments.weights = &packed;
-      arguments.bias = bias.data();
       arguments.requantizer = requantizer.view;
       arguments.residual_multiplier = residual_multiplier.data();
       arguments.wide = wide;
@@ -73,7 +88,7 @@ class GemmTest : public TierTest {
 
       arguments.epilogue = Epilogue::kAddResidual;
       arguments.addend = wide ? static_cast<const void*>(wide_addend.data()) : narrow_residual.data();
-      run(random, arguments, shape);
+      run(random, route, arguments, bias, shape);
       for (size_t i = 0; i < acc.size(); ++i) {
         const int64_t code = wide ? int64_t{wide_addend[i]} : int64_t{narrow_residual[i]};
         const size_t c = i % shape.n;
@@ -82,34 +97,52 @@ class GemmTest : public TierTest {
 
       arguments.epilogue = Epilogue::kAddPosition;
       arguments.addend = wide_addend.data();
-      run(random, arguments, shape);
+      run(random, route, arguments, bias, shape);
       for (size_t i = 0; i < acc.size(); ++i) {
         ASSERT_EQ(output(i), plain.add_position(acc[i], i % shape.n, wide_addend[i], wide)) << "position " << i;
       }
 
       if (wide) continue;
       arguments.epilogue = Epilogue::kRequantize;
-      run(random, arguments, shape);
+      run(random, route, arguments, bias, shape);
       for (size_t i = 0; i < acc.size(); ++i) {
         ASSERT_EQ(output(i), plain.requantize(acc[i], i % shape.n)) << "requantize " << i;
       }
 
+      arguments.table = table.data();
+      run(random, route, arguments, bias, shape);
+      for (size_t i = 0; i < acc.size(); ++i) {
+        ASSERT_EQ(output(i), table[static_cast<size_t>(plain.requantize(acc[i], i % shape.n) + 128)]) << "table " << i;
+      }
+
       std::vector<int32_t> sums(acc.size());
       arguments.epilogue = Epilogue::kAccumulate;
+      arguments.table = nullptr;
       arguments.output = sums.data();
-      run(random, arguments, shape);
+      run(random, route, arguments, bias, shape);
       for (size_t i = 0; i < acc.size(); ++i) ASSERT_EQ(sums[i], acc[i]) << "accumulate " << i;
     }
   }
 
-  void run(Random& random, const GemmArguments& arguments, const Case& shape) {
-    Scratch scratch(tier().gemm_scratch(*arguments.weights));
-    const size_t panels = arguments.weights->panels();
-    const size_t row = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(shape.rows)));
-    const size_t panel = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(panels)));
+  void run(Random& random, const GemmRoute& route, GemmArguments arguments, std::vector<int32_t> bias,
+           const Case& shape) {
+    const PackedWeights& weights = *arguments.weights;
+    AlignedArray<int32_t> folded;
+    ASSERT_TRUE(folded.allocate(bias.size()));
+    std::copy(bias.begin(), bias.end(), folded.data());
+    if (route.fold_bias != nullptr) {
+      route.fold_bias(weights, arguments.epilogue, arguments.requantizer, folded.data());
+    }
+    arguments.bias = folded.data();
+    const size_t row_tiles = divide_up(shape.rows, route.tile.mr);
+    const size_t row =
+        std::min(route.tile.mr * static_cast<size_t>(random.uniform(0, static_cast<int64_t>(row_tiles))), shape.rows);
+    const size_t panel = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(weights.panels())));
     for (const Range rows : {Range{row, shape.rows}, Range{0, row}}) {
-      for (const Range columns : {Range{0, panel}, Range{panel, panels}}) {
-        tier().gemm(arguments, rows, columns, scratch.data());
+      if (rows.begin == rows.end) continue;
+      Scratch scratch(route.scratch(weights, rows.end - rows.begin));
+      for (const Range columns : {Range{0, panel}, Range{panel, weights.panels()}}) {
+        route.run(arguments, rows, columns, scratch.data());
       }
     }
   }
@@ -117,11 +150,21 @@ class GemmTest : public TierTest {
 
 TEST_P(GemmTest, AgreesWithTheDefinitionAtOddShapes) {
   Random random(1);
+  size_t next = 0;
   for (const size_t rows : {1, 2, 3, 31, 33, 67}) {
     for (const size_t k : {1, 3, 16, 17, 48, 95}) {
       for (const size_t n : {1, 3, 5, 12, 65}) {
-        for (const unsigned bits : {4u, 8u}) check(random, {rows, k, n, bits}, false);
+        for (const unsigned bits : {4u, 8u}) check(random, {rows, k, n, bits, kRanges[next++ % 4]}, false);
       }
+    }
+  }
+}
+
+TEST_P(GemmTest, AgreesWithTheDefinitionAtEveryNumberOfRows) {
+  Random random(4);
+  for (size_t rows = 1; rows <= 26; ++rows) {
+    for (const CodeRange& range : kRanges) {
+      for (const unsigned bits : {4u, 8u}) check(random, {rows, 40, 70, bits, range}, false);
     }
   }
 }
@@ -129,14 +172,27 @@ TEST_P(GemmTest, AgreesWithTheDefinitionAtOddShapes) {
 TEST_P(GemmTest, AgreesWithTheDefinitionAtModelShapes) {
   Random random(2);
   for (const unsigned bits : {4u, 8u}) {
-    check(random, {197, 192, 60, bits}, false);
-    check(random, {9, 3072, 40, bits}, false);
+    for (const CodeRange& range : kRanges) {
+      check(random, {197, 192, 60, bits, range}, false);
+      check(random, {9, 3072, 40, bits, range}, false);
+    }
   }
 }
 
 TEST_P(GemmTest, TheLongestSumsOfExtremeCodesAreExact) {
   Random random(3);
-  for (const unsigned bits : {4u, 8u}) check(random, {3, 4096, 9, bits}, true);
+  for (const unsigned bits : {4u, 8u}) {
+    for (const CodeRange& range : kRanges) {
+      check(random, {3, 4096, 9, bits, range}, true);
+      check(random, {3, 4096, 9, bits, {-range.high - 1, range.high}}, true);
+    }
+  }
+}
+
+TEST_P(GemmTest, TheLastRouteTakesEverything) {
+  const GemmRoute& last = *tier().gemm_routes[tier().gemm_route_count - 1];
+  EXPECT_TRUE(last.pays());
+  for (const unsigned bits : {4u, 8u}) EXPECT_TRUE(last.accepts(bits, {-128, 127}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiers, GemmTest, every_tier(), tier_name);

@@ -37,6 +37,10 @@ enum Node : size_t {
   kMean,
 };
 
+// After fuse() the attention takes the place of the scores.
+constexpr Node kFusedProjection = kSoftmax;
+constexpr Node kFusedHidden = kProjection;
+
 struct Rule {
   const char* name;
   std::function<void(PlanBuilder&)> damage;
@@ -266,6 +270,51 @@ TEST_P(PlanRuleTest, IsCheckedAndExplained) {
 INSTANTIATE_TEST_SUITE_P(PlanCheck, PlanRuleTest, testing::ValuesIn(rules()),
                          [](const auto& info) { return std::string(info.param.name); });
 
+// The same of a plan with fused operators.
+const std::vector<Rule>& fused_rules() {
+  static const auto attention = [](PlanBuilder& b) -> plan::AttentionT& { return *op(b, kScores).AsAttention(); };
+  static const auto hidden = [](PlanBuilder& b) -> plan::LinearT& { return *op(b, kFusedHidden).AsLinear(); };
+  static const std::vector<Rule> rules = {
+      {"Heads", [](auto& b) { attention(b).heads = 3; }, "3 heads do not divide"},
+      {"Keys", [](auto& b) { value(b, attention(b).k).shape = {2, 6, 8}; }, "node"},
+      {"Values", [](auto& b) { attention(b).v = hidden(b).output; }, "v"},
+      {"Multiplier", [](auto& b) { attention(b).multiplier = 16383; }, "multiplier 16383"},
+      {"Shift", [](auto& b) { attention(b).shift = -16; }, "shift -16"},
+      {"Format", [](auto& b) { attention(b).format = static_cast<plan::ProbabilityFormat>(2); }, "unknown format 2"},
+      {"Bias", [](auto& b) { set_constant<int32_t>(b, attention(b).bias, 97, 1 << 30); }, "bias[97]"},
+      {"LeftShift", [](auto& b) { attention(b).requantizer->left_shift = 7; }, "left_shift"},
+      {"NoRequantizer", [](auto& b) { attention(b).requantizer.reset(); }, "requantizer"},
+      {"OnePart", [](auto& b) { b.plan.nodes[kScores]->parts.pop_back(); }, "1 parts"},
+      {"PartsOfALinear", [](auto& b) { b.plan.nodes[kQuery]->parts = std::move(b.plan.nodes[kScores]->parts); },
+       "2 parts"},
+      {"PartName", [](auto& b) { b.plan.nodes[kScores]->parts[0]->name = "\xff"; }, "printable"},
+      {"Table", [](auto& b) { constant(b, hidden(b).table).shape = {255}; }, "needs dense Int8 [256]"},
+      {"TableOfAnAddition", [](auto& b) { op(b, kFusedProjection).AsLinear()->table = hidden(b).table; },
+       "a table belongs to Requantize"},
+  };
+  return rules;
+}
+
+class FusedPlanRuleTest : public testing::TestWithParam<Rule> {};
+
+TEST_P(FusedPlanRuleTest, IsCheckedAndExplained) {
+  Random random(3);
+  PlanBuilder builder = tiny_transformer(random, false);
+  fuse(builder);
+  {
+    TestDelegate delegate;
+    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
+  }
+  GetParam().damage(builder);
+  clear_log();
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(builder), GetParam().error);
+  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+}
+
+INSTANTIATE_TEST_SUITE_P(PlanCheck, FusedPlanRuleTest, testing::ValuesIn(fused_rules()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
 TEST(PlanCheck, WideStreamsHaveNoFractionBitsAndNoChannelShift) {
   Random random(3);
   {
@@ -338,7 +387,8 @@ TEST(PlanCheck, AnOperatorOfTheFutureIsIncompatible) {
   std::vector<uint8_t> bytes = builder.packed_plan();
   const auto* nodes = plan::GetPlan(bytes.data())->nodes();
   const auto* table = reinterpret_cast<const flatbuffers::Table*>(nodes->Get(nodes->size() - 1));
-  bytes[static_cast<size_t>(table->GetAddressOf(plan::Node::VT_OP_TYPE) - bytes.data())] = 12;
+  bytes[static_cast<size_t>(table->GetAddressOf(plan::Node::VT_OP_TYPE) - bytes.data())] =
+      static_cast<uint8_t>(plan::Operator::MAX) + 1;
   TestDelegate delegate;
   EXPECT_EQ(delegate.load(make_blob(bytes), builder.data_map()), Error::DelegateInvalidCompatibility);
   EXPECT_NE(last_log().find("update the runtime"), std::string::npos) << last_log();

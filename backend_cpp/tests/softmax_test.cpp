@@ -25,9 +25,9 @@ class SoftmaxTest : public TierTest {
     const auto bias = random.numbers<int32_t>(c.bias_heads * c.rows * c.columns, -c.magnitude / 2, c.magnitude / 2);
     const int32_t multiplier = static_cast<int32_t>(random.number(1 << 14, (1 << 15) - 1));
     std::vector<uint8_t> output(size);
-    const SoftmaxArguments arguments{x.data(),     c.columns,  c.rows,  c.bias_heads > 0 ? bias.data() : nullptr,
-                                     c.bias_heads, multiplier, c.shift, format,
-                                     output.data()};
+    const SoftmaxParameters parameters{c.bias_heads > 0 ? bias.data() : nullptr, c.bias_heads, multiplier, c.shift,
+                                       format};
+    const SoftmaxArguments arguments{x.data(), c.columns, c.rows, parameters, output.data()};
     Scratch scratch(tier().softmax_scratch(c.columns));
     const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(c.heads * c.rows)));
     tier().softmax(arguments, {0, cut}, scratch.data());
@@ -75,10 +75,11 @@ TEST_P(SoftmaxTest, TheLongestRowOfEqualScores) {
   const std::vector<int32_t> x(kColumns, -5);
   std::vector<uint8_t> output(kColumns);
   Scratch scratch(tier().softmax_scratch(kColumns));
-  SoftmaxArguments arguments{x.data(), kColumns, 1, nullptr, 0, 1 << 14, 0, Probabilities::kLog2, output.data()};
+  SoftmaxArguments arguments{
+      x.data(), kColumns, 1, {nullptr, 0, 1 << 14, 0, Probabilities::kLog2}, output.data()};
   tier().softmax(arguments, {0, 1}, scratch.data());
   for (const uint8_t code : output) ASSERT_EQ(code, 15);
-  arguments.format = Probabilities::kLinear;
+  arguments.softmax.format = Probabilities::kLinear;
   tier().softmax(arguments, {0, 1}, scratch.data());
   for (const uint8_t code : output) ASSERT_EQ(code, 0);
 }
@@ -95,9 +96,10 @@ TEST_P(SoftmaxTest, IsCloseToTheRealSoftmax) {
   Scratch scratch(tier().softmax_scratch(kColumns));
   for (int repeat = 0; repeat < 50; ++repeat) {
     for (int32_t& score : x) score = static_cast<int32_t>(random.uniform(-40000, 40000));
-    SoftmaxArguments arguments{x.data(), kColumns, 1, nullptr, 0, multiplier, shift, Probabilities::kLog2, log2.data()};
+    SoftmaxArguments arguments{
+        x.data(), kColumns, 1, {nullptr, 0, multiplier, shift, Probabilities::kLog2}, log2.data()};
     tier().softmax(arguments, {0, 1}, scratch.data());
-    arguments.format = Probabilities::kLinear;
+    arguments.softmax.format = Probabilities::kLinear;
     arguments.output = linear.data();
     tier().softmax(arguments, {0, 1}, scratch.data());
     double sum = 0;

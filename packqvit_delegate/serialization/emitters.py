@@ -8,7 +8,7 @@ from torch.fx import Node
 
 import packqvit_delegate.serialization.plan_generated as fb
 
-from .plan_builder import PlanBuilder, emits
+from .plan_builder import PlanBuilder, emits, emits_fused
 
 
 def _is_narrow(weight_bits: Any) -> bool:
@@ -67,6 +67,14 @@ def emit_linear(plan: PlanBuilder, node: Node) -> fb.LinearT:
     x, weight, bias, multiplier, shift, weight_bits, *rest = node.args
     table = _linear(plan, x, weight, bias, weight_bits, fb.Epilogue.Requantize)
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
+@emits_fused("linear", "lookup_table")
+def emit_linear_table(plan: PlanBuilder, linear: Node, lookup: Node) -> fb.LinearT:
+    """A lookup table in the epilogue of the linear before it."""
+    table = emit_linear(plan, linear)
+    table.table = plan.constant(lookup.args[1])
     return table
 
 
@@ -132,6 +140,20 @@ def emit_attention_values(plan: PlanBuilder, node: Node) -> fb.AttentionValuesT:
     table.probabilities, table.v = plan.read(p), plan.read(v)
     table.format = _format(log2)
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
+@emits_fused("attention_scores", "softmax", "attention_values")
+def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node) -> fb.AttentionT:
+    """Attention without the matrices in between."""
+    q, k, heads = scores.args
+    _, bias, multiplier, shift, log2 = softmax.args
+    _, v, value_multiplier, value_shift, _, *rest = values.args
+    table = fb.AttentionT()
+    table.q, table.k, table.v, table.heads = plan.read(q), plan.read(k), plan.read(v), heads
+    table.bias, table.multiplier, table.shift = plan.constant(bias), multiplier, shift
+    table.format = _format(log2)
+    table.requantizer = _requantizer(plan, value_multiplier, value_shift, *rest)
     return table
 
 

@@ -25,9 +25,12 @@ import packqvit_delegate.serialization.plan_generated as fb
 from ..errors import PlanError
 from ..planner import Lifetime, plan_arena
 from .constants import DATA_TYPES, ConstantWriter
+from .fusion import Chain, find_fusions
+from .names import operator_name
 
-Emitter = Callable[["PlanBuilder", Node], Any]
+Emitter = Callable[..., Any]
 EMITTERS: dict[str, Emitter] = {}
+FUSED_EMITTERS: dict[Chain, Emitter] = {}
 
 VIEWS = (
     "aten::reshape",
@@ -40,17 +43,21 @@ VIEWS = (
 """Operators that only change the shape of codes: their result is the same value of the plan."""
 
 
-def operator_name(node: Node) -> str:
-    """`namespace::name` of the operator that a node calls, in the ATen or the edge dialect; "" for other nodes."""
-    schema = getattr(node.target, "_schema", None)
-    return "" if node.op != "call_function" or schema is None else str(schema.name)
-
-
 def emits(name: str) -> Callable[[Emitter], Emitter]:
     """Registers how a node of `packqvit::name` becomes an operator of the plan."""
 
     def register(emitter: Emitter) -> Emitter:
         EMITTERS[f"packqvit::{name}"] = emitter
+        return emitter
+
+    return register
+
+
+def emits_fused(*names: str) -> Callable[[Emitter], Emitter]:
+    """Registers how a chain of nodes of `packqvit::name` becomes one operator of the plan."""
+
+    def register(emitter: Emitter) -> Emitter:
+        FUSED_EMITTERS[tuple(f"packqvit::{name}" for name in names)] = emitter
         return emitter
 
     return register
@@ -73,13 +80,15 @@ class PlanBuilder:
         self._value_of: dict[Node, int] = {}
         self._first: dict[int, int] = {}
         self._last: dict[int, int] = {}
+        self._fusions = find_fusions(program.graph, FUSED_EMITTERS)
+        self._absorbed = {node for nodes in self._fusions.values() for node in nodes[:-1]}
 
-    def build(self, store: NamedDataStore, debug_id: Callable[[Node], int]) -> bytes:
+    def build(self, store: NamedDataStore, debug_id: Callable[[tuple[Node, ...]], int]) -> bytes:
         """The serialised plan.
 
         Args:
             store: Takes the constants.
-            debug_id: Gives the delegate debug id of a node.
+            debug_id: Gives the delegate debug id of nodes that are traced as one.
 
         Raises:
             PlanError: The graph holds what no plan can express.
@@ -148,14 +157,18 @@ class PlanBuilder:
                 return get(self.program, node)
         return None
 
-    def _add_call(self, node: Node, debug_id: Callable[[Node], int]) -> None:
+    def _add_call(self, node: Node, debug_id: Callable[[tuple[Node, ...]], int]) -> None:
         name = operator_name(node)
+        if node in self._absorbed:
+            return
         if name in VIEWS:
             self._value_of[node] = self.read(node.args[0])
             return
         if name not in EMITTERS:
             raise PlanError(f"operator {name or node.target} has no place in a plan")
-        operator = EMITTERS[name](self, node)
+        nodes = self._fusions.get(node, (node,))
+        emitter = FUSED_EMITTERS[tuple(map(operator_name, nodes))] if len(nodes) > 1 else EMITTERS[name]
+        operator = emitter(self, *nodes)
         output = self._new_value(node, fb.Storage.Arena, 0)
         operator.output = output
         self._first[output] = self._last[output] = len(self._nodes)
@@ -163,8 +176,17 @@ class PlanBuilder:
         wrapped.op = operator
         wrapped.opType = getattr(fb.Operator, type(operator).__name__.removesuffix("T"))
         wrapped.name = node.name
-        wrapped.debugId = debug_id(node)
+        if isinstance(operator, fb.AttentionT):  # the runtime times its parts one by one
+            wrapped.parts = [self._part(part, debug_id((part,))) for part in nodes[:-1]]
+            nodes = nodes[-1:]
+        wrapped.debugId = debug_id(nodes)
         self._nodes.append(wrapped)
+
+    @staticmethod
+    def _part(node: Node, debug_id: int) -> fb.PartT:
+        part = fb.PartT()
+        part.name, part.debugId = node.name, debug_id
+        return part
 
     def _new_value(self, node: Node, storage: int, location: int) -> int:
         value = fb.ValueT()

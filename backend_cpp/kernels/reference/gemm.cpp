@@ -6,6 +6,8 @@
 namespace packqvit::reference {
 namespace {
 
+constexpr size_t kRowBlock = 32;  // amortises widening a panel to int16
+
 // One panel's codes as int16 rows [nr][padded_k], undoing the interleaving by kr.
 void widen_panel(const PackedWeights& weights, size_t panel, int16_t* out) {
   constexpr size_t kGroup = 16;
@@ -47,7 +49,8 @@ void store_row(const GemmArguments& arguments, size_t row, size_t column, const 
     if constexpr (kEpilogue == Epilogue::kAccumulate) {
       output[j] = sum;
     } else if constexpr (kEpilogue == Epilogue::kRequantize) {
-      output[j] = static_cast<Code>(requantizer(sum, c));
+      const int32_t code = requantizer(sum, c);
+      output[j] = arguments.table != nullptr ? arguments.table[code + 128] : static_cast<Code>(code);
     } else {
       int32_t base;
       if constexpr (kEpilogue == Epilogue::kAddResidual) {
@@ -79,20 +82,18 @@ StoreRow choose_store(const GemmArguments& arguments) {
   return store_row<Epilogue::kRequantize, int8_t>;
 }
 
-}  // namespace
-
-size_t gemm_scratch(const PackedWeights& weights) {
-  return (weights.tile.row_block + kTileColumns) * weights.padded_k * sizeof(int16_t);
+size_t scratch_bytes(const PackedWeights& weights, size_t) {
+  return (kRowBlock + kTileColumns) * weights.padded_k * sizeof(int16_t);
 }
 
-void gemm(const GemmArguments& arguments, Range rows, Range panels, void* scratch) {
+void run(const GemmArguments& arguments, Range rows, Range panels, void* scratch) {
   const PackedWeights& weights = *arguments.weights;
   const size_t stride = weights.padded_k;
   int16_t* a = static_cast<int16_t*>(scratch);
-  int16_t* b = a + weights.tile.row_block * stride;
+  int16_t* b = a + kRowBlock * stride;
   const StoreRow store = choose_store(arguments);
-  for (size_t first = rows.begin; first < rows.end; first += weights.tile.row_block) {
-    const size_t count = std::min(weights.tile.row_block, rows.end - first);
+  for (size_t first = rows.begin; first < rows.end; first += kRowBlock) {
+    const size_t count = std::min(kRowBlock, rows.end - first);
     for (size_t i = 0; i < count; ++i) {
       widen_row(arguments.x + (first + i) * weights.k, weights.k, stride, a + i * stride);
     }
@@ -102,6 +103,21 @@ void gemm(const GemmArguments& arguments, Range rows, Range panels, void* scratc
                 [&](size_t row, const int32_t* acc) { store(arguments, first + row, panel * kTileColumns, acc); });
     }
   }
+}
+
+}  // namespace
+
+const GemmRoute& gemm_route() {
+  static constexpr GemmRoute kRoute = {
+      "portable",
+      [](unsigned, CodeRange) { return true; },
+      [] { return true; },
+      {kTileRows, kTileColumns, /*kr=*/16},
+      nullptr,
+      scratch_bytes,
+      run,
+  };
+  return kRoute;
 }
 
 }  // namespace packqvit::reference

@@ -7,15 +7,20 @@ namespace packqvit::reference {
 
 const KernelTier& tier();
 
-size_t gemm_scratch(const PackedWeights& weights);
-void gemm(const GemmArguments& arguments, Range rows, Range panels, void* scratch);
+const GemmRoute& gemm_route();
 
-size_t attention_scratch(const AttentionShape& shape);
+size_t attention_scratch(const AttentionShape& shape, Probabilities format);
+void attention(const AttentionArguments& arguments, size_t head, Range queries, void* scratch, AttentionClock* clock);
+size_t attention_part_scratch(const AttentionShape& shape);
 void attention_scores(const AttentionScoresArguments& arguments, size_t head, Range queries, void* scratch);
 void attention_values(const AttentionValuesArguments& arguments, size_t head, Range queries, void* scratch);
 
 size_t softmax_scratch(size_t columns);
 void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch);
+
+// One row of `columns` scores with its row of the bias, or nullptr, to codes.
+void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const int32_t* bias, size_t columns,
+                 uint8_t* output, void* scratch);
 
 void layer_norm(const LayerNormArguments& arguments, Range rows);
 void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size);

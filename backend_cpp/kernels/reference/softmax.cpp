@@ -31,33 +31,38 @@ uint8_t linear_code(int32_t e, int32_t normaliser) {
 // A row of biased scores and a row of octaves.
 size_t softmax_scratch(size_t columns) { return columns * (sizeof(int32_t) + sizeof(int16_t)); }
 
-void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch) {
-  const size_t columns = arguments.columns;
+void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const int32_t* bias, size_t columns,
+                 uint8_t* output, void* scratch) {
   int32_t* biased = static_cast<int32_t*>(scratch);
   int16_t* e = reinterpret_cast<int16_t*>(biased + columns);
+  if (bias != nullptr) {
+    for (size_t j = 0; j < columns; ++j) biased[j] = wrapping_add(x[j], bias[j]);
+    x = biased;
+  }
+  int32_t maximum = x[0];
+  for (size_t j = 1; j < columns; ++j) maximum = std::max(maximum, x[j]);
+  for (size_t j = 0; j < columns; ++j) {
+    const uint32_t distance = static_cast<uint32_t>(maximum) - static_cast<uint32_t>(x[j]);
+    e[j] = static_cast<int16_t>(octaves(distance, parameters.multiplier, parameters.shift));
+  }
+  uint32_t sum = 0;
+  for (size_t j = 0; j < columns; ++j) sum += static_cast<uint32_t>(exp2_weight(e[j]));
+  const int32_t normaliser = log2_of_sum(sum);
+  if (parameters.format == Probabilities::kLog2) {
+    for (size_t j = 0; j < columns; ++j) output[j] = log2_code(e[j], normaliser);
+  } else {
+    for (size_t j = 0; j < columns; ++j) output[j] = linear_code(e[j], normaliser);
+  }
+}
+
+void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch) {
+  const size_t columns = arguments.columns;
   for (size_t row = rows.begin; row < rows.end; ++row) {
-    const int32_t* x = arguments.x + row * columns;
-    if (arguments.bias != nullptr) {
-      const size_t head = row / arguments.rows_per_head % arguments.bias_heads;
-      const int32_t* bias = arguments.bias + (head * arguments.rows_per_head + row % arguments.rows_per_head) * columns;
-      for (size_t j = 0; j < columns; ++j) biased[j] = wrapping_add(x[j], bias[j]);
-      x = biased;
-    }
-    int32_t maximum = x[0];
-    for (size_t j = 1; j < columns; ++j) maximum = std::max(maximum, x[j]);
-    for (size_t j = 0; j < columns; ++j) {
-      const uint32_t distance = static_cast<uint32_t>(maximum) - static_cast<uint32_t>(x[j]);
-      e[j] = static_cast<int16_t>(octaves(distance, arguments.multiplier, arguments.shift));
-    }
-    uint32_t sum = 0;
-    for (size_t j = 0; j < columns; ++j) sum += static_cast<uint32_t>(exp2_weight(e[j]));
-    const int32_t normaliser = log2_of_sum(sum);
-    uint8_t* output = arguments.output + row * columns;
-    if (arguments.format == Probabilities::kLog2) {
-      for (size_t j = 0; j < columns; ++j) output[j] = log2_code(e[j], normaliser);
-    } else {
-      for (size_t j = 0; j < columns; ++j) output[j] = linear_code(e[j], normaliser);
-    }
+    const size_t head = row / arguments.rows_per_head;
+    const int32_t* bias =
+        softmax_bias(arguments.softmax, head, row % arguments.rows_per_head, arguments.rows_per_head, columns);
+    softmax_row(arguments.softmax, arguments.x + row * columns, bias, columns, arguments.output + row * columns,
+                scratch);
   }
 }
 

@@ -1,17 +1,17 @@
-#include "kernels/reference/dot_tile.h"
 #include "kernels/reference/reference.h"
 
 namespace packqvit::reference {
 
 const KernelTier& tier() {
-  static constexpr KernelTier kTier = {
+  static const GemmRoute* const kRoutes[] = {&gemm_route()};
+  static const KernelTier kTier = {
       "reference",
       [] { return true; },
-      // 32 rows amortise widening a panel to int16; kr = 16 is one vector of codes.
-      {kTileRows, kTileColumns, /*kr=*/16, /*row_block=*/32},
-      gemm_scratch,
-      gemm,
+      kRoutes,
+      1,
       attention_scratch,
+      attention,
+      attention_part_scratch,
       attention_scores,
       attention_values,
       softmax_scratch,

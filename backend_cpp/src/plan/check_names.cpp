@@ -27,7 +27,11 @@ Error check_names(const plan::Plan& plan) {
     for (const plan::Segment* segment : *plan.segments()) check(segment->key());
   }
   if (plan.nodes() != nullptr) {
-    for (const plan::Node* node : *plan.nodes()) check(node->name());
+    for (const plan::Node* node : *plan.nodes()) {
+      check(node->name());
+      if (node->parts() == nullptr) continue;
+      for (const plan::Part* part : *node->parts()) check(part->name());
+    }
   }
   if (printable) return Error::Ok;
   ET_LOG(Error, "packqvit: a name in the plan holds more than printable ASCII: export the file again");

@@ -89,6 +89,9 @@ bool check(NodeChecker& checker, const plan::Linear& op) {
     return false;
   }
   const uint64_t bound = *std::max_element(bounds.begin(), bounds.end());
+  if (op.table() != -1 && op.epilogue() != plan::Epilogue::Requantize) {
+    return checker.fail("a table belongs to Requantize, the epilogue is %d", static_cast<int>(op.epilogue()));
+  }
   if (op.epilogue() == plan::Epilogue::AddResidual) return check_residual(checker, op, *output, features, bound);
   if (op.residual() != -1 || op.residual_multiplier() != -1) {
     return checker.fail("a residual belongs to AddResidual, the epilogue is %d", static_cast<int>(op.epilogue()));
@@ -96,6 +99,7 @@ bool check(NodeChecker& checker, const plan::Linear& op) {
   switch (op.epilogue()) {
     case plan::Epilogue::Requantize:
       return checker.has_type(*output, "output", {DataType::Int8}) &&
+             (op.table() == -1 || checker.constant(op.table(), "table", DataType::Int8, {256}) != nullptr) &&
              check_requantized(checker, op.requantizer(), features, bound, *output);
     case plan::Epilogue::Accumulate:
       return checker.has_type(*output, "output", {DataType::Int32});
@@ -132,6 +136,19 @@ bool check(NodeChecker& checker, const plan::PatchEmbedding& op) {
           checker.constant(op.prefix(), "prefix", output->type, {prefix, channels}) != nullptr);
 }
 
+bool is_probability_format(plan::ProbabilityFormat format) {
+  return format == plan::ProbabilityFormat::Log2 || format == plan::ProbabilityFormat::Linear;
+}
+
+// q and k of rank 3 and their heads.
+bool check_heads(const NodeChecker& checker, uint32_t heads, const Value& q, const Value& k) {
+  if (heads == 0 || q.last() % heads != 0) {
+    return checker.fail("%" PRIu32 " heads do not divide %zu channels", heads, q.last());
+  }
+  return checker.has_shape(k, "k", {q.dim(0), k.dim(1), q.last()}) &&
+         checker.at_most("channels per head", q.last() / heads, kMaxFeatures);
+}
+
 bool check(NodeChecker& checker, const plan::AttentionScores& op) {
   const Value* q = checker.read(op.q(), "q");
   const Value* k = checker.read(op.k(), "k");
@@ -141,16 +158,25 @@ bool check(NodeChecker& checker, const plan::AttentionScores& op) {
       !checker.has_rank(*q, "q", 3) || !checker.has_rank(*k, "k", 3)) {
     return false;
   }
-  if (op.heads() == 0 || q->last() % op.heads() != 0) {
-    return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), q->last());
-  }
-  return checker.has_shape(*k, "k", {q->dim(0), k->dim(1), q->last()}) &&
-         checker.has_shape(*output, "output", {q->dim(0), op.heads(), q->dim(1), k->dim(1)}) &&
-         checker.at_most("channels per head", q->last() / op.heads(), kMaxFeatures);
+  return check_heads(checker, op.heads(), *q, *k) &&
+         checker.has_shape(*output, "output", {q->dim(0), op.heads(), q->dim(1), k->dim(1)});
 }
 
-bool is_probability_format(plan::ProbabilityFormat format) {
-  return format == plan::ProbabilityFormat::Log2 || format == plan::ProbabilityFormat::Linear;
+// Multiplier, shift, format and bias of a softmax over scores [batch, heads, queries, keys].
+template <typename Op>
+bool check_softmax(const NodeChecker& checker, const Op& op, const Shape& scores) {
+  if (!checker.at_most("keys", scores[3], kMaxSoftmaxKeys)) return false;
+  if (op.multiplier() < 1 << 14) return checker.fail("multiplier %d is not in [16384, 32767]", op.multiplier());
+  if (op.shift() < -15 || op.shift() > 30) return checker.fail("shift %d is not in [-15, 30]", op.shift());
+  if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
+  if (op.bias() == -1) return true;
+  const Constant* bias = checker.find_constant(op.bias(), "bias");
+  if (bias == nullptr) return false;
+  const size_t heads = scores[0] * scores[1];
+  if (heads % bias->shape[0] != 0) {
+    return checker.fail("bias has %zu heads, needs a divisor of %zu", bias->shape[0], heads);
+  }
+  return checker.bounded(op.bias(), "bias", {bias->shape[0], scores[2], scores[3]}, kMaxBias);
 }
 
 bool check(NodeChecker& checker, const plan::Softmax& op) {
@@ -158,20 +184,19 @@ bool check(NodeChecker& checker, const plan::Softmax& op) {
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int32}) ||
       !checker.has_type(*output, "output", {DataType::UInt8}) || !checker.has_rank(*x, "x", 4) ||
-      !checker.has_shape(*output, "output", x->shape) || !checker.at_most("keys", x->last(), kMaxSoftmaxKeys)) {
+      !checker.has_shape(*output, "output", x->shape)) {
     return false;
   }
-  if (op.multiplier() < 1 << 14) return checker.fail("multiplier %d is not in [16384, 32767]", op.multiplier());
-  if (op.shift() < -15 || op.shift() > 30) return checker.fail("shift %d is not in [-15, 30]", op.shift());
-  if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
-  if (op.bias() == -1) return true;
-  const Constant* bias = checker.find_constant(op.bias(), "bias");
-  if (bias == nullptr) return false;
-  const size_t heads = x->dim(0) * x->dim(1);
-  if (heads % bias->shape[0] != 0) {
-    return checker.fail("bias has %zu heads, needs a divisor of %zu", bias->shape[0], heads);
-  }
-  return checker.bounded(op.bias(), "bias", {bias->shape[0], x->dim(2), x->dim(3)}, kMaxBias);
+  return check_softmax(checker, op, x->shape);
+}
+
+// The sums of `keys` weighted values and their requantiser.
+template <typename Op>
+bool check_values(const NodeChecker& checker, const Op& op, size_t keys, const Value& v, const Value& output) {
+  const bool log2 = op.format() == plan::ProbabilityFormat::Log2;
+  const uint64_t product = 127 * (log2 ? uint64_t{1} << 14 : 255);
+  return checker.at_most("keys", keys, log2 ? kMaxLog2Keys : kMaxLinearKeys) &&
+         check_requantized(checker, op.requantizer(), v.last(), keys * product, output);
 }
 
 bool check(NodeChecker& checker, const plan::AttentionValues& op) {
@@ -189,10 +214,23 @@ bool check(NodeChecker& checker, const plan::AttentionValues& op) {
     return checker.fail("%zu heads do not divide %zu channels", p->dim(1), v->last());
   }
   if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
-  const bool log2 = op.format() == plan::ProbabilityFormat::Log2;
-  const uint64_t product = 127 * (log2 ? uint64_t{1} << 14 : 255);
-  return checker.at_most("keys", p->dim(3), log2 ? kMaxLog2Keys : kMaxLinearKeys) &&
-         check_requantized(checker, op.requantizer(), v->last(), p->dim(3) * product, *output);
+  return check_values(checker, op, p->dim(3), *v, *output);
+}
+
+bool check(NodeChecker& checker, const plan::Attention& op) {
+  const Value* q = checker.read(op.q(), "q");
+  const Value* k = checker.read(op.k(), "k");
+  const Value* v = checker.read(op.v(), "v");
+  const Value* output = checker.write(op.output());
+  if (q == nullptr || k == nullptr || v == nullptr || output == nullptr ||
+      !checker.has_type(*q, "q", {DataType::Int8}) || !checker.has_type(*k, "k", {DataType::Int8}) ||
+      !checker.has_type(*v, "v", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_rank(*q, "q", 3) || !checker.has_rank(*k, "k", 3) || !check_heads(checker, op.heads(), *q, *k)) {
+    return false;
+  }
+  return checker.has_shape(*v, "v", k->shape) && checker.has_shape(*output, "output", q->shape) &&
+         check_softmax(checker, op, {q->dim(0), op.heads(), q->dim(1), k->dim(1)}) &&
+         check_values(checker, op, k->dim(1), *v, *output);
 }
 
 bool check(NodeChecker& checker, const plan::LayerNorm& op) {
@@ -268,6 +306,13 @@ bool check(NodeChecker& checker, const plan::MeanTokens& op) {
          check_grid_limit(checker, output->type, *op.requantizer());
 }
 
+// The scores and the softmax of an attention, to be traced under their own names.
+bool check_parts(const NodeChecker& checker, const plan::Node& node) {
+  const size_t parts = node.parts() != nullptr ? node.parts()->size() : 0;
+  return parts == 0 || (parts == 2 && node.op_type() == plan::Operator::Attention) ||
+         checker.fail("%zu parts", parts);
+}
+
 enum class Verdict { kGood, kBad, kUnknownOperator };
 
 Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
@@ -295,6 +340,8 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_SelectTokens());
     case plan::Operator::MeanTokens:
       return verdict(node.op_as_MeanTokens());
+    case plan::Operator::Attention:
+      return verdict(node.op_as_Attention());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));
@@ -311,6 +358,7 @@ Error check_nodes(const plan::Plan& plan, const ConstantStore& constants, const 
   for (size_t i = 0; i < count; ++i) {
     const plan::Node& node = *plan.nodes()->Get(static_cast<uint32_t>(i));
     NodeChecker checker(node, i, constants, values);
+    if (!check_parts(checker, node)) return Error::InvalidProgram;
     const Verdict verdict = check_operator(checker, node);
     if (verdict == Verdict::kUnknownOperator) return Error::DelegateInvalidCompatibility;
     if (verdict == Verdict::kBad) return Error::InvalidProgram;

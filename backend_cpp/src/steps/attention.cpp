@@ -1,3 +1,10 @@
+#include <executorch/runtime/core/event_tracer_hooks_delegate.h>
+#include <executorch/runtime/platform/platform.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "src/steps/owned_softmax.h"
 #include "src/steps/requantizer.h"
 #include "src/steps/step.h"
 
@@ -7,11 +14,12 @@ using executorch::runtime::Error;
 
 namespace {
 
-// Cuts [heads of all images] x [queries] into tasks. A head is cut only where there are fewer heads than parts: each
-// part of a head prepares the same keys or values again.
+// Cuts [heads of all images] x [queries] into tasks. A head is cut only where there are too few of them to share among
+// the threads: each part of a head prepares the same keys or values again.
 template <typename Work>
 Error run_heads(size_t heads, size_t queries, size_t threads, ScratchPool& scratch, const Work& work) {
-  const size_t parts = divide_up(part_count(heads * queries, threads), heads);
+  const size_t tasks = threads == 1 ? 1 : 2 * threads;
+  const size_t parts = std::min(queries, divide_up(tasks, heads));
   return parallel_tasks(heads * parts, [&](size_t task) {
     const ScratchPool::Lease lease(scratch);
     work(task / parts, part_of(queries, parts, task % parts), lease.data());
@@ -27,7 +35,7 @@ class AttentionScoresStep final : public Step {
     shape_ = {scores.dim(1), scores.dim(2), scores.dim(3), context.plan.value(q_).last() / scores.dim(1)};
   }
 
-  size_t scratch_bytes() const override { return tier_.attention_scratch(shape_); }
+  size_t scratch_bytes() const override { return tier_.attention_part_scratch(shape_); }
 
   Error run(const Memory& memory) const override {
     const AttentionScoresArguments arguments{shape_, memory.value<const int8_t>(q_), memory.value<const int8_t>(k_),
@@ -65,7 +73,7 @@ class AttentionValuesStep final : public Step {
     return requantizer_.init(plan, *op.requantizer(), shape_.heads * shape_.head_size);
   }
 
-  size_t scratch_bytes() const override { return tier_.attention_scratch(shape_); }
+  size_t scratch_bytes() const override { return tier_.attention_part_scratch(shape_); }
 
   Error run(const Memory& memory) const override {
     const AttentionValuesArguments arguments{shape_,
@@ -91,6 +99,84 @@ class AttentionValuesStep final : public Step {
   OwnedRequantizer requantizer_;
 };
 
+// The operators of a fused attention, in the order of AttentionClock.
+enum Part { kScores, kSoftmax, kValues, kParts };
+
+class AttentionStep final : public Step {
+ public:
+  AttentionStep(const BuildContext& context, const plan::Attention& op, const plan::Node& node)
+      : tier_(context.tier), threads_(context.threads), q_(op.q()), k_(op.k()), v_(op.v()), output_(op.output()) {
+    const Value& q = context.plan.value(q_);
+    batch_ = q.dim(0);
+    shape_ = {op.heads(), q.dim(1), context.plan.value(k_).dim(1), q.last() / op.heads()};
+    debug_id_[kValues] = node.debug_id();
+    has_parts_ = node.parts() != nullptr && node.parts()->size() == 2;
+    for (uint32_t part = 0; has_parts_ && part < 2; ++part) debug_id_[part] = node.parts()->Get(part)->debug_id();
+  }
+
+  bool init(const CheckedPlan& plan, const plan::Attention& op) {
+    return softmax_.init(plan, op) && requantizer_.init(plan, *op.requantizer(), shape_.heads * shape_.head_size);
+  }
+
+  size_t scratch_bytes() const override { return tier_.attention_scratch(shape_, softmax_.view().format); }
+
+  bool traces_itself() const override { return true; }
+
+  Error run(const Memory& memory) const override {
+    const AttentionArguments arguments{shape_,
+                                       memory.value<const int8_t>(q_),
+                                       memory.value<const int8_t>(k_),
+                                       memory.value<const int8_t>(v_),
+                                       softmax_.view(),
+                                       requantizer_.view(),
+                                       memory.value<int8_t>(output_)};
+    std::atomic<uint64_t> ticks[kParts] = {};
+    const et_timestamp_t start = now();
+    const Error error = run_heads(batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
+                                  [&](size_t head, Range queries, void* scratch) {
+                                    AttentionClock clock{now, 0, 0, 0};
+                                    tier_.attention(arguments, head, queries, scratch,
+                                                    memory.tracer != nullptr ? &clock : nullptr);
+                                    ticks[kScores] += clock.scores;
+                                    ticks[kSoftmax] += clock.softmax;
+                                    ticks[kValues] += clock.values;
+                                  });
+    if (memory.tracer != nullptr) log_parts(memory.tracer, start, now(), ticks);
+    return error;
+  }
+
+ private:
+  static uint64_t now() { return executorch::runtime::pal_current_ticks(); }
+
+  // The parts alternate, so that each gets one interval in proportion to its time, one behind the other.
+  void log_parts(executorch::runtime::EventTracer* tracer, et_timestamp_t start, et_timestamp_t end,
+                 const std::atomic<uint64_t>* ticks) const {
+    const double total = std::max(1.0, static_cast<double>(ticks[kScores] + ticks[kSoftmax] + ticks[kValues]));
+    double done = 0;
+    et_timestamp_t from = start;
+    for (int part = has_parts_ ? kScores : kValues; part < kParts; ++part) {
+      done += static_cast<double>(ticks[part]);
+      const et_timestamp_t to =
+          part == kValues ? end : start + static_cast<et_timestamp_t>(static_cast<double>(end - start) * done / total);
+      executorch::runtime::event_tracer_log_profiling_delegate(tracer, nullptr, debug_id_[part], from, to);
+      from = to;
+    }
+  }
+
+  const KernelTier& tier_;
+  size_t threads_;
+  uint32_t q_;
+  uint32_t k_;
+  uint32_t v_;
+  uint32_t output_;
+  size_t batch_;
+  AttentionShape shape_;
+  uint32_t debug_id_[kParts] = {};
+  bool has_parts_;
+  OwnedSoftmax softmax_;
+  OwnedRequantizer requantizer_;
+};
+
 }  // namespace
 
 StepResult make_step(const BuildContext& context, const plan::AttentionScores& op) {
@@ -99,6 +185,12 @@ StepResult make_step(const BuildContext& context, const plan::AttentionScores& o
 
 StepResult make_step(const BuildContext& context, const plan::AttentionValues& op) {
   auto step = std::make_unique<AttentionValuesStep>(context, op);
+  if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
+  return std::unique_ptr<Step>(std::move(step));
+}
+
+StepResult make_step(const BuildContext& context, const plan::Attention& op, const plan::Node& node) {
+  auto step = std::make_unique<AttentionStep>(context, op, node);
   if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
   return std::unique_ptr<Step>(std::move(step));
 }

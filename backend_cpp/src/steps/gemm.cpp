@@ -6,17 +6,38 @@ namespace packqvit {
 
 using executorch::runtime::Error;
 
-bool Gemm::init(const CheckedPlan& plan, int32_t weight, int32_t bias, const plan::Requantizer* requantizer,
-                int32_t residual_multiplier, Epilogue epilogue, bool wide) {
-  epilogue_ = epilogue;
-  wide_ = wide;
-  const Constant& codes = plan.constant(weight);
+bool Gemm::init(const CheckedPlan& plan, const Operands& operands, size_t rows) {
+  epilogue_ = operands.epilogue;
+  wide_ = operands.wide;
+  rows_ = rows;
+  const Constant& codes = plan.constant(operands.weight);
   const unsigned bits = codes.encoding == plan::Encoding::Nibbles ? 4 : 8;
-  if (!pack_weights({codes.data, codes.shape[0], codes.shape[1], bits}, tier_.tile, weights_)) return false;
-  const size_t channels = round_up(weights_.n, tier_.tile.nr);
-  return plan.constant(bias).copy_to(bias_, channels) &&
-         (requantizer == nullptr || requantizer_.init(plan, *requantizer, channels)) &&
-         (residual_multiplier == -1 || plan.constant(residual_multiplier).copy_to(residual_multiplier_, channels));
+  route_ = &choose_gemm_route(tier_, bits, operands.x);
+  if (!pack_weights({codes.data, codes.shape[0], codes.shape[1], bits}, route_->tile, weights_)) return false;
+  const size_t channels = round_up(weights_.n, route_->tile.nr);
+  if (!plan.constant(operands.bias).copy_to(bias_, channels)) return false;
+  if (operands.requantizer != nullptr && !requantizer_.init(plan, *operands.requantizer, channels)) return false;
+  if (operands.residual_multiplier != -1 &&
+      !plan.constant(operands.residual_multiplier).copy_to(residual_multiplier_, channels)) {
+    return false;
+  }
+  if (operands.table != -1 && !plan.constant(operands.table).copy_to(table_, 256)) return false;
+  if (route_->fold_bias != nullptr) route_->fold_bias(weights_, epilogue_, requantizer_.view(), bias_.data());
+  return true;
+}
+
+// Rows are cut first: every task prepares its rows once, and unpacks the panels that it visits. Panels are cut where
+// there are too few rows to keep the threads busy.
+Gemm::Cut Gemm::cut(size_t rows) const {
+  const size_t tiles = divide_up(rows, route_->tile.mr);
+  const size_t parts = part_count(tiles * weights_.panels(), threads_);
+  const size_t row_parts = std::min(parts, tiles);
+  return {tiles, row_parts, std::min(divide_up(parts, row_parts), weights_.panels())};
+}
+
+size_t Gemm::scratch_bytes() const {
+  const Cut cut = this->cut(rows_);
+  return route_->scratch(weights_, divide_up(cut.row_tiles, cut.row_parts) * route_->tile.mr);
 }
 
 Error Gemm::run(const int8_t* x, size_t rows, const void* addend, void* output, ScratchPool& scratch) const {
@@ -26,20 +47,18 @@ Error Gemm::run(const int8_t* x, size_t rows, const void* addend, void* output, 
   arguments.bias = bias_.data();
   arguments.epilogue = epilogue_;
   arguments.requantizer = requantizer_.view();
+  arguments.table = table_.data();
   arguments.residual_multiplier = residual_multiplier_.data();
   arguments.addend = addend;
   arguments.output = output;
   arguments.wide = wide_;
 
-  const size_t row_block = tier_.tile.row_block;
-  const size_t row_blocks = divide_up(rows, row_block);
-  const size_t panels = weights_.panels();
-  const size_t panel_groups = std::min(panels, divide_up(part_count(row_blocks * panels, threads_), row_blocks));
-  return parallel_tasks(row_blocks * panel_groups, [&](size_t task) {
-    const size_t first = task / panel_groups * row_block;
+  const Cut cut = this->cut(rows);
+  return parallel_tasks(cut.row_parts * cut.panel_parts, [&](size_t task) {
+    const Range tiles = part_of(cut.row_tiles, cut.row_parts, task / cut.panel_parts);
     const ScratchPool::Lease lease(scratch);
-    tier_.gemm(arguments, {first, std::min(first + row_block, rows)},
-               part_of(panels, panel_groups, task % panel_groups), lease.data());
+    route_->run(arguments, {tiles.begin * route_->tile.mr, std::min(tiles.end * route_->tile.mr, rows)},
+                part_of(weights_.panels(), cut.panel_parts, task % cut.panel_parts), lease.data());
   });
 }
 

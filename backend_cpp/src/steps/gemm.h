@@ -10,26 +10,47 @@ class Gemm {
  public:
   explicit Gemm(const BuildContext& context) : tier_(context.tier), threads_(context.threads) {}
 
-  // Packs the constants. False when there is no memory. `requantizer` may be nullptr (accumulate only), and
-  // `residual_multiplier` is -1 where there is no residual.
-  [[nodiscard]] bool init(const CheckedPlan& plan, int32_t weight, int32_t bias, const plan::Requantizer* requantizer,
-                          int32_t residual_multiplier, Epilogue epilogue, bool wide);
+  // Constants of the plan, -1 or nullptr where there is none, and what x can hold.
+  struct Operands {
+    int32_t weight;
+    int32_t bias;
+    const plan::Requantizer* requantizer;
+    int32_t residual_multiplier;
+    int32_t table;
+    Epilogue epilogue;
+    bool wide;
+    CodeRange x;
+  };
 
-  size_t scratch_bytes() const { return tier_.gemm_scratch(weights_); }
+  // Packs the constants for products of up to `rows` rows. False when there is no memory.
+  [[nodiscard]] bool init(const CheckedPlan& plan, const Operands& operands, size_t rows);
+
+  size_t scratch_bytes() const;
 
   // output[rows, n] = epilogue(x[rows, k] * weights + bias, addend[rows, n]).
   executorch::runtime::Error run(const int8_t* x, size_t rows, const void* addend, void* output,
                                  ScratchPool& scratch) const;
 
  private:
+  // How the work is cut: `row_parts` times `panel_parts` tasks.
+  struct Cut {
+    size_t row_tiles;
+    size_t row_parts;
+    size_t panel_parts;
+  };
+  Cut cut(size_t rows) const;
+
   const KernelTier& tier_;
   size_t threads_;
+  const GemmRoute* route_ = nullptr;
+  size_t rows_ = 0;
   Epilogue epilogue_ = Epilogue::kRequantize;
   bool wide_ = false;
   PackedWeights weights_;
   AlignedArray<int32_t> bias_;
   OwnedRequantizer requantizer_;
   AlignedArray<int16_t> residual_multiplier_;
+  AlignedArray<int8_t> table_;
 };
 
 }  // namespace packqvit

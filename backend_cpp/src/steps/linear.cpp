@@ -21,15 +21,18 @@ Epilogue epilogue_of(const plan::Linear& op) {
 class LinearStep final : public Step {
  public:
   LinearStep(const BuildContext& context, const plan::Linear& op)
-      : gemm_(context), x_(op.x()), output_(op.output()), residual_(op.residual()) {
+      : gemm_(context), x_(op.x()), output_(op.output()), residual_(op.residual()), range_(context.ranges[x_]) {
     const Value& x = context.plan.value(x_);
     rows_ = x.size() / x.last();
   }
 
   bool init(const CheckedPlan& plan, const plan::Linear& op) {
     const Epilogue epilogue = epilogue_of(op);
-    return gemm_.init(plan, op.weight(), op.bias(), epilogue == Epilogue::kAccumulate ? nullptr : op.requantizer(),
-                      op.residual_multiplier(), epilogue, plan.value(output_).type == plan::DataType::Int16);
+    const auto* requantizer = epilogue == Epilogue::kAccumulate ? nullptr : op.requantizer();
+    const bool wide = plan.value(output_).type == plan::DataType::Int16;
+    return gemm_.init(plan,
+                      {op.weight(), op.bias(), requantizer, op.residual_multiplier(), op.table(), epilogue, wide, range_},
+                      rows_);
   }
 
   size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }
@@ -44,6 +47,7 @@ class LinearStep final : public Step {
   uint32_t x_;
   uint32_t output_;
   int32_t residual_;
+  CodeRange range_;
   size_t rows_;
 };
 

@@ -22,7 +22,8 @@ class PatchEmbeddingStep final : public Step {
         x_(op.x()),
         output_(op.output()),
         patch_height_(op.patch_height()),
-        patch_width_(op.patch_width()) {
+        patch_width_(op.patch_width()),
+        range_(context.ranges[x_]) {
     const Value& x = context.plan.value(x_);
     const Value& output = context.plan.value(output_);
     batch_ = x.dim(0);
@@ -41,7 +42,8 @@ class PatchEmbeddingStep final : public Step {
     const Constant& position = plan.constant(op.position());
     return position.copy_to(position_, position.size()) &&
            rows_.allocate(image_.channels * image_.height * image_.width) &&
-           gemm_.init(plan, op.weight(), op.bias(), op.requantizer(), -1, Epilogue::kAddPosition, wide_);
+           gemm_.init(plan, {op.weight(), op.bias(), op.requantizer(), -1, -1, Epilogue::kAddPosition, wide_, range_},
+                      patches_);
   }
 
   size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }
@@ -87,6 +89,7 @@ class PatchEmbeddingStep final : public Step {
   uint32_t output_;
   size_t patch_height_;
   size_t patch_width_;
+  CodeRange range_;
   size_t batch_;
   ImageShape image_;
   size_t patches_;

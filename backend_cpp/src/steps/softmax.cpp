@@ -1,3 +1,4 @@
+#include "src/steps/owned_softmax.h"
 #include "src/steps/step.h"
 
 namespace packqvit {
@@ -14,25 +15,16 @@ class SoftmaxStep final : public Step {
     rows_ = x.size() / x.last();
     arguments_.columns = x.last();
     arguments_.rows_per_head = x.dim(2);
-    arguments_.multiplier = op.multiplier();
-    arguments_.shift = op.shift();
-    arguments_.format = op.format() == plan::ProbabilityFormat::Log2 ? Probabilities::kLog2 : Probabilities::kLinear;
   }
 
-  bool init(const CheckedPlan& plan, const plan::Softmax& op) {
-    if (op.bias() == -1) return true;
-    const Constant& bias = plan.constant(op.bias());
-    if (!bias.copy_to(bias_, bias.size())) return false;
-    arguments_.bias = bias_.data();
-    arguments_.bias_heads = bias.shape[0];
-    return true;
-  }
+  bool init(const CheckedPlan& plan, const plan::Softmax& op) { return softmax_.init(plan, op); }
 
   size_t scratch_bytes() const override { return tier_.softmax_scratch(arguments_.columns); }
 
   Error run(const Memory& memory) const override {
     SoftmaxArguments arguments = arguments_;
     arguments.x = memory.value<const int32_t>(x_);
+    arguments.softmax = softmax_.view();
     arguments.output = memory.value<uint8_t>(output_);
     const size_t parts = part_count(rows_, threads_);
     return parallel_tasks(parts, [&](size_t part) {
@@ -48,7 +40,7 @@ class SoftmaxStep final : public Step {
   uint32_t output_;
   size_t rows_;
   SoftmaxArguments arguments_{};
-  AlignedArray<int32_t> bias_;
+  OwnedSoftmax softmax_;
 };
 
 }  // namespace

@@ -28,6 +28,8 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_SelectTokens());
     case plan::Operator::MeanTokens:
       return make_step(context, *node.op_as_MeanTokens());
+    case plan::Operator::Attention:
+      return make_step(context, *node.op_as_Attention(), node);
     case plan::Operator::NONE:
       break;
   }

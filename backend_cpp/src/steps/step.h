@@ -2,9 +2,11 @@
 #pragma once
 
 #include <executorch/runtime/core/error.h>
+#include <executorch/runtime/core/event_tracer.h>
 #include <executorch/runtime/core/result.h>
 
 #include <memory>
+#include <vector>
 
 #include "kernels/tier.h"
 #include "src/parallel.h"
@@ -16,12 +18,14 @@ struct BuildContext {
   const CheckedPlan& plan;
   const KernelTier& tier;
   size_t threads;
+  const std::vector<CodeRange>& ranges;  // of the plan's values
 };
 
 // Where the values lie during one execution.
 struct Memory {
   void* const* values;
   ScratchPool& scratch;
+  executorch::runtime::EventTracer* tracer;  // nullptr where nothing is traced
 
   template <typename T>
   T* value(uint32_t index) const {
@@ -37,6 +41,9 @@ class Step {
   virtual size_t scratch_bytes() const { return 0; }
 
   virtual executorch::runtime::Error run(const Memory& memory) const = 0;
+
+  // Whether run() itself logs the events of its operators.
+  virtual bool traces_itself() const { return false; }
 };
 
 using StepResult = executorch::runtime::Result<std::unique_ptr<Step>>;
@@ -48,6 +55,7 @@ StepResult make_step(const BuildContext& context, const plan::PatchEmbedding& op
 StepResult make_step(const BuildContext& context, const plan::AttentionScores& op);
 StepResult make_step(const BuildContext& context, const plan::Softmax& op);
 StepResult make_step(const BuildContext& context, const plan::AttentionValues& op);
+StepResult make_step(const BuildContext& context, const plan::Attention& op, const plan::Node& node);
 StepResult make_step(const BuildContext& context, const plan::LayerNorm& op);
 StepResult make_step(const BuildContext& context, const plan::LookupTable& op);
 StepResult make_step(const BuildContext& context, const plan::SelectTokens& op);

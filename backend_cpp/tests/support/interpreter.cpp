@@ -162,6 +162,7 @@ class Interpreter {
         const int64_t acc = static_cast<int64_t>(sum);
         int64_t code = acc;
         if (op.epilogue == plan::Epilogue::Requantize) code = requantizer(*op.requantizer).requantize(acc, o);
+        if (op.table != -1) code = typed<int8_t>(op.table)[static_cast<size_t>(code + 128)];
         if (op.epilogue == plan::Epilogue::AddResidual) {
           const int64_t multiplier = typed<int16_t>(op.residual_multiplier)[o];
           const int64_t residual = integer(static_cast<uint32_t>(op.residual), row * features + o);

@@ -296,4 +296,44 @@ PlanBuilder tiny_transformer(Random& random, bool wide) {
   return plan;
 }
 
+void fuse(PlanBuilder& builder) {
+  std::vector<std::unique_ptr<plan::NodeT>> nodes;
+  std::vector<std::unique_ptr<plan::PartT>> parts;
+  plan::AttentionT attention;
+  const auto absorb = [&](const plan::NodeT& node) {
+    auto part = std::make_unique<plan::PartT>();
+    part->name = node.name;
+    part->debug_id = node.debug_id;
+    parts.push_back(std::move(part));
+  };
+  for (auto& node : builder.plan.nodes) {
+    if (const auto* scores = node->op.AsAttentionScores()) {
+      attention.q = scores->q;
+      attention.k = scores->k;
+      attention.heads = scores->heads;
+      absorb(*node);
+    } else if (const auto* softmax = node->op.AsSoftmax()) {
+      attention.bias = softmax->bias;
+      attention.multiplier = softmax->multiplier;
+      attention.shift = softmax->shift;
+      attention.format = softmax->format;
+      absorb(*node);
+    } else if (auto* values = node->op.AsAttentionValues()) {
+      attention.v = values->v;
+      attention.output = values->output;
+      attention.requantizer = std::move(values->requantizer);
+      node->op.Set(std::move(attention));
+      node->parts = std::move(parts);
+      nodes.push_back(std::move(node));
+    } else if (const auto* lookup = node->op.AsLookupTable()) {
+      auto* linear = nodes.back()->op.AsLinear();
+      linear->table = lookup->table;
+      linear->output = lookup->output;
+    } else {
+      nodes.push_back(std::move(node));
+    }
+  }
+  builder.plan.nodes = std::move(nodes);
+}
+
 }  // namespace packqvit

@@ -92,4 +92,7 @@ class PlanBuilder {
 // linear probabilities, else int8 and log2.
 PlanBuilder tiny_transformer(Random& random, bool wide);
 
+// Replaces the attention's three nodes and the linear before the lookup table by fused ones, as the exporter does.
+void fuse(PlanBuilder& builder);
+
 }  // namespace packqvit

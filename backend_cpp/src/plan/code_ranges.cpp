@@ -1,0 +1,47 @@
+#include "src/plan/code_ranges.h"
+
+#include <algorithm>
+
+namespace packqvit {
+namespace {
+
+CodeRange range_of(const plan::Requantizer& requantizer) { return {requantizer.qmin(), requantizer.qmax()}; }
+
+CodeRange range_of_table(const Constant& table) {
+  const int8_t* codes = reinterpret_cast<const int8_t*>(table.data);
+  const auto ends = std::minmax_element(codes, codes + table.size());
+  return {*ends.first, *ends.second};
+}
+
+void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<CodeRange>& ranges) {
+  if (const auto* quantize = node.op_as_Quantize()) {
+    ranges[quantize->output()] = {quantize->qmin(), quantize->qmax()};
+  } else if (const auto* linear = node.op_as_Linear(); linear && linear->epilogue() == plan::Epilogue::Requantize) {
+    ranges[linear->output()] =
+        linear->table() != -1 ? range_of_table(plan.constant(linear->table())) : range_of(*linear->requantizer());
+  } else if (const auto* values = node.op_as_AttentionValues()) {
+    ranges[values->output()] = range_of(*values->requantizer());
+  } else if (const auto* attention = node.op_as_Attention()) {
+    ranges[attention->output()] = range_of(*attention->requantizer());
+  } else if (const auto* norm = node.op_as_LayerNorm()) {
+    ranges[norm->output()] = {norm->qmin(), norm->qmax()};
+  } else if (const auto* table = node.op_as_LookupTable()) {
+    ranges[table->output()] = range_of_table(plan.constant(table->table()));
+  } else if (const auto* select = node.op_as_SelectTokens()) {
+    ranges[select->output()] = ranges[select->x()];
+  } else if (const auto* mean = node.op_as_MeanTokens()) {
+    ranges[mean->output()] = range_of(*mean->requantizer());
+  }
+}
+
+}  // namespace
+
+std::vector<CodeRange> code_ranges(const CheckedPlan& plan) {
+  std::vector<CodeRange> ranges(plan.values().size());
+  if (const auto* nodes = plan.plan().nodes()) {
+    for (const plan::Node* node : *nodes) set_range(plan, *node, ranges);
+  }
+  return ranges;
+}
+
+}  // namespace packqvit

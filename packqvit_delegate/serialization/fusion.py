@@ -1,0 +1,46 @@
+"""Finds chains of operators that one node of the plan computes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch.fx import Graph, Node
+
+from .names import operator_name
+
+Chain = tuple[str, ...]
+"""Operators in order, each the first operand of the next."""
+
+
+def find_fusions(graph: Graph, chains: Collection[Chain]) -> dict[Node, tuple[Node, ...]]:
+    """The chains of a graph whose results in between nothing else reads.
+
+    Args:
+        graph: An integer graph.
+        chains: `namespace::name` of the operators, at least two each.
+
+    Returns:
+        For the last node of each chain found, all of its nodes in order. No node is in two of them.
+    """
+    found: dict[Node, tuple[Node, ...]] = {}
+    taken: set[Node] = set()
+    for chain in chains:
+        for node in graph.nodes:
+            nodes = _chain_ending_in(node, chain)
+            if nodes and taken.isdisjoint(nodes):
+                found[node] = nodes
+                taken.update(nodes)
+    return found
+
+
+def _chain_ending_in(last: Node, chain: Chain) -> tuple[Node, ...]:
+    nodes = [last]
+    for name in reversed(chain):
+        node = nodes[-1]
+        if operator_name(node) != name or (node is not last and len(node.users) != 1):
+            return ()
+        source = node.args[0]
+        if not isinstance(source, Node):
+            return ()
+        nodes.append(source)
+    return tuple(reversed(nodes[:-1]))
