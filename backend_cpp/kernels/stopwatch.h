@@ -8,7 +8,7 @@ namespace packqvit {
 class Stopwatch {
  public:
   explicit Stopwatch(AttentionClock* clock) : clock_(clock), last_(clock != nullptr ? clock->now() : 0) {}
-  void add_to(uint64_t AttentionClock::*part) {
+  void add_to(uint64_t AttentionClock::* part) {
     if (clock_ == nullptr) return;
     const uint64_t now = clock_->now();
     clock_->*part += now - last_;

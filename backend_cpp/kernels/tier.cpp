@@ -14,9 +14,8 @@ TierList all_tiers() {
 
 const GemmRoute& choose_gemm_route(const KernelTier& tier, unsigned weight_bits, CodeRange x) {
   const GemmRoute* const* last = tier.gemm_routes + tier.gemm_route_count - 1;
-  return **std::find_if(tier.gemm_routes, last, [&](const GemmRoute* route) {
-    return route->accepts(weight_bits, x) && route->pays();
-  });
+  return **std::find_if(tier.gemm_routes, last,
+                        [&](const GemmRoute* route) { return route->accepts(weight_bits, x) && route->pays(); });
 }
 
 const KernelTier& best_tier() {

@@ -139,8 +139,8 @@ class FusedAttentionTest : public AttentionTest {
     std::vector<int8_t> output(c.batch * queries * channels);
     const SoftmaxParameters parameters{bias_heads > 0 ? bias.data() : nullptr, bias_heads,
                                        static_cast<int32_t>(softmax.multiplier), shift, format};
-    const AttentionArguments arguments{c.shape, q.data(), k.data(), v.data(), parameters, requantizer.view,
-                                       output.data()};
+    const AttentionArguments arguments{c.shape,    q.data(),         k.data(),     v.data(),
+                                       parameters, requantizer.view, output.data()};
     AttentionClock clock{[] { return uint64_t{1}; }, 0, 0, 0};
     Scratch scratch(tier().attention_scratch(c.shape, format));
     for (size_t head = 0; head < c.batch * heads; ++head) {

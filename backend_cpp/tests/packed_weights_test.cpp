@@ -21,8 +21,8 @@ int8_t unpacked(const PackedWeights& packed, size_t row, size_t column) {
 
 TEST(PackedWeights, EveryCodeIsWhereTheLayoutSaysForAnyTile) {
   Random random(1);
-  for (const GemmTile& tile : {GemmTile{2, 4, 16}, GemmTile{8, 12, 4}, GemmTile{8, 12, 8},
-                               GemmTile{5, 64, 4}, GemmTile{1, 1, 1}}) {
+  for (const GemmTile& tile :
+       {GemmTile{2, 4, 16}, GemmTile{8, 12, 4}, GemmTile{8, 12, 8}, GemmTile{5, 64, 4}, GemmTile{1, 1, 1}}) {
     for (const size_t n : {1, 3, 4, 13, 64, 65}) {
       for (const size_t k : {1, 2, 7, 16, 31, 33, 64}) {
         for (const unsigned bits : {4u, 8u}) {

@@ -75,8 +75,7 @@ TEST_P(SoftmaxTest, TheLongestRowOfEqualScores) {
   const std::vector<int32_t> x(kColumns, -5);
   std::vector<uint8_t> output(kColumns);
   Scratch scratch(tier().softmax_scratch(kColumns));
-  SoftmaxArguments arguments{
-      x.data(), kColumns, 1, {nullptr, 0, 1 << 14, 0, Probabilities::kLog2}, output.data()};
+  SoftmaxArguments arguments{x.data(), kColumns, 1, {nullptr, 0, 1 << 14, 0, Probabilities::kLog2}, output.data()};
   tier().softmax(arguments, {0, 1}, scratch.data());
   for (const uint8_t code : output) ASSERT_EQ(code, 15);
   arguments.softmax.format = Probabilities::kLinear;

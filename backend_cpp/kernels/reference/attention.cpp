@@ -85,9 +85,8 @@ void score_block(const int8_t* q, size_t count, const AttentionShape& shape, con
   widen_rows(q, shape.heads * shape.head_size, count, shape.head_size, buffers.rows, stride);
   for (size_t key = 0; key < shape.keys; key += kTileColumns) {
     const size_t columns = std::min(kTileColumns, shape.keys - key);
-    dot_panel(buffers.rows, count, buffers.keys + key * stride, stride, stride, [&](size_t row, const int32_t* acc) {
-      std::copy(acc, acc + columns, output + row * shape.keys + key);
-    });
+    dot_panel(buffers.rows, count, buffers.keys + key * stride, stride, stride,
+              [&](size_t row, const int32_t* acc) { std::copy(acc, acc + columns, output + row * shape.keys + key); });
   }
 }
 
@@ -129,8 +128,8 @@ void attention_values(const AttentionValuesArguments& arguments, size_t head, Ra
   const uint8_t* probabilities = arguments.probabilities + head * shape.queries * shape.keys;
   int8_t* output = head_of(arguments.output, shape, shape.queries, head);
   for (size_t first = queries.begin; first < queries.end; first += kQueryBlock) {
-    value_block(probabilities + first * shape.keys, std::min(kQueryBlock, queries.end - first), shape,
-                arguments.format, arguments.requantizer, head % shape.heads * shape.head_size, buffers,
+    value_block(probabilities + first * shape.keys, std::min(kQueryBlock, queries.end - first), shape, arguments.format,
+                arguments.requantizer, head % shape.heads * shape.head_size, buffers,
                 output + first * shape.heads * shape.head_size);
   }
 }
@@ -144,8 +143,8 @@ void attention(const AttentionArguments& arguments, size_t head, Range queries, 
   const AttentionShape& shape = arguments.shape;
   const size_t channels = shape.heads * shape.head_size;
   const Buffers buffers(shape, scratch);
-  int32_t* scores = reinterpret_cast<int32_t*>(static_cast<uint8_t*>(scratch) +
-                                               round_up(Buffers::bytes(shape), kAlignment));
+  int32_t* scores =
+      reinterpret_cast<int32_t*>(static_cast<uint8_t*>(scratch) + round_up(Buffers::bytes(shape), kAlignment));
   void* softmax_rows = scores + kQueryBlock * shape.keys;
   uint8_t* probabilities = static_cast<uint8_t*>(softmax_rows) + round_up(softmax_scratch(shape.keys), kAlignment);
 

@@ -309,8 +309,7 @@ bool check(NodeChecker& checker, const plan::MeanTokens& op) {
 // The scores and the softmax of an attention, to be traced under their own names.
 bool check_parts(const NodeChecker& checker, const plan::Node& node) {
   const size_t parts = node.parts() != nullptr ? node.parts()->size() : 0;
-  return parts == 0 || (parts == 2 && node.op_type() == plan::Operator::Attention) ||
-         checker.fail("%zu parts", parts);
+  return parts == 0 || (parts == 2 && node.op_type() == plan::Operator::Attention) || checker.fail("%zu parts", parts);
 }
 
 enum class Verdict { kGood, kBad, kUnknownOperator };

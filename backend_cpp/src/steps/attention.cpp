@@ -132,15 +132,15 @@ class AttentionStep final : public Step {
                                        memory.value<int8_t>(output_)};
     std::atomic<uint64_t> ticks[kParts] = {};
     const et_timestamp_t start = now();
-    const Error error = run_heads(batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
-                                  [&](size_t head, Range queries, void* scratch) {
-                                    AttentionClock clock{now, 0, 0, 0};
-                                    tier_.attention(arguments, head, queries, scratch,
-                                                    memory.tracer != nullptr ? &clock : nullptr);
-                                    ticks[kScores] += clock.scores;
-                                    ticks[kSoftmax] += clock.softmax;
-                                    ticks[kValues] += clock.values;
-                                  });
+    const Error error =
+        run_heads(batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
+                  [&](size_t head, Range queries, void* scratch) {
+                    AttentionClock clock{now, 0, 0, 0};
+                    tier_.attention(arguments, head, queries, scratch, memory.tracer != nullptr ? &clock : nullptr);
+                    ticks[kScores] += clock.scores;
+                    ticks[kSoftmax] += clock.softmax;
+                    ticks[kValues] += clock.values;
+                  });
     if (memory.tracer != nullptr) log_parts(memory.tracer, start, now(), ticks);
     return error;
   }

@@ -30,9 +30,9 @@ class LinearStep final : public Step {
     const Epilogue epilogue = epilogue_of(op);
     const auto* requantizer = epilogue == Epilogue::kAccumulate ? nullptr : op.requantizer();
     const bool wide = plan.value(output_).type == plan::DataType::Int16;
-    return gemm_.init(plan,
-                      {op.weight(), op.bias(), requantizer, op.residual_multiplier(), op.table(), epilogue, wide, range_},
-                      rows_);
+    return gemm_.init(
+        plan, {op.weight(), op.bias(), requantizer, op.residual_multiplier(), op.table(), epilogue, wide, range_},
+        rows_);
   }
 
   size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }

@@ -1,0 +1,10 @@
+// Marks an inner loop for llvm-mca (benchmarks/mca.py): comments in the assembly, nothing in a normal build.
+#pragma once
+
+#ifdef PACKQVIT_MCA
+#define PACKQVIT_MCA_BEGIN(name) __asm volatile("// LLVM-MCA-BEGIN " name)
+#define PACKQVIT_MCA_END() __asm volatile("// LLVM-MCA-END")
+#else
+#define PACKQVIT_MCA_BEGIN(name) static_cast<void>(0)
+#define PACKQVIT_MCA_END() static_cast<void>(0)
+#endif
