@@ -5,10 +5,21 @@
 
 #include "kernels/reference/reference.h"
 
+#if defined(__aarch64__)
+#include "kernels/neon_dotprod/dotprod.h"
+#include "kernels/neon_i8mm/i8mm.h"
+#endif
+
 namespace packqvit {
 
 TierList all_tiers() {
-  static const KernelTier* const tiers[] = {&reference::tier()};
+  static const KernelTier* const tiers[] = {
+#if defined(__aarch64__)
+      &neon_i8mm::tier(),
+      &neon_dotprod::tier(),
+#endif
+      &reference::tier(),
+  };
   return {tiers, sizeof(tiers) / sizeof(tiers[0])};
 }
 
