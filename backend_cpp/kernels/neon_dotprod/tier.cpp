@@ -25,6 +25,11 @@ KernelTier make_tier() {
   tier.is_supported = has_dot_product;
   tier.gemm_routes = kRoutes;
   tier.gemm_route_count = sizeof(kRoutes) / sizeof(kRoutes[0]);
+  tier.attention_scratch = attention_scratch;
+  tier.attention = attention;
+  tier.attention_part_scratch = attention_part_scratch;
+  tier.attention_scores = attention_scores;
+  tier.attention_values = attention_values;
   return tier;
 }
 
