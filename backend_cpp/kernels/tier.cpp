@@ -4,11 +4,19 @@
 #include <cstring>
 
 #include "kernels/reference/reference.h"
+#if defined(__x86_64__)
+#include "kernels/avx512_vnni/avx512_vnni.h"
+#endif
 
 namespace packqvit {
 
 TierList all_tiers() {
-  static const KernelTier* const tiers[] = {&reference::tier()};
+  static const KernelTier* const tiers[] = {
+#if defined(__x86_64__)
+      &avx512_vnni::tier(),
+#endif
+      &reference::tier(),
+  };
   return {tiers, sizeof(tiers) / sizeof(tiers[0])};
 }
 
