@@ -4,14 +4,14 @@
 #include "kernels/avx512_vnni/attention_panels.h"
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/products.h"
-#include "kernels/avx512_vnni/softmax_row.h"
+#include "kernels/avx512_vnni/softmax.h"
 #include "kernels/stopwatch.h"
 
 namespace packqvit::avx512_vnni {
 namespace {
 
 constexpr size_t kTileRows = 5;
-constexpr size_t kQueries = 2 * kTileRows;  // a block, so that several rows of softmax overlap
+constexpr size_t kQueries = 2 * kTileRows;  // a block: the stages of its rows of softmax overlap
 
 // What one call keeps in scratch memory. All strides are multiples of 64 bytes.
 struct Buffers {
@@ -24,7 +24,7 @@ struct Buffers {
   int8_t* values;
   int32_t* start;    // of the scores, for each key
   int32_t* scores;   // [kQueries][score_stride]
-  int16_t* octaves;  // [score_stride]
+  int16_t* octaves;  // [kQueries][score_stride]
   uint8_t* q;        // [kQueries][4 key_steps]
   uint8_t* p;        // [kQueries][p_planes][score_stride]
   size_t bytes = 0;
@@ -39,7 +39,7 @@ struct Buffers {
     values = take<int8_t>(round_up(shape.head_size, 16) * 4 * value_steps);
     start = take<int32_t>(round_up(shape.keys, 16));
     scores = take<int32_t>(kQueries * score_stride);
-    octaves = take<int16_t>(score_stride);
+    octaves = take<int16_t>(kQueries * score_stride);
     q = take<uint8_t>(kQueries * q_stride());
     p = take<uint8_t>(kQueries * p_planes * score_stride);
   }
@@ -164,25 +164,35 @@ void score_block(const int8_t* q, size_t q_stride, size_t rows, const AttentionS
 }
 
 template <Probabilities kFormat>
-void softmax_block(const AttentionArguments& arguments, const SoftmaxRow& softmax, size_t head, Range queries,
+void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, size_t head, Range queries,
                    const Buffers& buffers) {
   // The upper and the lower byte of 2^(14 - code).
   const __m512i upper = _mm512_broadcast_i32x4(_mm_setr_epi8(64, 32, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0));
   const __m512i lower = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, -128, 64, 32, 16, 8, 4, 2, 1, 0));
   const AttentionShape& shape = arguments.shape;
-  for (size_t query = queries.begin; query < queries.end; ++query) {
-    const size_t row = query - queries.begin;
-    const int32_t* bias = softmax_bias(arguments.softmax, head, query, shape.queries, shape.keys);
-    uint8_t* p = buffers.p + row * buffers.p_planes * buffers.score_stride;
-    softmax.run<kFormat>(buffers.scores + row * buffers.score_stride, bias, shape.keys, buffers.octaves,
-                         [&](size_t first, __m512i codes) {
-                           if constexpr (kFormat == Probabilities::kLog2) {
-                             _mm512_store_si512(p + first, _mm512_shuffle_epi8(upper, codes));
-                             _mm512_store_si512(p + buffers.score_stride + first, _mm512_shuffle_epi8(lower, codes));
-                           } else {
-                             _mm512_store_si512(p + first, codes);
-                           }
-                         });
+  const size_t rows = queries.end - queries.begin;
+  const size_t stride = buffers.score_stride;
+  int32_t maximum[kQueries];
+  int32_t normaliser[kQueries];
+  for (size_t row = 0; row < rows; ++row) {
+    const int32_t* bias = softmax_bias(arguments.softmax, head, queries.begin + row, shape.queries, shape.keys);
+    maximum[row] = Softmax::maximum(buffers.scores + row * stride, bias, shape.keys);
+  }
+  for (size_t row = 0; row < rows; ++row) {
+    normaliser[row] =
+        softmax.normaliser(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
+  }
+  for (size_t row = 0; row < rows; ++row) {
+    uint8_t* p = buffers.p + row * buffers.p_planes * stride;
+    Softmax::codes<kFormat>(buffers.octaves + row * stride, normaliser[row], shape.keys,
+                            [&](size_t first, __m512i codes) {
+                              if constexpr (kFormat == Probabilities::kLog2) {
+                                _mm512_store_si512(p + first, _mm512_shuffle_epi8(upper, codes));
+                                _mm512_store_si512(p + stride + first, _mm512_shuffle_epi8(lower, codes));
+                              } else {
+                                _mm512_store_si512(p + first, codes);
+                              }
+                            });
   }
 }
 
@@ -218,7 +228,7 @@ void run(const AttentionArguments& arguments, size_t head, Range queries, void* 
   const size_t batch = head / shape.heads;
   const size_t channel = head % shape.heads * shape.head_size;
   const Buffers buffers(shape, kFormat, scratch);
-  const SoftmaxRow softmax(arguments.softmax);
+  const Softmax softmax(arguments.softmax);
 
   Stopwatch stopwatch(clock);
   pack_keys(arguments.k + batch * shape.keys * channels + channel, channels, shape.keys, shape.head_size, buffers.keys,

@@ -17,14 +17,23 @@ struct InnerProduct {
 
   static int32_t prepare_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
     __m512i sum = _mm512_setzero_si512();
-    for (size_t i = 0; i < padded_k; i += 64) {
-      const __m512i codes = _mm512_maskz_loadu_epi8(byte_mask(k > i ? k - i : 0), x + i);
+    size_t i = 0;
+    for (; i + 64 <= k; i += 64) {
+      const __m512i codes = _mm512_loadu_si512(x + i);
+      _mm512_storeu_si512(out + i, codes);
+      sum = _mm512_dpbusd_epi32(sum, raised_first(codes), codes);
+    }
+    if (i < padded_k) {
+      const __m512i codes = _mm512_maskz_loadu_epi8(byte_mask(k - i), x + i);
       _mm512_mask_storeu_epi8(out + i, byte_mask(padded_k - i), codes);
-      // In every 8 bytes: x1 + 128 in the upper group's place, and x2 itself, 0 in the lower.
-      const __m512i first = _mm512_slli_epi64(_mm512_xor_si512(codes, _mm512_set1_epi8(INT8_MIN)), 32);
-      sum = _mm512_dpbusd_epi32(sum, first, codes);
+      sum = _mm512_dpbusd_epi32(sum, raised_first(codes), codes);
     }
     return -_mm512_reduce_add_epi32(sum);
+  }
+
+  // In every 8 bytes: x1 + 128 in the place of x2, nothing in the place of x1.
+  static __m512i raised_first(__m512i codes) {
+    return _mm512_slli_epi64(_mm512_xor_si512(codes, _mm512_set1_epi8(INT8_MIN)), 32);
   }
 
   template <size_t kRows>

@@ -1,4 +1,5 @@
-// Int-2^n-Softmax of one row, 64 scores at a time. docs/numerics.md, "softmax".
+// Int-2^n-Softmax, 64 scores at a time, in the three stages between which a row has to wait for one number: its maximum
+// and the sum of its weights. Doing a stage for several rows hides that. docs/numerics.md, "softmax".
 #pragma once
 
 #include <immintrin.h>
@@ -21,47 +22,18 @@ inline __m512i shift_rounded(__m512i mantissa_twice, __m512i n) {
   return _mm512_avg_epu16(_mm512_srlv_epi16(mantissa_twice, n), _mm512_setzero_si512());
 }
 
-class SoftmaxRow {
+class Softmax {
  public:
-  explicit SoftmaxRow(const SoftmaxParameters& parameters)
+  explicit Softmax(const SoftmaxParameters& parameters)
       : multiplier_(_mm512_set1_epi16(static_cast<int16_t>(parameters.multiplier))),
         right_(parameters.shift > 0 ? parameters.shift - 1 : 0),
         left_(parameters.shift < 0 ? -parameters.shift : 0),
         rounds_(parameters.shift > 0),
         limit_(_mm512_set1_epi32(parameters.shift < 0 ? 32767 >> -parameters.shift : -1)) {}
 
-  // x: `columns` scores in an array of a multiple of 64, into which the bias is added. e: as many int16 of scratch.
-  // Calls store(first column, codes of 64 columns) for each 64; codes beyond the row stand for zero.
-  template <Probabilities kFormat, typename Store>
-  void run(int32_t* x, const int32_t* bias, size_t columns, int16_t* e, const Store& store) const {
-    const __m512i maximum = _mm512_set1_epi32(add_bias_and_find_maximum(x, bias, columns));
-    __m512i sums = _mm512_setzero_si512();
-    size_t first = 0;
-    for (; first + 64 <= columns; first += 64) {
-      for (size_t half = 0; half < 2; ++half) {
-        const int32_t* scores = x + first + 32 * half;
-        sums = _mm512_add_epi32(
-            sums, weigh(distance(maximum, scores), distance(maximum, scores + 16), e + first + 32 * half));
-      }
-    }
-    if (first < columns) {
-      for (size_t half = 0; half < 2; ++half) {
-        const size_t from = first + 32 * half;
-        sums = _mm512_add_epi32(sums, weigh(distance_or_zero_weight(maximum, x, from, columns),
-                                            distance_or_zero_weight(maximum, x, from + 16, columns), e + from));
-      }
-    }
-    const int32_t normaliser = log2_of_sum(static_cast<uint32_t>(_mm512_reduce_add_epi32(sums)));
-    for (first = 0; first < columns; first += 64) {
-      const __m512i low = code<kFormat>(_mm512_load_si512(e + first), normaliser);
-      const __m512i high = code<kFormat>(_mm512_load_si512(e + first + 32), normaliser);
-      store(first, to_unsigned_bytes(low, high));
-    }
-  }
-
- private:
-  static int32_t add_bias_and_find_maximum(int32_t* x, const int32_t* bias, size_t columns) {
-    __m512i maximum = _mm512_set1_epi32(INT32_MIN);
+  // Adds the bias, where there is one, to `columns` scores in an array of a multiple of 64, and returns the largest.
+  static int32_t maximum(int32_t* x, const int32_t* bias, size_t columns) {
+    __m512i largest = _mm512_set1_epi32(INT32_MIN);
     for (size_t i = 0; i < columns; i += 16) {
       const __mmask16 mask = static_cast<__mmask16>(byte_mask(columns - i));
       __m512i scores = _mm512_load_si512(x + i);
@@ -69,11 +41,38 @@ class SoftmaxRow {
         scores = _mm512_add_epi32(scores, _mm512_maskz_loadu_epi32(mask, bias + i));
         _mm512_store_si512(x + i, scores);
       }
-      maximum = _mm512_mask_max_epi32(maximum, mask, maximum, scores);
+      largest = _mm512_mask_max_epi32(largest, mask, largest, scores);
     }
-    return _mm512_reduce_max_epi32(maximum);
+    return _mm512_reduce_max_epi32(largest);
   }
 
+  // Stores the octaves of the scores, in an order of their own, to an array of as many int16, and returns the logarithm
+  // of the sum of their weights.
+  int32_t normaliser(const int32_t* x, int32_t maximum, size_t columns, int16_t* octaves) const {
+    const __m512i top = _mm512_set1_epi32(maximum);
+    __m512i sums = _mm512_setzero_si512();
+    size_t first = 0;
+    for (; first + 32 <= columns; first += 32) {
+      sums = _mm512_add_epi32(sums, weigh(distance(top, x + first), distance(top, x + first + 16), octaves + first));
+    }
+    for (; first < columns || first % 64 != 0; first += 32) {
+      sums = _mm512_add_epi32(sums, weigh(distance_or_zero_weight(top, x, first, columns),
+                                          distance_or_zero_weight(top, x, first + 16, columns), octaves + first));
+    }
+    return log2_of_sum(static_cast<uint32_t>(_mm512_reduce_add_epi32(sums)));
+  }
+
+  // Calls store(first column, codes of 64 columns) for each 64; codes beyond the row stand for zero.
+  template <Probabilities kFormat, typename Store>
+  static void codes(const int16_t* octaves, int32_t normaliser, size_t columns, const Store& store) {
+    for (size_t first = 0; first < columns; first += 64) {
+      const __m512i low = code<kFormat>(_mm512_load_si512(octaves + first), normaliser);
+      const __m512i high = code<kFormat>(_mm512_load_si512(octaves + first + 32), normaliser);
+      store(first, to_unsigned_bytes(low, high));
+    }
+  }
+
+ private:
   // The distance to the maximum in steps of 2^shift scores, at most 32767.
   __m512i distance(__m512i maximum, const int32_t* x) const {
     __m512i d = _mm512_min_epu32(_mm512_sub_epi32(maximum, _mm512_load_si512(x)), limit_);
