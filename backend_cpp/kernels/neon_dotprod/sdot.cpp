@@ -1,6 +1,6 @@
 #include "kernels/neon_dotprod/sdot.h"
 
-#include "kernels/mca.h"
+#include "kernels/neon_dotprod/sdot_8x12.h"
 
 namespace packqvit::neon_dotprod {
 namespace {
@@ -37,30 +37,14 @@ inline void dot_group(int32x4_t (&acc)[kRows][kVectors], const int8_t* a, const 
 template <size_t kRows, size_t kVectors>
 __attribute__((noinline)) void multiply(const int8_t* a, const int8_t* b, size_t groups, const int32_t* bias,
                                         int32_t* sums, size_t stride) {
-  constexpr bool kFull = kRows == kTileRows && 4 * kVectors == kTileColumns;
-  constexpr size_t kUnroll = 4;
-  constexpr size_t kStepA = kTileRows * kGroup;
-  constexpr size_t kStepB = 4 * kVectors * kGroup;
   int32x4_t acc[kRows][kVectors];
   for (size_t i = 0; i < kRows; ++i) {
     for (size_t j = 0; j < kVectors; ++j) acc[i][j] = vld1q_s32(bias + 4 * j);
   }
-  for (; groups >= kUnroll; groups -= kUnroll) {
-    if constexpr (kFull) PACKQVIT_MCA_BEGIN("sdot_8x12");
-    for (size_t i = 0; i < kUnroll; ++i) dot_group(acc, a + i * kStepA, b + i * kStepB);
-    a += kUnroll * kStepA;
-    b += kUnroll * kStepB;
-    if constexpr (kFull) {
-      for (size_t i = 0; i < kRows; ++i) {
-        for (size_t j = 0; j < kVectors; ++j) PACKQVIT_MCA_KEEP(acc[i][j]);
-      }
-      PACKQVIT_MCA_END();
-    }
-  }
   for (; groups > 0; --groups) {
     dot_group(acc, a, b);
-    a += kStepA;
-    b += kStepB;
+    a += kTileRows * kGroup;
+    b += 4 * kVectors * kGroup;
   }
   for (size_t i = 0; i < kRows; ++i) {
     for (size_t j = 0; j < kVectors; ++j) vst1q_s32(sums + i * stride + 4 * j, acc[i][j]);
@@ -75,7 +59,7 @@ const neon::TileKernels Sdot::kernels = {
     {multiply<1, 2>, multiply<2, 2>, multiply<3, 2>, multiply<4, 2>, multiply<5, 2>, multiply<6, 2>, multiply<7, 2>,
      multiply<8, 2>},
     {multiply<1, 3>, multiply<2, 3>, multiply<3, 3>, multiply<4, 3>, multiply<5, 3>, multiply<6, 3>, multiply<7, 3>,
-     multiply<8, 3>},
+     multiply_8x12},
 };
 
 }  // namespace packqvit::neon_dotprod
