@@ -46,6 +46,8 @@ class QuantizationConfig:
     Attributes:
         weight_bits: Of the linear layers inside the blocks.
         activation_bits: Of the inputs of those linear layers: LayerNorm, attention and activation function outputs.
+        activation_levels: Codes of an 8-bit activation, 16 to 256. With 240 of them, codes and 4-bit weights add up
+            within a byte, which lets the inner-product kernel run on CPUs where that is faster (docs/kernels.md).
         attention_bits: Of q, k and v.
         edge_bits: Of the first and the last layer: patch embedding and classifier weights, the classifier's input.
         residual: `int16`: one scale per addition, growing along the stream. `int8`: outlier-aware, a power-of-two
@@ -62,6 +64,7 @@ class QuantizationConfig:
 
     weight_bits: int = 4
     activation_bits: int = 4
+    activation_levels: int = 256
     attention_bits: int = 8
     edge_bits: int = 8
     residual: Literal["int8", "int16"] = "int16"
@@ -74,6 +77,8 @@ class QuantizationConfig:
         """Checks every field."""
         for name in ("weight_bits", "activation_bits", "attention_bits", "edge_bits"):
             check_bits(name, getattr(self, name))
+        if not 16 <= self.activation_levels <= 256:
+            raise PackQViTError(f"activation_levels is {self.activation_levels}, outside 16..256")
         if self.residual not in ("int8", "int16"):
             raise PackQViTError(f"residual is {self.residual!r}; choose 'int8' or 'int16'")
         if self.probabilities not in ("log2", "linear"):
@@ -132,7 +137,7 @@ class QuantizationConfig:
 
 PRESETS: dict[str, QuantizationConfig] = {
     "w8a8": QuantizationConfig(weight_bits=8, activation_bits=8, probabilities="linear"),
-    "w4a8": QuantizationConfig(weight_bits=4, activation_bits=8, probabilities="linear"),
+    "w4a8": QuantizationConfig(weight_bits=4, activation_bits=8, activation_levels=240, probabilities="linear"),
     "w4a4": QuantizationConfig(weight_bits=4, activation_bits=4, probabilities="log2"),
 }
 """Weights and activations of the blocks; the first and last layers, q, k and v have 8 bits in all of them."""

@@ -7,7 +7,24 @@ uint8_t code_or_zero(const WeightView& weights, size_t row, size_t column) {
   return row < weights.n && column < weights.k ? static_cast<uint8_t>(weights.code(row, column)) : 0;
 }
 
+int8_t sign_extended(unsigned nibble) {
+  return static_cast<int8_t>(nibble < 8 ? static_cast<int>(nibble) : static_cast<int>(nibble) - 16);
+}
+
 }  // namespace
+
+int8_t WeightView::code(size_t row, size_t column) const {
+  if (bits == 8) return static_cast<int8_t>(data[row * k + column]);
+  return sign_extended(data[row * row_bytes() + column / 2] >> (column % 2 * 4) & 15);
+}
+
+int8_t PackedWeights::code(size_t row, size_t column) const {
+  const size_t group = tile.kr * 8 / bits;  // codes in one run of kr bytes
+  const size_t byte = column / group * tile.kr * tile.nr + row % tile.nr * tile.kr + column % tile.kr;
+  const unsigned stored = panel(row / tile.nr)[byte];
+  if (bits == 8) return static_cast<int8_t>(stored);
+  return sign_extended(column % group < tile.kr ? stored & 15 : stored >> 4);
+}
 
 bool pack_weights(const WeightView& weights, const GemmTile& tile, PackedWeights& packed) {
   const size_t groups = weights.bits == 8 ? 1 : 2;  // groups of kr codes in one run of kr bytes

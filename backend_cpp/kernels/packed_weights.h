@@ -22,11 +22,7 @@ struct WeightView {
   unsigned bits;  // 8 or 4
 
   size_t row_bytes() const { return bits == 8 ? k : (k + 1) / 2; }
-  int8_t code(size_t row, size_t column) const {
-    if (bits == 8) return static_cast<int8_t>(data[row * k + column]);
-    const unsigned nibble = data[row * row_bytes() + column / 2] >> (column % 2 * 4) & 15;
-    return static_cast<int8_t>(nibble < 8 ? static_cast<int>(nibble) : static_cast<int>(nibble) - 16);
-  }
+  int8_t code(size_t row, size_t column) const;
 };
 
 // Weights in panels of nr columns, zero codes where n or k is padded:
@@ -44,6 +40,8 @@ struct PackedWeights {
   size_t panels() const { return divide_up(n, tile.nr); }
   size_t panel_bytes() const { return tile.nr * padded_k * bits / 8; }
   const uint8_t* panel(size_t index) const { return data.data() + index * panel_bytes(); }
+  // One code, padding included.
+  int8_t code(size_t row, size_t column) const;
 };
 
 // False when there is no memory.

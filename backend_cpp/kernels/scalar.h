@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -20,22 +21,13 @@ constexpr int32_t sat8(int32_t x) { return std::clamp<int32_t>(x, INT8_MIN, INT8
 constexpr int32_t sat16(int32_t x) { return std::clamp<int32_t>(x, INT16_MIN, INT16_MAX); }
 
 // Number of bits of x: floor(log2 x) + 1, and 0 for 0.
-constexpr unsigned bitlen(uint64_t x) {
-  unsigned bits = 0;
-  for (unsigned step = 32; step > 0; step /= 2) {
-    if (x >> step != 0) {
-      x >>= step;
-      bits += step;
-    }
-  }
-  return bits + static_cast<unsigned>(x);
-}
+constexpr unsigned bitlen(uint64_t x) { return x == 0 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(x)); }
 
-// floor(sqrt(x)), exact. Newton's iteration from above decreases until it is there.
-constexpr uint64_t isqrt(uint64_t x) {
-  if (x < 2) return x;
-  uint64_t root = uint64_t{1} << ((bitlen(x) + 1) / 2);
-  for (uint64_t next = (root + x / root) / 2; next < root; next = (root + x / root) / 2) root = next;
+// floor(sqrt(x)) for x < 2^62, exact: the root of the nearest double is off by less than one.
+inline uint64_t isqrt(uint64_t x) {
+  uint64_t root = static_cast<uint64_t>(std::sqrt(static_cast<double>(x)));
+  root -= root * root > x ? 1 : 0;
+  root += (root + 1) * (root + 1) <= x ? 1 : 0;
   return root;
 }
 
@@ -101,7 +93,7 @@ struct InverseDeviation {
   int32_t reciprocal;  // in [2^14, 2^15)
   unsigned shift;
 };
-constexpr InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
+inline InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
   const unsigned a = (62 - bitlen(variance)) / 2;
   const uint64_t h = isqrt(variance << (2 * a));
   const uint64_t q = (uint64_t{channels} << 48) / h;

@@ -1,0 +1,85 @@
+// Winograd's inner product (1968): with x1, x2 and w1, w2 from neighbouring groups of k,
+//     x1 w1 + x2 w2 = (x1 + w2 + 128) (x2 + w1) - x2 (x1 + 128) - w1 (w2 + 128)
+// is one product for two. Its additions run on ports that vpdpbusd does not use on Zen 4 and 5; the corrections are one
+// number for each row of x, summed while it is copied, and one for each channel, in the bias.
+#include "kernels/avx512_vnni/avx512_vnni.h"
+#include "kernels/avx512_vnni/gemm.h"
+#include "kernels/x86/cpu.h"
+
+namespace packqvit::avx512_vnni {
+namespace {
+
+constexpr int kOffset = 128;
+
+struct InnerProduct {
+  static constexpr bool kRowBias = true;
+  static constexpr int8_t kOddOffset = static_cast<int8_t>(kOffset);
+
+  static int32_t prepare_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
+    __m512i sum = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 64 <= k; i += 64) {
+      const __m512i codes = _mm512_loadu_si512(x + i);
+      _mm512_storeu_si512(out + i, codes);
+      sum = _mm512_dpbusd_epi32(sum, raised_first(codes), codes);
+    }
+    if (i < padded_k) {
+      const __m512i codes = _mm512_maskz_loadu_epi8(byte_mask(k - i), x + i);
+      _mm512_mask_storeu_epi8(out + i, byte_mask(padded_k - i), codes);
+      sum = _mm512_dpbusd_epi32(sum, raised_first(codes), codes);
+    }
+    return -_mm512_reduce_add_epi32(sum);
+  }
+
+  // In every 8 bytes: x1 + 128 in the place of x2, nothing in the place of x1.
+  static __m512i raised_first(__m512i codes) {
+    return _mm512_slli_epi64(_mm512_xor_si512(codes, _mm512_set1_epi8(INT8_MIN)), 32);
+  }
+
+  template <size_t kRows>
+  __attribute__((always_inline)) static void multiply(const Tile& tile, __m512i (&acc)[kRows][kVectors]) {
+    const int8_t* panel = tile.panel;
+    for (size_t k = 0; k < tile.stride; k += 8, panel += 8 * kPanel) {
+      __m512i w1[kVectors];
+      __m512i w2[kVectors];
+      unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+        w1[j] = _mm512_load_si512(panel + 64 * j);
+        w2[j] = _mm512_load_si512(panel + 64 * (kVectors + j));
+      });
+      unroll<kRows>([&](auto i) __attribute__((always_inline)) {
+        const __m512i x1 = broadcast(tile.x + i * tile.stride + k);
+        const __m512i x2 = broadcast(tile.x + i * tile.stride + k + 4);
+        unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+          multiply_add(acc[i][j], _mm512_add_epi8(x1, w2[j]), _mm512_add_epi8(x2, w1[j]));
+        });
+      });
+    }
+  }
+};
+
+void fold_bias(const PackedWeights& weights, Epilogue epilogue, const Requantizer& requantizer, int32_t* bias) {
+  fold_rounding(weights, epilogue, requantizer, bias);
+  for (size_t c = 0; c < weights.n; ++c) {
+    for (size_t k = 0; k < weights.padded_k; k += 8) {
+      for (size_t i = k; i < k + 4; ++i) bias[c] -= weights.code(c, i) * (weights.code(c, i + 4) + kOffset);
+    }
+  }
+}
+
+}  // namespace
+
+const GemmRoute& inner_product_route() {
+  static constexpr GemmRoute kRoute = {
+      "inner_product",
+      // x2 + w1 within int8 and x1 + w2 + 128 within uint8, for weights in [-7, 7].
+      [](unsigned weight_bits, CodeRange x) { return weight_bits == 4 && x.low >= -121 && x.high <= 120; },
+      [] { return x86::cpu().adds_beside_products; },
+      {kTileRows, kPanel, /*kr=*/4},
+      fold_bias,
+      Gemm<InnerProduct>::scratch_bytes,
+      Gemm<InnerProduct>::run,
+  };
+  return kRoute;
+}
+
+}  // namespace packqvit::avx512_vnni
