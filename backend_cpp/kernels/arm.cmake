@@ -1,18 +1,23 @@
 # The AArch64 tiers. Each file is compiled for its own ISA; only files that every CPU may run have no flags.
 
+target_sources(
+  packqvit_kernels
+  PRIVATE kernels/neon/armv8_products.cpp
+          kernels/neon/elementwise.cpp
+          kernels/neon/gemm.cpp
+          kernels/neon/layer_norm.cpp
+          kernels/neon/requantize.cpp
+          kernels/neon/softmax.cpp
+          kernels/neon/tier.cpp
+          kernels/neon_dotprod/tier.cpp
+          kernels/neon_i8mm/tier.cpp
+)
+
 function(packqvit_isa_sources)
   cmake_parse_arguments(PARSE_ARGV 0 isa "" "" "FLAGS;SOURCES")
-  # GCC's first scheduling pass hoists more loads than there are registers beside a tile's accumulators.
-  list(APPEND isa_FLAGS $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
   target_sources(packqvit_kernels PRIVATE ${isa_SOURCES})
   set_source_files_properties(${isa_SOURCES} PROPERTIES COMPILE_OPTIONS "${isa_FLAGS}")
 endfunction()
-
-target_sources(
-  packqvit_kernels
-  PRIVATE kernels/neon/requantize.cpp kernels/neon/softmax.cpp kernels/neon_dotprod/tier.cpp
-          kernels/neon_i8mm/tier.cpp
-)
 
 packqvit_isa_sources(
   FLAGS -march=armv8.2-a+dotprod

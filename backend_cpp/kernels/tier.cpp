@@ -8,6 +8,7 @@
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #endif
 #if defined(__aarch64__)
+#include "kernels/neon/neon.h"
 #include "kernels/neon_dotprod/dotprod.h"
 #include "kernels/neon_i8mm/i8mm.h"
 #endif
@@ -19,6 +20,7 @@ TierList all_tiers() {
 #if defined(__aarch64__)
       &neon_i8mm::tier(),
       &neon_dotprod::tier(),
+      &neon::tier(),
 #elif defined(__x86_64__)
       &avx512_vnni::tier(),
 #endif

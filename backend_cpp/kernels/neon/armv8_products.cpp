@@ -15,7 +15,6 @@ constexpr size_t kRows = 4;      // 4 x 16 accumulators are 16 registers
 constexpr size_t kColumns = 16;  // of a panel
 constexpr size_t kDepth = 8;     // k of one step: the lanes of a vector of the left operand
 
-
 template <int kLane>
 inline void multiply_lane(const int16x8_t (&a)[kRows], const int16_t* b, int32x4_t (&acc)[kRows][4]) {
   const int16x8_t low = vld1q_s16(b + kLane * kColumns);

@@ -7,8 +7,9 @@ namespace packqvit::neon {
 
 const KernelTier& tier();
 
-// Sums of 4-bit weights in 8-bit lanes, of 4-bit weights in 16-bit lanes, and of 8-bit weights.
+// Routes of GEMM, named for the instruction that multiplies; gemm.cpp says when their sums are exact.
 const GemmRoute& mla_route();
+const GemmRoute& mla_unsigned_route();
 const GemmRoute& smlal_route();
 const GemmRoute& smull_route();
 

@@ -45,9 +45,7 @@ inline int16x8_t exp2_mantissas(int16x8_t e) {
 }
 
 // SRSHL by more than 15 is zero, as the definition wants it: mantissas are at most 2^14.
-inline int16x8_t exp2_weights(int16x8_t e) {
-  return vrshlq_s16(exp2_mantissas(e), vnegq_s16(vshrq_n_s16(e, 10)));
-}
+inline int16x8_t exp2_weights(int16x8_t e) { return vrshlq_s16(exp2_mantissas(e), vnegq_s16(vshrq_n_s16(e, 10))); }
 
 // 32767 where a block of 16 has no column.
 inline const int16_t* padding_mask(size_t columns_in_block) {
@@ -115,7 +113,8 @@ int32_t maximum_of(const int32_t* x, size_t columns) {
 void add_bias(const int32_t* x, const int32_t* bias, size_t columns, int32_t* output) {
   size_t j = 0;
   for (; j + 4 <= columns; j += 4) vst1q_s32(output + j, vaddq_s32(vld1q_s32(x + j), vld1q_s32(bias + j)));
-  for (; j < columns; ++j) output[j] = static_cast<int32_t>(static_cast<uint32_t>(x[j]) + static_cast<uint32_t>(bias[j]));
+  for (; j < columns; ++j)
+    output[j] = static_cast<int32_t>(static_cast<uint32_t>(x[j]) + static_cast<uint32_t>(bias[j]));
 }
 
 }  // namespace

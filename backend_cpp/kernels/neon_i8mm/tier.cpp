@@ -4,7 +4,7 @@
 #include <sys/auxv.h>
 #endif
 
-#include "kernels/reference/reference.h"
+#include "kernels/neon/neon.h"
 
 namespace packqvit::neon_i8mm {
 namespace {
@@ -20,7 +20,7 @@ bool has_matrix_multiply() {
 
 KernelTier make_tier() {
   static const GemmRoute* const kRoutes[] = {&gemm_route()};
-  KernelTier tier = reference::tier();
+  KernelTier tier = neon::tier();
   tier.name = "neon_i8mm";
   tier.is_supported = has_matrix_multiply;
   tier.gemm_routes = kRoutes;
