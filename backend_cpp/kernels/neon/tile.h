@@ -50,15 +50,24 @@ inline void pack_strip(const int8_t* x, size_t stride, size_t count, size_t k, s
     const int8_t* rows[4];
     for (size_t i = 0; i < 4; ++i) rows[i] = x + std::min(first + i, count - 1) * stride;
     int8_t* out = packed + first * kGroup;
-    for (size_t column = 0; column < padded_k; column += 16) {
-      int8x16_t codes[4];
-      int8x16_t groups[4];
-      for (size_t i = 0; i < 4; ++i) codes[i] = map(load_codes(rows[i], column, k));
-      Instruction::pack_rows(codes, groups);
-      for (size_t i = 0; i < 4 && column + i / kParts * kGroup < padded_k; ++i) {
-        vst1q_s8(out + i / kParts * width * kGroup + i % kParts * 16, groups[i]);
+    const auto pack = [&](const int8x16_t(&codes)[4], size_t groups) {
+      int8x16_t parts[4];
+      Instruction::pack_rows(codes, parts);
+      for (size_t i = 0; i < 4; ++i) {
+        if (i / kParts < groups) vst1q_s8(out + i / kParts * width * kGroup + i % kParts * 16, parts[i]);
       }
       out += 16 * width;
+    };
+    size_t column = 0;
+    for (; column + 16 <= std::min(k, padded_k); column += 16) {
+      const int8x16_t codes[4] = {map(vld1q_s8(rows[0] + column)), map(vld1q_s8(rows[1] + column)),
+                                  map(vld1q_s8(rows[2] + column)), map(vld1q_s8(rows[3] + column))};
+      pack(codes, 16 / kGroup);
+    }
+    for (; column < padded_k; column += 16) {
+      const int8x16_t codes[4] = {map(load_codes(rows[0], column, k)), map(load_codes(rows[1], column, k)),
+                                  map(load_codes(rows[2], column, k)), map(load_codes(rows[3], column, k))};
+      pack(codes, (padded_k - column) / kGroup);
     }
   }
 }
