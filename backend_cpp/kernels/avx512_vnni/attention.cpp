@@ -172,16 +172,19 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
   const AttentionShape& shape = arguments.shape;
   const size_t rows = queries.end - queries.begin;
   const size_t stride = buffers.score_stride;
+  static_assert(kQueries <= 16, "log2_of_sums() takes 16");
   int32_t maximum[kQueries];
-  int32_t normaliser[kQueries];
+  alignas(64) int32_t sum[16];
+  std::fill(sum, sum + 16, 1 << 14);
   for (size_t row = 0; row < rows; ++row) {
     const int32_t* bias = softmax_bias(arguments.softmax, head, queries.begin + row, shape.queries, shape.keys);
     maximum[row] = Softmax::maximum(buffers.scores + row * stride, bias, shape.keys);
   }
   for (size_t row = 0; row < rows; ++row) {
-    normaliser[row] =
-        softmax.normaliser(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
+    sum[row] = softmax.weigh(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
   }
+  alignas(64) int32_t normaliser[16];
+  _mm512_store_si512(normaliser, log2_of_sums(_mm512_load_si512(sum)));
   for (size_t row = 0; row < rows; ++row) {
     uint8_t* p = buffers.p + row * buffers.p_planes * stride;
     Softmax::codes<kFormat>(buffers.octaves + row * stride, normaliser[row], shape.keys,

@@ -33,6 +33,25 @@ __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, si
   unroll<kRows>([&](auto i) __attribute__((always_inline)) { store(row + i, acc[i]); });
 }
 
+// Brings the next panel closer while this one is worked on, a slice with each tile.
+class Prefetch {
+ public:
+  Prefetch(const PackedWeights& weights, size_t panel, size_t slices)
+      : panel_(weights.panel(panel)),
+        bytes_(weights.panel_bytes()),
+        slice_(round_up(divide_up(bytes_, slices), kAlignment)) {}
+
+  void operator()(size_t slice) const {
+    const size_t end = std::min(bytes_, (slice + 1) * slice_);
+    for (size_t i = slice * slice_; i < end; i += kAlignment) _mm_prefetch(panel_ + i, _MM_HINT_T1);
+  }
+
+ private:
+  const uint8_t* panel_;
+  size_t bytes_;
+  size_t slice_;
+};
+
 // Scratch: the rows, an unpacked panel, a number for each row.
 template <typename Route>
 class Gemm {
@@ -62,8 +81,10 @@ class Gemm {
           unpack_nibbles(weights.panel(panel), stride, Route::kOddOffset, unpacked);
           tile.panel = unpacked;
         }
+        const Prefetch prefetch(weights, panel + 1 < panels.end ? panel + 1 : panel, divide_up(count, kTileRows));
         size_t row = rows.begin;
         for (; row + kTileRows <= rows.end; row += kTileRows) {
+          prefetch((row - rows.begin) / kTileRows);
           run_tile<kTileRows, Route>(tile, store, row);
           tile.x += kTileRows * stride;
           tile.row_bias += kTileRows;
