@@ -52,25 +52,27 @@ class Prefetch {
   size_t slice_;
 };
 
-// Scratch: the rows, an unpacked panel, a number for each row.
+// Scratch: the rows where they have to be copied, an unpacked panel, a number for each row.
 template <typename Route>
 class Gemm {
  public:
   static size_t scratch_bytes(const PackedWeights& weights, size_t rows) {
-    return rows_bytes(weights, rows) + panel_bytes(weights) + rows * sizeof(int32_t);
+    return copy_bytes(weights, rows) + panel_bytes(weights) + rows * sizeof(int32_t);
   }
 
   static void run(const GemmArguments& arguments, Range rows, Range panels, void* scratch) {
     const PackedWeights& weights = *arguments.weights;
     const size_t stride = weights.padded_k;
     const size_t count = rows.end - rows.begin;
-    int8_t* x = static_cast<int8_t*>(scratch);
-    int8_t* unpacked = x + rows_bytes(weights, count);
+    int8_t* copy = static_cast<int8_t*>(scratch);
+    int8_t* unpacked = copy + copy_bytes(weights, count);
     int32_t* row_bias = reinterpret_cast<int32_t*>(unpacked + panel_bytes(weights));
-    for (size_t i = 0; i < count; ++i) {
-      const int8_t* row = arguments.x + (rows.begin + i) * weights.k;
-      row_bias[i] = Route::prepare_row(row, weights.k, stride, x + i * stride);
+    const int8_t* x = arguments.x + rows.begin * weights.k;
+    if (copies(weights)) {
+      for (size_t i = 0; i < count; ++i) Route::copy_row(x + i * weights.k, weights.k, stride, copy + i * stride);
+      x = copy;
     }
+    if constexpr (Route::kRowBias) Route::bias_rows(x, stride, count, row_bias);
     with_store(arguments, [&](auto type) {
       using Store = typename decltype(type)::type;
       for (size_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -99,8 +101,9 @@ class Gemm {
   }
 
  private:
-  static size_t rows_bytes(const PackedWeights& weights, size_t rows) {
-    return round_up(rows * weights.padded_k, kAlignment);
+  static bool copies(const PackedWeights& weights) { return Route::kCopies || weights.k != weights.padded_k; }
+  static size_t copy_bytes(const PackedWeights& weights, size_t rows) {
+    return copies(weights) ? round_up(rows * weights.padded_k, kAlignment) : 0;
   }
   static size_t panel_bytes(const PackedWeights& weights) { return weights.bits == 4 ? kPanel * weights.padded_k : 0; }
 };
