@@ -55,7 +55,7 @@ class PatchEmbeddingStep final : public Step {
       if (prefix_bytes_ > 0) std::memcpy(output, prefix_.data(), prefix_bytes_);
       Error error = gather_patches(memory.value<const int8_t>(x_) + b * image_size);
       if (error != Error::Ok) return error;
-      error = gemm_.run(rows_.data(), patches_, position_.data(), output + prefix_bytes_, memory.scratch);
+      error = gemm_.run({rows_.data(), position_.data(), output + prefix_bytes_}, patches_, memory.scratch);
       if (error != Error::Ok) return error;
     }
     return Error::Ok;
