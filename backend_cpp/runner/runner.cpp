@@ -1,5 +1,7 @@
 // Runs a .pte file on raw tensors: classes, latency, outputs, ETDump.
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -30,6 +32,13 @@ void print_latency(std::vector<double> milliseconds) {
   const size_t count = milliseconds.size();
   const double median = (milliseconds[(count - 1) / 2] + milliseconds[count / 2]) / 2;
   std::printf("latency: median %.3f ms, min %.3f ms, %zu runs\n", median, milliseconds[0], count);
+}
+
+// Of the whole process since its start, with the pages of the program file that it touched.
+void print_memory() {
+  rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return;
+  std::printf("memory: peak resident %.1f MiB\n", static_cast<double>(usage.ru_maxrss) / 1024);  // ru_maxrss: KiB
 }
 
 void print_top(const RawTensor& scores, size_t row, size_t top, const std::vector<std::string>& labels) {
@@ -121,6 +130,7 @@ void run(const RunnerArguments& arguments) {
   } else {
     run_batch(model, arguments, all_outputs);
   }
+  print_memory();
   if (!arguments.output.empty()) write_file(arguments.output, all_outputs.data(), all_outputs.size());
   if (!arguments.etdump.empty()) model.write_etdump(arguments.etdump);
 }

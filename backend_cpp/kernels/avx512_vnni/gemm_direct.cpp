@@ -37,11 +37,7 @@ struct Direct {
 
 void fold_bias(const PackedWeights& weights, Epilogue epilogue, const Requantizer& requantizer, int32_t* bias) {
   fold_rounding(weights, epilogue, requantizer, bias);
-  for (size_t c = 0; c < weights.n; ++c) {
-    int32_t sum = 0;
-    for (size_t k = 0; k < weights.k; ++k) sum += weights.code(c, k);
-    bias[c] -= 128 * sum;
-  }
+  add_column_sums(weights, -128, bias);
 }
 
 }  // namespace

@@ -78,11 +78,7 @@ struct InnerProduct {
 
 void fold_bias(const PackedWeights& weights, Epilogue epilogue, const Requantizer& requantizer, int32_t* bias) {
   fold_rounding(weights, epilogue, requantizer, bias);
-  for (size_t c = 0; c < weights.n; ++c) {
-    for (size_t k = 0; k < weights.padded_k; k += 8) {
-      for (size_t i = k; i < k + 4; ++i) bias[c] -= weights.code(c, i) * (weights.code(c, i + 4) + kOffset);
-    }
-  }
+  add_column_products(weights, kOffset, -1, bias);
 }
 
 }  // namespace
