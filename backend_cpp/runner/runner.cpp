@@ -12,12 +12,14 @@
 
 #include "runner/arguments.h"
 #include "runner/model.h"
+#include "runner/region.h"
 #include "runner/threads.h"
 
 namespace packqvit {
 namespace {
 
 double run_timed(Model& model) {
+  const CountedRegion region;
   const auto start = std::chrono::steady_clock::now();
   model.run();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
