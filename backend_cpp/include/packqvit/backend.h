@@ -17,6 +17,10 @@ inline constexpr uint32_t kPlanVersion = 2;
 inline constexpr char kTierOption[] = "tier";
 inline constexpr char kTierEnvironment[] = "PACKQVIT_TIER";
 
+// Backend option and load-time option (an int): how many threads of ExecuTorch's pool delegates loaded afterwards use
+// at most. 0 stands for all of them.
+inline constexpr char kThreadsOption[] = "threads";
+
 }  // namespace packqvit
 
 #if defined(_WIN32)
