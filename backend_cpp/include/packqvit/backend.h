@@ -39,4 +39,7 @@ PACKQVIT_API int packqvit_backend_registered();
 
 // The tier that a delegate loaded now would use; nullptr when an unknown or unsupported one is forced.
 PACKQVIT_API const char* packqvit_selected_tier();
+
+// The kernel tiers that this CPU supports, best first; nullptr behind the last.
+PACKQVIT_API const char* packqvit_supported_tier(unsigned index);
 }
