@@ -1,4 +1,4 @@
-// Runs a .pte file on raw tensors: classes, latency, outputs, ETDump.
+// Runs a .pte file on raw tensors: classes, latency, peak memory, outputs, ETDump.
 
 #include <algorithm>
 #include <chrono>
@@ -10,6 +10,7 @@
 
 #include "runner/arguments.h"
 #include "runner/model.h"
+#include "runner/peak_memory.h"
 #include "runner/region.h"
 #include "runner/threads.h"
 
@@ -122,6 +123,9 @@ void run(const RunnerArguments& arguments) {
     run_once(model, arguments, all_outputs);
   } else {
     run_batch(model, arguments, all_outputs);
+  }
+  if (const size_t bytes = peak_memory(); bytes > 0) {
+    std::printf("peak memory: %.1f MiB\n", static_cast<double>(bytes) / (1 << 20));
   }
   if (!arguments.output.empty()) write_file(arguments.output, all_outputs.data(), all_outputs.size());
   if (!arguments.etdump.empty()) model.write_etdump(arguments.etdump);
