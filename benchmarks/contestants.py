@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from packqvit_delegate import Program, QuantizationConfig, export
 from packqvit_delegate.data import synthetic_images
 from packqvit_delegate.models import RANDOM, load
+from packqvit_delegate.models.vit import Attention
 
 from .terminal import progress
 
 PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
+ALL_PRESETS = list(PRESETS)
 XNNPACK_INT8, XNNPACK_FP32 = "XNNPACK int8", "XNNPACK fp32"
 CALIBRATION_IMAGES = 8
 
@@ -40,7 +42,7 @@ class PlainAttention(nn.Module):
     XNNPACK and ONNX quantisers find these; of scaled_dot_product_attention they take less.
     """
 
-    def __init__(self, fused: nn.Module) -> None:
+    def __init__(self, fused: Attention) -> None:
         super().__init__()
         self.heads, self.qkv, self.proj = fused.heads, fused.qkv, fused.proj
 
@@ -56,8 +58,9 @@ class PlainAttention(nn.Module):
 def with_plain_attention(model: nn.Module) -> nn.Module:
     """A copy of a model of packqvit_delegate.models with PlainAttention."""
     model = copy.deepcopy(model)
-    for block in model.blocks:
-        block.attn = PlainAttention(block.attn)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Attention):
+            model.set_submodule(name, PlainAttention(module))
     return model.eval()
 
 

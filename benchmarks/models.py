@@ -13,21 +13,24 @@ import typer
 from packqvit_delegate import runtime
 from packqvit_delegate.models import ZOO
 
-from .contestants import PRESETS, Contestant, Workshop
+from .contestants import ALL_PRESETS, PRESETS, Contestant, Workshop
 from .memory import peak_memory
 from .operators import measure_operators
 from .report import Results, latency_table, operator_table, plot, write_json
-from .terminal import console, progress
+from .terminal import check_names, console, progress
 from .timing import measure
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+DEFAULT_MODELS = ["deit_tiny"]
+DEFAULT_THREADS = [1, 2]
+
 
 @app.command()
 def main(
-    model: Annotated[list[str], typer.Option(help=f"Any of {', '.join(ZOO)}; can be repeated.")] = ["deit_tiny"],  # noqa: B006
-    preset: Annotated[list[str], typer.Option(help="Ours; can be repeated.")] = list(PRESETS),  # noqa: B006, B008
-    threads: Annotated[list[int], typer.Option(help="Can be repeated.", min=1)] = [1, 2],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help=f"Any of {', '.join(ZOO)}; can be repeated.")] = DEFAULT_MODELS,
+    preset: Annotated[list[str], typer.Option(help="Ours; can be repeated.")] = ALL_PRESETS,
+    threads: Annotated[list[int], typer.Option(help="Can be repeated.", min=1)] = DEFAULT_THREADS,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.", min=1)] = 40,
     peers: Annotated[bool, typer.Option(help="Measure XNNPACK and the other engines, too.")] = True,
     operators: Annotated[bool, typer.Option(help="Show where our time goes, from ETDump.")] = True,
@@ -35,9 +38,8 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for programs and results.")] = Path("build/benchmarks"),
 ) -> None:
     """Measures models beside their peers."""
-    for name, known, what in [*((m, ZOO, "model") for m in model), *((p, PRESETS, "preset") for p in preset)]:
-        if name not in known:
-            raise typer.BadParameter(f"{name} is not one of {', '.join(known)}", param_hint=f"--{what}")
+    check_names(model, ZOO, "--model")
+    check_names(preset, PRESETS, "--preset")
     all_results = []
     for name in model:
         workshop = Workshop(name, output, fresh=fresh)
