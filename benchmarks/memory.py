@@ -22,7 +22,7 @@ def parse_peak_memory(output: str) -> float:
     Raises:
         ValueError: It does not.
     """
-    found = re.search(r"^peak memory: ([\d.]+) MiB$", output, re.MULTILINE)
+    found = re.search(r"^memory: peak resident ([\d.]+) MiB$", output, re.MULTILINE)
     if found is None:
         raise ValueError("packqvit_runner did not report its peak memory; build it again")
     return float(found[1])

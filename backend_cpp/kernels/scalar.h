@@ -21,16 +21,7 @@ constexpr int32_t sat8(int32_t x) { return std::clamp<int32_t>(x, INT8_MIN, INT8
 constexpr int32_t sat16(int32_t x) { return std::clamp<int32_t>(x, INT16_MIN, INT16_MAX); }
 
 // Number of bits of x: floor(log2 x) + 1, and 0 for 0.
-constexpr unsigned bitlen(uint64_t x) {
-  unsigned bits = 0;
-  for (unsigned step = 32; step > 0; step /= 2) {
-    if (x >> step != 0) {
-      x >>= step;
-      bits += step;
-    }
-  }
-  return bits + static_cast<unsigned>(x);
-}
+constexpr unsigned bitlen(uint64_t x) { return x == 0 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(x)); }
 
 // floor(sqrt(x)) for x < 2^62, exact: the root of the nearest double is off by less than one.
 inline uint64_t isqrt(uint64_t x) {

@@ -7,12 +7,21 @@
 #if defined(__x86_64__)
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #endif
+#if defined(__aarch64__)
+#include "kernels/neon/neon.h"
+#include "kernels/neon_dotprod/dotprod.h"
+#include "kernels/neon_i8mm/i8mm.h"
+#endif
 
 namespace packqvit {
 
 TierList all_tiers() {
   static const KernelTier* const tiers[] = {
-#if defined(__x86_64__)
+#if defined(__aarch64__)
+      &neon_i8mm::tier(),
+      &neon_dotprod::tier(),
+      &neon::tier(),
+#elif defined(__x86_64__)
       &avx512_vnni::tier(),
 #endif
       &reference::tier(),

@@ -35,6 +35,13 @@ void print_latency(std::vector<double> milliseconds) {
   std::printf("latency: median %.3f ms, min %.3f ms, %zu runs\n", median, milliseconds[0], count);
 }
 
+// Of the whole process since its start, with the pages of the program file that it touched.
+void print_memory() {
+  if (const size_t bytes = peak_memory(); bytes > 0) {
+    std::printf("memory: peak resident %.1f MiB\n", static_cast<double>(bytes) / (1 << 20));
+  }
+}
+
 void print_top(const RawTensor& scores, size_t row, size_t top, const std::vector<std::string>& labels) {
   const size_t classes = static_cast<size_t>(scores.shape[1]);
   std::vector<size_t> order(classes);
@@ -124,9 +131,7 @@ void run(const RunnerArguments& arguments) {
   } else {
     run_batch(model, arguments, all_outputs);
   }
-  if (const size_t bytes = peak_memory(); bytes > 0) {
-    std::printf("peak memory: %.1f MiB\n", static_cast<double>(bytes) / (1 << 20));
-  }
+  print_memory();
   if (!arguments.output.empty()) write_file(arguments.output, all_outputs.data(), all_outputs.size());
   if (!arguments.etdump.empty()) model.write_etdump(arguments.etdump);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "src/plan/plan.h"
+#include "src/row_chain.h"
 #include "src/steps/step.h"
 
 namespace packqvit {
@@ -37,13 +38,22 @@ class Executor {
     uint32_t debug_id;
   };
 
+  // A step, or a chain of steps from this one on.
+  struct Group {
+    size_t first;
+    RowChain chain;
+  };
+
   Executor() = default;
   executorch::runtime::Error build_steps(const CheckedPlan& plan, const KernelTier& tier);
+  void group_steps(const CheckedPlan& plan, size_t threads);
+  executorch::runtime::Error run_step(const TracedStep& traced, const Memory& memory) const;
   executorch::runtime::Error place_values(const CheckedPlan& plan);
   executorch::runtime::Error bind(const Argument& argument, const char* what, size_t index,
                                   executorch::runtime::EValue& tensor);
 
   std::vector<TracedStep> steps_;
+  std::vector<Group> groups_;
   std::vector<Argument> inputs_;
   std::vector<Argument> outputs_;
   std::vector<void*> values_;

@@ -16,7 +16,7 @@ size_t thread_count() { return static_cast<size_t>(std::max<int64_t>(executorch:
 Range part_of(size_t size, size_t parts, size_t index) { return {size * index / parts, size * (index + 1) / parts}; }
 
 size_t part_count(size_t units, size_t threads) {
-  constexpr size_t kPartsPerThread = 4;
+  constexpr size_t kPartsPerThread = 2;
   return threads == 1 ? 1 : std::max<size_t>(std::min(units, threads * kPartsPerThread), 1);
 }
 

@@ -27,7 +27,7 @@ TEST(Parallel, PartsCoverTheWholeOnce) {
 TEST(Parallel, PartCountFollowsUnitsAndThreads) {
   EXPECT_EQ(part_count(100, 1), 1u);
   EXPECT_EQ(part_count(3, 4), 3u);
-  EXPECT_EQ(part_count(1000, 4), 16u);
+  EXPECT_EQ(part_count(1000, 4), 8u);
   EXPECT_EQ(part_count(0, 4), 1u);
 }
 

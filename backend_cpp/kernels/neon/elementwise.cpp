@@ -1,0 +1,188 @@
+#include <arm_neon.h>
+
+#include <algorithm>
+
+#include "kernels/neon/neon.h"
+#include "kernels/neon/requantize.h"
+
+namespace packqvit::neon {
+namespace {
+
+// FCVTNS rounds to nearest even, saturates, and turns NaN into 0.
+class Quantizer {
+ public:
+  Quantizer(const QuantizeArguments& arguments, size_t channel)
+      : offset_(vdupq_n_f32(arguments.offset[arguments.offset_per_channel ? channel : 0])),
+        inverse_scale_(vdupq_n_f32(arguments.inverse_scale[arguments.scale_per_channel ? channel : 0])),
+        low_(vdupq_n_s16(static_cast<int16_t>(arguments.qmin))),
+        high_(vdupq_n_s16(static_cast<int16_t>(arguments.qmax))) {}
+
+  int16x8_t operator()(const float* x) const {
+    const int16x8_t codes = vqmovn_high_s32(vqmovn_s32(round(x)), round(x + 4));
+    return vmaxq_s16(vminq_s16(codes, high_), low_);
+  }
+
+ private:
+  int32x4_t round(const float* x) const {
+    return vcvtnq_s32_f32(vmulq_f32(vsubq_f32(vld1q_f32(x), offset_), inverse_scale_));
+  }
+
+  float32x4_t offset_;
+  float32x4_t inverse_scale_;
+  int16x8_t low_;
+  int16x8_t high_;
+};
+
+inline void store_codes(int16_t* output, int16x8_t codes) { vst1q_s16(output, codes); }
+inline void store_codes(int8_t* output, int16x8_t codes) { vst1_s8(output, vmovn_s16(codes)); }
+
+template <typename Code>
+void quantize_row(const QuantizeArguments& arguments, size_t row) {
+  const Quantizer quantizer(arguments, row % arguments.channels);
+  const size_t size = arguments.inner;
+  const float* x = arguments.x + row * size;
+  Code* output = static_cast<Code*>(arguments.output) + row * size;
+  size_t i = 0;
+  for (; i + 8 <= size; i += 8) store_codes(output + i, quantizer(x + i));
+  if (i < size) {
+    float last[8] = {};
+    Code codes[8];
+    std::copy(x + i, x + size, last);
+    store_codes(codes, quantizer(last));
+    std::copy(codes, codes + size - i, output + i);
+  }
+}
+
+inline int32x4x2_t load_codes(const int8_t* x) {
+  const int16x8_t codes = vmovl_s8(vld1_s8(x));
+  return {{vmovl_s16(vget_low_s16(codes)), vmovl_high_s16(codes)}};
+}
+inline int32x4x2_t load_codes(const int16_t* x) {
+  const int16x8_t codes = vld1q_s16(x);
+  return {{vmovl_s16(vget_low_s16(codes)), vmovl_high_s16(codes)}};
+}
+
+// Differences of int32 codes need 33 bits: SCVTF of 64 bits would round twice, so those stay scalar.
+template <typename Code>
+void dequantize_row(const DequantizeArguments& arguments, size_t row) {
+  const float scale = arguments.scale[arguments.scale_per_channel ? row % arguments.channels : 0];
+  const size_t size = arguments.inner;
+  const Code* x = static_cast<const Code*>(arguments.x) + row * size;
+  float* output = arguments.output + row * size;
+  size_t i = 0;
+  if constexpr (sizeof(Code) < 4) {
+    const int32x4_t zero_point = vdupq_n_s32(arguments.zero_point);
+    for (; i + 8 <= size; i += 8) {
+      const int32x4x2_t codes = load_codes(x + i);
+      vst1q_f32(output + i, vmulq_n_f32(vcvtq_f32_s32(vsubq_s32(codes.val[0], zero_point)), scale));
+      vst1q_f32(output + i + 4, vmulq_n_f32(vcvtq_f32_s32(vsubq_s32(codes.val[1], zero_point)), scale));
+    }
+  }
+  for (; i < size; ++i) output[i] = static_cast<float>(int64_t{x[i]} - arguments.zero_point) * scale;
+}
+
+// Sums of 8 channels over all tokens.
+template <typename Code>
+int32x4x2_t sum_tokens(const MeanTokensArguments& arguments, size_t channel) {
+  const Code* x = static_cast<const Code*>(arguments.x) + channel;
+  int32x4x2_t sums = {{vdupq_n_s32(0), vdupq_n_s32(0)}};
+  for (size_t n = 0; n < arguments.tokens; ++n) {
+    const int32x4x2_t codes = load_codes(x + n * arguments.channels);
+    sums.val[0] = vaddq_s32(sums.val[0], codes.val[0]);
+    sums.val[1] = vaddq_s32(sums.val[1], codes.val[1]);
+  }
+  return sums;
+}
+
+template <typename Code>
+int32_t sum_channel(const MeanTokensArguments& arguments, size_t channel) {
+  const Code* x = static_cast<const Code*>(arguments.x) + channel;
+  int32_t sum = 0;
+  for (size_t n = 0; n < arguments.tokens; ++n) sum += x[n * arguments.channels];
+  return sum;
+}
+
+template <typename Code, typename Output>
+void mean_of_channels(const MeanTokensArguments& arguments, Range channels) {
+  const Requantizer& requantizer = arguments.requantizer;
+  const RequantizeCommon common = requantize_common(requantizer);
+  Output* output = static_cast<Output*>(arguments.output);
+  size_t c = channels.begin;
+  for (; c + 8 <= channels.end; c += 8) {
+    const int32x4x2_t sums = sum_tokens<Code>(arguments, c);
+    store_codes(output + c, requantize_codes(common, requantize_channels(common, requantizer, c),
+                                             vaddq_s32(sums.val[0], vld1q_s32(arguments.bias + c)),
+                                             vaddq_s32(sums.val[1], vld1q_s32(arguments.bias + c + 4))));
+  }
+  for (; c < channels.end; ++c) {
+    output[c] = static_cast<Output>(requantizer(arguments.bias[c] + sum_channel<Code>(arguments, c), c));
+  }
+}
+
+// TBL gives 0, and TBX keeps what is there, for an index beyond its 64 bytes: each quarter of the table gets the codes
+// minus where it begins.
+struct Table {
+  uint8x16x4_t quarters[4];
+
+  explicit Table(const int8_t* table) {
+    for (size_t i = 0; i < 4; ++i) {
+      // Quarters in the order of the unsigned byte: the codes from 0 come first.
+      const uint8_t* quarter = reinterpret_cast<const uint8_t*>(table) + (64 * i + 128) % 256;
+      for (size_t j = 0; j < 4; ++j) quarters[i].val[j] = vld1q_u8(quarter + 16 * j);
+    }
+  }
+  uint8x16_t operator()(uint8x16_t x) const {
+    uint8x16_t found = vqtbl4q_u8(quarters[0], x);
+    found = vqtbx4q_u8(found, quarters[1], vsubq_u8(x, vdupq_n_u8(64)));
+    found = vqtbx4q_u8(found, quarters[2], vsubq_u8(x, vdupq_n_u8(128)));
+    return vqtbx4q_u8(found, quarters[3], vsubq_u8(x, vdupq_n_u8(192)));
+  }
+};
+
+}  // namespace
+
+void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size) {
+  const Table find(table);
+  const uint8_t* codes = reinterpret_cast<const uint8_t*>(x);
+  uint8_t* out = reinterpret_cast<uint8_t*>(output);
+  size_t i = 0;
+  for (; i + 32 <= size; i += 32) {
+    vst1q_u8(out + i, find(vld1q_u8(codes + i)));
+    vst1q_u8(out + i + 16, find(vld1q_u8(codes + i + 16)));
+  }
+  for (; i < size; ++i) output[i] = table[x[i] + 128];
+}
+
+void quantize(const QuantizeArguments& arguments, Range rows) {
+  for (size_t row = rows.begin; row < rows.end; ++row) {
+    arguments.wide ? quantize_row<int16_t>(arguments, row) : quantize_row<int8_t>(arguments, row);
+  }
+}
+
+void dequantize(const DequantizeArguments& arguments, Range rows) {
+  for (size_t row = rows.begin; row < rows.end; ++row) {
+    switch (arguments.type) {
+      case CodeType::kInt8:
+        dequantize_row<int8_t>(arguments, row);
+        break;
+      case CodeType::kInt16:
+        dequantize_row<int16_t>(arguments, row);
+        break;
+      case CodeType::kInt32:
+        dequantize_row<int32_t>(arguments, row);
+        break;
+    }
+  }
+}
+
+void mean_tokens(const MeanTokensArguments& arguments, Range channels) {
+  if (arguments.wide_input) {
+    arguments.wide_output ? mean_of_channels<int16_t, int16_t>(arguments, channels)
+                          : mean_of_channels<int16_t, int8_t>(arguments, channels);
+  } else {
+    arguments.wide_output ? mean_of_channels<int8_t, int16_t>(arguments, channels)
+                          : mean_of_channels<int8_t, int8_t>(arguments, channels);
+  }
+}
+
+}  // namespace packqvit::neon
