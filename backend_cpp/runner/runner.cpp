@@ -1,6 +1,4 @@
-// Runs a .pte file on raw tensors: classes, latency, outputs, ETDump.
-
-#include <sys/resource.h>
+// Runs a .pte file on raw tensors: classes, latency, peak memory, outputs, ETDump.
 
 #include <algorithm>
 #include <chrono>
@@ -12,6 +10,7 @@
 
 #include "runner/arguments.h"
 #include "runner/model.h"
+#include "runner/peak_memory.h"
 #include "runner/region.h"
 #include "runner/threads.h"
 
@@ -38,9 +37,9 @@ void print_latency(std::vector<double> milliseconds) {
 
 // Of the whole process since its start, with the pages of the program file that it touched.
 void print_memory() {
-  rusage usage;
-  if (getrusage(RUSAGE_SELF, &usage) != 0) return;
-  std::printf("memory: peak resident %.1f MiB\n", static_cast<double>(usage.ru_maxrss) / 1024);  // ru_maxrss: KiB
+  if (const size_t bytes = peak_memory(); bytes > 0) {
+    std::printf("memory: peak resident %.1f MiB\n", static_cast<double>(bytes) / (1 << 20));
+  }
 }
 
 void print_top(const RawTensor& scores, size_t row, size_t top, const std::vector<std::string>& labels) {
