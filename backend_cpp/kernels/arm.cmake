@@ -17,6 +17,9 @@ target_sources(
 # GCC's first scheduling pass hoists more loads than there are registers beside the accumulators.
 set(packqvit_tile_options $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
 set_source_files_properties(
+  kernels/neon/armv8_products.cpp kernels/neon/gemm.cpp PROPERTIES COMPILE_OPTIONS "${packqvit_tile_options}"
+)
+set_source_files_properties(
   kernels/neon_dotprod/gemm.cpp PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod;${packqvit_tile_options}"
 )
 set_source_files_properties(

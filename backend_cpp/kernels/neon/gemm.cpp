@@ -120,8 +120,8 @@ inline void mla_steps(const int8_t* a, const int8_t* b, size_t steps, int16x8_t 
 }
 // clang-format on
 
-// Not inlined: compilers keep the accumulators in registers only where nothing else lives beside them.
-__attribute__((noinline)) void mla(const int8_t* a, const int8_t* b, size_t groups, bool add, int32_t* sums) {
+__attribute__((always_inline)) inline void mla(const int8_t* a, const int8_t* b, size_t groups, bool add,
+                                               int32_t* sums) {
   int16x8_t acc[kRows][kSums];
   mla_steps(a, b, groups / 2, acc);
   const bool narrow = groups <= 64;  // 4 lanes x 252 x 32 = 32256
@@ -130,7 +130,8 @@ __attribute__((noinline)) void mla(const int8_t* a, const int8_t* b, size_t grou
   }
 }
 
-__attribute__((noinline)) void smlal(const int8_t* a, const int8_t* b, size_t groups, bool add, int32_t* sums) {
+__attribute__((always_inline)) inline void smlal(const int8_t* a, const int8_t* b, size_t groups, bool add,
+                                                 int32_t* sums) {
   int16x8_t acc[kRows][kSums];
   clear(acc);
   const int8_t* const end = b + groups * kStepB;
@@ -154,7 +155,8 @@ __attribute__((noinline)) void smlal(const int8_t* a, const int8_t* b, size_t gr
   for (size_t i = 0; i < kRows; ++i) store_sums(total_widened(acc[i]), add, sums + i * kColumns);
 }
 
-__attribute__((noinline)) void smull(const int8_t* a, const int8_t* b, size_t groups, bool add, int32_t* sums) {
+__attribute__((always_inline)) inline void smull(const int8_t* a, const int8_t* b, size_t groups, bool add,
+                                                 int32_t* sums) {
   int32x4_t acc[kRows][kSums];
   clear(acc);
   const int8_t* const end = b + groups * kStepB;
@@ -174,6 +176,18 @@ __attribute__((noinline)) void smull(const int8_t* a, const int8_t* b, size_t gr
     end_of_step(acc);
   } while (b != end);
   for (size_t i = 0; i < kRows; ++i) store_sums(total(acc[i]), add, sums + i * kColumns);
+}
+
+// All columns of sums[4][kColumns], in pieces of k whose sums are exact. Not inlined: compilers keep the accumulators
+// in registers only where little else lives beside them.
+template <Kernel kKernel, size_t kMaxGroups>
+__attribute__((noinline)) void multiply_tile(const int8_t* a, const int8_t* b, size_t groups, int32_t* sums) {
+  for (size_t column = 0; column < kColumns; column += kSums) {
+    for (size_t group = 0; group < groups; group += kMaxGroups) {
+      kKernel(a + group * kStepA, b + group * kStepB + column * kGroup, std::min(kMaxGroups, groups - group), group > 0,
+              sums + column);
+    }
+  }
 }
 
 // Rows to [k / 16][4][16] codes minus kOffset, zero beyond k. Rows beyond the tile's last are left as they are: their
@@ -237,13 +251,8 @@ void run(const GemmArguments& arguments, Range rows, Range panels, void* scratch
       int32_t sums[kBatch * kColumns];
       const size_t end = std::min(first + kBatch, rows.end);
       for (size_t row = first; row < end; row += kRows) {
-        const int8_t* a = packed + (row - rows.begin) * weights.padded_k;
-        for (size_t column = 0; column < kColumns; column += kSums) {
-          for (size_t group = 0; group < groups; group += kMaxGroups) {
-            kKernel(a + group * kStepA, b + group * kStepB + column * kGroup, std::min(kMaxGroups, groups - group),
-                    group > 0, sums + (row - first) * kColumns + column);
-          }
-        }
+        multiply_tile<kKernel, kMaxGroups>(packed + (row - rows.begin) * weights.padded_k, b, groups,
+                                           sums + (row - first) * kColumns);
       }
       store(arguments, first, end - first, panel * kColumns, sums);
     }
