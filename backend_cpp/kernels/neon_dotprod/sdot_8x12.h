@@ -69,7 +69,7 @@ void multiply_8x12(const int8_t* a, const int8_t* b, size_t groups, const int32_
       "ldp q6, q7, [%[b], #-32]\n"
       PACKQVIT_SDOT_GROUP(5, 6, 7)
       "b.ne 1b\n"
-      PACKQVIT_MCA_END_TEXT
+      PACKQVIT_MCA_END_TEXT()
       "2:\n"
       "tbz %[groups], #0, 3f\n"
       "ldp q0, q1, [%[a]]\n"
