@@ -9,6 +9,7 @@ target_sources(
           kernels/neon/requantize.cpp
           kernels/neon/softmax.cpp
           kernels/neon/tier.cpp
+          kernels/neon_dotprod/cpu.cpp
           kernels/neon_dotprod/tier.cpp
           kernels/neon_i8mm/tier.cpp
 )
