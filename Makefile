@@ -3,6 +3,7 @@
 #   PYTHON=python3.11   the Python that the virtual environment is made from (3.10 or later)
 #   DATA=folder         images and weights for the export in `make demo` (docs: README.md); also PACKQVIT_DATA
 #   PYTEST_ARGS="-k x"  passed to pytest by `make test` and `make pytest`
+#   BENCH_ARGS="..."    passed to the model benchmark: --model deit_small, --rounds 100, --no-peers, ...
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +13,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DATA ?= $(or $(PACKQVIT_DATA),$(wildcard ../shared/data))
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 JOBS ?= $(shell nproc)
 
 VENV := .venv
@@ -28,7 +30,7 @@ EXECUTORCH_AARCH64 := build/executorch-aarch64
 
 .PHONY: help
 help:  ## Show the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: $(STAMPS)/package  ## Train and run handwritten digits at 8 and 4 bits, then export a 4-bit ViT
@@ -43,7 +45,7 @@ else
 endif
 
 .PHONY: test
-test: lint ctest pytest  ## Run everything CI runs: lint, C++ tests, Python tests (aarch64 under qemu included)
+test: lint ctest ctest-aarch64 pytest  ## Run everything CI runs: lint, C++ tests, Python tests (aarch64 under qemu included)
 
 .PHONY: build
 build: $(STAMPS)/package  ## Make .venv and install the package into it, editable, with its native library
@@ -69,17 +71,44 @@ ctest: $(STAMPS)/test-tools  ## Build the C++ tests with warnings as errors and 
 	$(BIN)/cmake --build build/tests -j $(JOBS)
 	$(BIN)/ctest --test-dir build/tests --output-on-failure -j $(JOBS)
 
+.PHONY: ctest-aarch64
+ctest-aarch64: aarch64  ## Run the C++ tests for aarch64 under qemu, on CPUs with and without dotprod and i8mm
+	scripts/ctest_aarch64.sh build/aarch64
+
 .PHONY: aarch64
-aarch64: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Cross-compile the runner for aarch64 (tests run it under qemu)
+aarch64: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Cross-compile for aarch64 (tests run it under qemu)
 	$(BIN)/cmake -S . -B build/aarch64 -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
 	  -Dexecutorch_DIR=$(CURDIR)/$(EXECUTORCH_AARCH64)/executorch/share/cmake \
-	  -DPACKQVIT_WERROR=ON >build/aarch64.log || { cat build/aarch64.log; exit 1; }
+	  -DPACKQVIT_BUILD_TESTS=ON -DPACKQVIT_WERROR=ON >build/aarch64.log || { cat build/aarch64.log; exit 1; }
 	$(BIN)/cmake --build build/aarch64 -j $(JOBS)
 
 .PHONY: pytest
 pytest: $(STAMPS)/package $(STAMPS)/test-tools aarch64  ## Run the Python tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(STAMPS)/package $(STAMPS)/bench-tools  ## Measure kernels and models on this machine, beside XNNPACK
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -DPACKQVIT_BUILD_BENCH=ON -DPACKQVIT_BUILD_RUNNER=OFF >build/bench.log || { cat build/bench.log; exit 1; }
+	$(BIN)/cmake --build build/bench -j $(JOBS) --target packqvit_kernel_bench
+	mkdir -p build/benchmarks
+	build/bench/backend_cpp/bench/packqvit_kernel_bench --benchmark_out=build/benchmarks/kernels.json
+	$(BIN)/python -m benchmarks.models $(BENCH_ARGS)
+
+.PHONY: bench-aarch64
+bench-aarch64: $(STAMPS)/package $(EXECUTORCH_AARCH64)  ## Count AArch64 instructions under qemu, model the inner loops
+	scripts/system_packages.sh bench-aarch64
+	$(BIN)/cmake -S . -B build/aarch64-clang -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu-clang.cmake \
+	  -Dexecutorch_DIR=$(CURDIR)/$(EXECUTORCH_AARCH64)/executorch/share/cmake \
+	  >build/aarch64-clang.log || { cat build/aarch64-clang.log; exit 1; }
+	$(BIN)/cmake --build build/aarch64-clang -j $(JOBS)
+	$(CC) -O2 -Wall -Wextra -shared -fPIC -fvisibility=hidden -o build/libinstruction_counter.so \
+	  benchmarks/qemu/instruction_counter.c
+	$(BIN)/python -m benchmarks.mca --build build/aarch64-clang
+	$(BIN)/python -m benchmarks.instructions --plugin build/libinstruction_counter.so \
+	  --runner build/aarch64-clang/backend_cpp/runner/packqvit_runner
 
 .PHONY: clean
 clean:  ## Remove the builds, keep .venv
@@ -108,6 +137,11 @@ $(STAMPS)/package: $(STAMPS)/python $(NATIVE_SOURCES)
 $(STAMPS)/test-tools: $(STAMPS)/python
 	scripts/system_packages.sh test
 	$(PIP) install -q -r <($(BIN)/python scripts/requirements.py test)
+	touch $@
+
+$(STAMPS)/bench-tools: $(STAMPS)/python
+	scripts/system_packages.sh bench
+	$(PIP) install -q -r <($(BIN)/python scripts/requirements.py bench)
 	touch $@
 
 # The same release of ExecuTorch as the host's, for aarch64: headers and shared libraries to link against.

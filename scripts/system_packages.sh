@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees to the system packages that `make demo` (argument: build) and `make test` (argument: test) need.
+# Sees to the system packages that make's targets need: build (the default), test, bench or bench-aarch64.
 # Installs what is missing through apt when run as root; otherwise names it and stops.
 set -euo pipefail
 
@@ -15,10 +15,20 @@ python=${PYTHON:-python3}
 needs python3 command -v "$python"
 needs python3-venv "$python" -c 'import ensurepip, venv'
 needs g++ command -v "${CXX:-g++}"
-if [ "${1:-build}" = test ]; then
+purpose=${1:-build}
+if [ "$purpose" = test ]; then
   needs libgtest-dev test -f /usr/include/gtest/gtest.h
+fi
+if [ "$purpose" = test ] || [ "$purpose" = bench-aarch64 ]; then
   needs g++-aarch64-linux-gnu command -v aarch64-linux-gnu-g++
   needs qemu-user command -v qemu-aarch64
+fi
+if [ "$purpose" = bench ]; then
+  needs libbenchmark-dev test -f /usr/include/benchmark/benchmark.h
+fi
+if [ "$purpose" = bench-aarch64 ]; then
+  needs clang-19 command -v clang++-19
+  needs llvm-19 command -v llvm-mca-19
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -23,6 +23,9 @@ struct WeightView {
 
   size_t row_bytes() const { return bits == 8 ? k : (k + 1) / 2; }
   int8_t code(size_t row, size_t column) const;
+
+  // The codes of one row, in order, to out[k]: what a loop over all of them should use.
+  void read_row(size_t row, int8_t* out) const;
 };
 
 // Weights in panels of nr columns, zero codes where n or k is padded:
@@ -40,9 +43,13 @@ struct PackedWeights {
   size_t panels() const { return divide_up(n, tile.nr); }
   size_t panel_bytes() const { return tile.nr * padded_k * bits / 8; }
   const uint8_t* panel(size_t index) const { return data.data() + index * panel_bytes(); }
-  // One code, padding included.
-  int8_t code(size_t row, size_t column) const;
 };
+
+// sums[column] += factor * (sum of the column's codes), for all columns up to a multiple of nr.
+void add_column_sums(const PackedWeights& weights, int32_t factor, int32_t* sums);
+
+// Of 4-bit weights: sums[column] += factor * (sum of w1 * (w2 + offset)), where w1 and w2 share a byte.
+void add_column_products(const PackedWeights& weights, int32_t offset, int32_t factor, int32_t* sums);
 
 // False when there is no memory.
 [[nodiscard]] bool pack_weights(const WeightView& weights, const GemmTile& tile, PackedWeights& packed);

@@ -11,7 +11,7 @@ endfunction()
 target_sources(packqvit_kernels PRIVATE kernels/x86/cpu.cpp kernels/avx512_vnni/tier.cpp)
 
 packqvit_isa_sources(
-  FLAGS -mavx2 -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi
+  FLAGS -mavx2 -mbmi2 -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi
   SOURCES kernels/avx512_vnni/attention.cpp kernels/avx512_vnni/elementwise.cpp kernels/avx512_vnni/gemm_direct.cpp
           kernels/avx512_vnni/gemm_inner_product.cpp kernels/avx512_vnni/layer_norm.cpp
 )

@@ -1,4 +1,4 @@
-// Runs a .pte file on raw tensors: classes, latency, outputs, ETDump.
+// Runs a .pte file on raw tensors: classes, latency, peak memory, outputs, ETDump.
 
 #include <algorithm>
 #include <chrono>
@@ -10,6 +10,7 @@
 
 #include "runner/arguments.h"
 #include "runner/model.h"
+#include "runner/peak_memory.h"
 #include "runner/region.h"
 #include "runner/threads.h"
 
@@ -32,6 +33,13 @@ void print_latency(std::vector<double> milliseconds) {
   const size_t count = milliseconds.size();
   const double median = (milliseconds[(count - 1) / 2] + milliseconds[count / 2]) / 2;
   std::printf("latency: median %.3f ms, min %.3f ms, %zu runs\n", median, milliseconds[0], count);
+}
+
+// Of the whole process since its start, with the pages of the program file that it touched.
+void print_memory() {
+  if (const size_t bytes = peak_memory(); bytes > 0) {
+    std::printf("memory: peak resident %.1f MiB\n", static_cast<double>(bytes) / (1 << 20));
+  }
 }
 
 void print_top(const RawTensor& scores, size_t row, size_t top, const std::vector<std::string>& labels) {
@@ -123,6 +131,7 @@ void run(const RunnerArguments& arguments) {
   } else {
     run_batch(model, arguments, all_outputs);
   }
+  print_memory();
   if (!arguments.output.empty()) write_file(arguments.output, all_outputs.data(), all_outputs.size());
   if (!arguments.etdump.empty()) model.write_etdump(arguments.etdump);
 }

@@ -47,10 +47,10 @@ std::string shape_of(const Tensor& tensor) { return to_string(Shape(tensor.sizes
 
 }  // namespace
 
-Result<Executor> Executor::make(const CheckedPlan& plan, const KernelTier& tier) {
+Result<Executor> Executor::make(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   Executor executor;
   Error error = executor.place_values(plan);
-  if (error == Error::Ok) error = executor.build_steps(plan, tier);
+  if (error == Error::Ok) error = executor.build_steps(plan, tier, threads);
   if (error != Error::Ok) return error;
   return executor;
 }
@@ -75,9 +75,9 @@ Error Executor::place_values(const CheckedPlan& plan) {
   return Error::Ok;
 }
 
-Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier) {
+Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   const std::vector<CodeRange> ranges = code_ranges(plan);
-  const BuildContext context{plan, tier, thread_count(), ranges};
+  const BuildContext context{plan, tier, threads, ranges};
   size_t scratch_bytes = 0;
   if (const auto* nodes = plan.plan().nodes()) {
     for (const plan::Node* node : *nodes) {
@@ -91,11 +91,27 @@ Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier) {
       steps_.push_back({std::move(*step), node->debug_id()});
     }
   }
+  group_steps(plan, context.threads);
+  for (const Group& group : groups_) scratch_bytes = std::max(scratch_bytes, group.chain.scratch_bytes());
   if (!scratch_->allocate(context.threads, scratch_bytes)) {
     ET_LOG(Error, "packqvit: no memory for %zu times %zu bytes of scratch", context.threads, scratch_bytes);
     return Error::MemoryAllocationFailed;
   }
   return Error::Ok;
+}
+
+void Executor::group_steps(const CheckedPlan& plan, size_t threads) {
+  std::vector<const Step*> rest;
+  for (const TracedStep& traced : steps_) rest.push_back(traced.step.get());
+  size_t first = 0;
+  while (!rest.empty()) {
+    // One thread gains nothing: it goes through whole matrices, each panel of weights once.
+    RowChain chain(threads > 1 ? rest : std::vector<const Step*>{}, plan, threads);
+    const size_t length = std::max<size_t>(chain.length(), 1);
+    groups_.push_back({first, std::move(chain)});
+    first += length;
+    rest.erase(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(length));
+  }
 }
 
 Error Executor::bind(const Argument& argument, const char* what, size_t index, EValue& value) {
@@ -138,17 +154,26 @@ Error Executor::execute(Span<EValue*> arguments, EventTracer* tracer) {
     if (error != Error::Ok) return error;
   }
   const Memory memory{values_.data(), *scratch_, tracer};
-  for (const TracedStep& traced : steps_) {
-    if (traced.step->traces_itself()) {
-      if (const Error error = traced.step->run(memory); error != Error::Ok) return error;
-      continue;
+  if (tracer != nullptr) {  // chains would hide the time of their steps
+    for (const TracedStep& traced : steps_) {
+      if (const Error error = run_step(traced, memory); error != Error::Ok) return error;
     }
-    const auto event = executorch::runtime::event_tracer_start_profiling_delegate(tracer, nullptr, traced.debug_id);
-    const Error error = traced.step->run(memory);
-    executorch::runtime::event_tracer_end_profiling_delegate(tracer, event);
+    return Error::Ok;
+  }
+  for (const Group& group : groups_) {
+    const Error error = group.chain.length() > 1 ? group.chain.run(memory) : steps_[group.first].step->run(memory);
     if (error != Error::Ok) return error;
   }
   return Error::Ok;
+}
+
+Error Executor::run_step(const TracedStep& traced, const Memory& memory) const {
+  if (traced.step->traces_itself()) return traced.step->run(memory);
+  const auto event =
+      executorch::runtime::event_tracer_start_profiling_delegate(memory.tracer, nullptr, traced.debug_id);
+  const Error error = traced.step->run(memory);
+  executorch::runtime::event_tracer_end_profiling_delegate(memory.tracer, event);
+  return error;
 }
 
 }  // namespace packqvit

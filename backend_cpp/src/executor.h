@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "src/plan/plan.h"
+#include "src/row_chain.h"
 #include "src/steps/step.h"
 
 namespace packqvit {
@@ -16,9 +17,9 @@ namespace packqvit {
 // One loaded delegate: its steps, its arena and its scratch memory. execute() allocates nothing.
 class Executor {
  public:
-  // Packs the constants for `tier` and allocates. Needs `plan` only while it runs.
+  // Packs the constants for `tier` and allocates. Runs on at most `threads` threads. Needs `plan` only while it runs.
   // Error::MemoryAllocationFailed when there is not enough memory.
-  static executorch::runtime::Result<Executor> make(const CheckedPlan& plan, const KernelTier& tier);
+  static executorch::runtime::Result<Executor> make(const CheckedPlan& plan, const KernelTier& tier, size_t threads);
 
   // `arguments` are the delegate's inputs, then its outputs, which are read and written in place.
   // Error::InvalidArgument, with the reason in the log, for a tensor of another type or shape than the plan's.
@@ -37,13 +38,22 @@ class Executor {
     uint32_t debug_id;
   };
 
+  // A step, or a chain of steps from this one on.
+  struct Group {
+    size_t first;
+    RowChain chain;
+  };
+
   Executor() = default;
-  executorch::runtime::Error build_steps(const CheckedPlan& plan, const KernelTier& tier);
+  executorch::runtime::Error build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads);
+  void group_steps(const CheckedPlan& plan, size_t threads);
+  executorch::runtime::Error run_step(const TracedStep& traced, const Memory& memory) const;
   executorch::runtime::Error place_values(const CheckedPlan& plan);
   executorch::runtime::Error bind(const Argument& argument, const char* what, size_t index,
                                   executorch::runtime::EValue& tensor);
 
   std::vector<TracedStep> steps_;
+  std::vector<Group> groups_;
   std::vector<Argument> inputs_;
   std::vector<Argument> outputs_;
   std::vector<void*> values_;

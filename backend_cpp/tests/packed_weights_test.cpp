@@ -54,6 +54,11 @@ TEST(PackedWeights, ReadsNibblesLowFirstAndSigned) {
   EXPECT_EQ(view.code(1, 0), 1);
   EXPECT_EQ(view.code(1, 1), 7);
   EXPECT_EQ(view.code(1, 2), -6);
+  int8_t row[3];
+  view.read_row(1, row);
+  EXPECT_EQ(row[0], 1);
+  EXPECT_EQ(row[1], 7);
+  EXPECT_EQ(row[2], -6);
 }
 
 }  // namespace

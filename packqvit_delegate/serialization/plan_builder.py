@@ -212,13 +212,34 @@ class PlanBuilder:
 
     def _place_values(self) -> int:
         arena = [i for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena]
-        sizes = {torch_type: torch_type.itemsize for torch_type in DATA_TYPES}
-        item = {DATA_TYPES[dtype]: size for dtype, size in sizes.items()}
-        lifetimes = [
-            Lifetime(math.prod(self._values[i].shape) * item[self._values[i].type], self._first[i], self._last[i])
-            for i in arena
-        ]
+        item_size = {data_type: torch_type.itemsize for torch_type, data_type in DATA_TYPES.items()}
+        first_of, last_of = self._row_chains()
+        lifetimes = []
+        for i in arena:
+            shape = self._values[i].shape
+            row_size = shape[-1] * item_size[self._values[i].type]
+            first, last = self._first[i], self._last[i]
+            size = row_size * math.prod(shape[:-1])
+            lifetimes.append(Lifetime(size, first, last, row_size, first_of[first], last_of[last]))
         offsets, size = plan_arena(lifetimes)
         for i, offset in zip(arena, offsets, strict=True):
             self._values[i].location = offset
         return size
+
+    def _row_chains(self) -> tuple[list[int], list[int]]:
+        """For each node the first and the last node of the chain that the runtime may run it in (row_chain.h)."""
+        rows = [self._chain_rows(node) for node in self._nodes]
+        first_of, last_of = list(range(len(rows))), list(range(len(rows)))
+        for i in range(1, len(rows)):
+            if rows[i] is not None and rows[i] == rows[i - 1]:
+                first_of[i] = first_of[i - 1]
+        for i in range(len(rows) - 2, -1, -1):
+            if rows[i] is not None and rows[i] == rows[i + 1]:
+                last_of[i] = last_of[i + 1]
+        return first_of, last_of
+
+    def _chain_rows(self, node: fb.NodeT) -> int | None:
+        """Rows of a node that works on each row by itself; None for other nodes."""
+        if not isinstance(node.op, (fb.LinearT, fb.LayerNormT)):
+            return None
+        return math.prod(self._values[node.op.output].shape[:-1])

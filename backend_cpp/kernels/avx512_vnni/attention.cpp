@@ -57,18 +57,40 @@ struct Buffers {
   uint8_t* next_;
 };
 
+// One step of multiply().
+template <size_t kRows, size_t kRegisters>
+__attribute__((always_inline)) inline void multiply_step(const uint8_t* rows, size_t row_stride, const int8_t* panel,
+                                                         size_t steps, size_t step, __m512i (&acc)[kRows][4]) {
+  __m512i w[kRegisters];
+  unroll<kRegisters>([&](auto j)
+                         __attribute__((always_inline)) { w[j] = _mm512_load_si512(panel + 64 * (j * steps + step)); });
+  unroll<kRows>([&](auto i) __attribute__((always_inline)) {
+    const __m512i x = broadcast(rows + i * row_stride + 4 * step);
+    unroll<kRegisters>([&](auto j) __attribute__((always_inline)) { multiply_add(acc[i][j], x, w[j]); });
+  });
+}
+
 // acc[i][j] += products of rows of unsigned bytes with registers of 16 outputs.
 template <size_t kRows, size_t kRegisters>
 __attribute__((always_inline)) inline void multiply(const uint8_t* rows, size_t row_stride, const int8_t* panel,
                                                     size_t steps, __m512i (&acc)[kRows][4]) {
-  for (size_t step = 0; step < steps; ++step) {
-    __m512i w[kRegisters];
-    unroll<kRegisters>(
-        [&](auto j) __attribute__((always_inline)) { w[j] = _mm512_load_si512(panel + 64 * (j * steps + step)); });
-    unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-      const __m512i x = broadcast(rows + i * row_stride + 4 * step);
-      unroll<kRegisters>([&](auto j) __attribute__((always_inline)) { multiply_add(acc[i][j], x, w[j]); });
+  for (size_t step = 0; step < steps; ++step)
+    multiply_step<kRows, kRegisters>(rows, row_stride, panel, steps, step, acc);
+}
+
+// The same for rows of which many bytes are zero: skips the steps in which all are.
+template <size_t kRows, size_t kRegisters>
+__attribute__((always_inline)) inline void multiply_sparse(const uint8_t* rows, size_t row_stride, const int8_t* panel,
+                                                           size_t steps, __m512i (&acc)[kRows][4]) {
+  for (size_t first = 0; first < steps; first += 16) {
+    __m512i any = _mm512_load_si512(rows + 4 * first);
+    unroll<kRows - 1>([&](auto i) __attribute__((always_inline)) {
+      any = _mm512_or_si512(any, _mm512_load_si512(rows + (i + 1) * row_stride + 4 * first));
     });
+    for (unsigned bits = _mm512_test_epi32_mask(any, any); bits != 0; bits &= bits - 1) {
+      const size_t step = first + static_cast<size_t>(__builtin_ctz(bits));
+      multiply_step<kRows, kRegisters>(rows, row_stride, panel, steps, step, acc);
+    }
   }
 }
 
@@ -106,14 +128,17 @@ __attribute__((noinline)) void value_tile(const Buffers& buffers, const uint8_t*
     unroll<4>([&](auto j)
                   __attribute__((always_inline)) { acc[i][j] = kLog2 ? _mm512_setzero_si512() : group.rounding[j]; });
   });
-  multiply<kRows, kRegisters>(p, row_stride, group.panel, buffers.value_steps, acc);
-  if constexpr (kLog2) {  // so far the upper bytes of the weights 2^(14 - code)
+  if constexpr (kLog2) {
+    // The upper bytes of the weights 2^(14 - code): zero for probabilities below 1 / 90.
+    multiply_sparse<kRows, kRegisters>(p, row_stride, group.panel, buffers.value_steps, acc);
     unroll<kRows>([&](auto i) __attribute__((always_inline)) {
       unroll<4>([&](auto j) __attribute__((always_inline)) {
         acc[i][j] = _mm512_add_epi32(_mm512_slli_epi32(acc[i][j], 8), group.rounding[j]);
       });
     });
     multiply<kRows, kRegisters>(p + buffers.score_stride, row_stride, group.panel, buffers.value_steps, acc);
+  } else {
+    multiply<kRows, kRegisters>(p, row_stride, group.panel, buffers.value_steps, acc);
   }
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
     _mm512_mask_storeu_epi8(output + i * output_stride, group.mask, group.requantize(acc[i]));
@@ -172,16 +197,19 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
   const AttentionShape& shape = arguments.shape;
   const size_t rows = queries.end - queries.begin;
   const size_t stride = buffers.score_stride;
+  static_assert(kQueries <= 16, "log2_of_sums() takes 16");
   int32_t maximum[kQueries];
-  int32_t normaliser[kQueries];
+  alignas(64) int32_t sum[16];
+  std::fill(sum, sum + 16, 1 << 14);
   for (size_t row = 0; row < rows; ++row) {
     const int32_t* bias = softmax_bias(arguments.softmax, head, queries.begin + row, shape.queries, shape.keys);
     maximum[row] = Softmax::maximum(buffers.scores + row * stride, bias, shape.keys);
   }
   for (size_t row = 0; row < rows; ++row) {
-    normaliser[row] =
-        softmax.normaliser(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
+    sum[row] = softmax.weigh(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
   }
+  alignas(64) int32_t normaliser[16];
+  _mm512_store_si512(normaliser, log2_of_sums(_mm512_load_si512(sum)));
   for (size_t row = 0; row < rows; ++row) {
     uint8_t* p = buffers.p + row * buffers.p_planes * stride;
     Softmax::codes<kFormat>(buffers.octaves + row * stride, normaliser[row], shape.keys,

@@ -33,25 +33,46 @@ __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, si
   unroll<kRows>([&](auto i) __attribute__((always_inline)) { store(row + i, acc[i]); });
 }
 
-// Scratch: the rows, an unpacked panel, a number for each row.
+// Brings the next panel closer while this one is worked on, a slice with each tile.
+class Prefetch {
+ public:
+  Prefetch(const PackedWeights& weights, size_t panel, size_t slices)
+      : panel_(weights.panel(panel)),
+        bytes_(weights.panel_bytes()),
+        slice_(round_up(divide_up(bytes_, slices), kAlignment)) {}
+
+  void operator()(size_t slice) const {
+    const size_t end = std::min(bytes_, (slice + 1) * slice_);
+    for (size_t i = slice * slice_; i < end; i += kAlignment) _mm_prefetch(panel_ + i, _MM_HINT_T1);
+  }
+
+ private:
+  const uint8_t* panel_;
+  size_t bytes_;
+  size_t slice_;
+};
+
+// Scratch: the rows where they have to be copied, an unpacked panel, a number for each row.
 template <typename Route>
 class Gemm {
  public:
   static size_t scratch_bytes(const PackedWeights& weights, size_t rows) {
-    return rows_bytes(weights, rows) + panel_bytes(weights) + rows * sizeof(int32_t);
+    return copy_bytes(weights, rows) + panel_bytes(weights) + rows * sizeof(int32_t);
   }
 
   static void run(const GemmArguments& arguments, Range rows, Range panels, void* scratch) {
     const PackedWeights& weights = *arguments.weights;
     const size_t stride = weights.padded_k;
     const size_t count = rows.end - rows.begin;
-    int8_t* x = static_cast<int8_t*>(scratch);
-    int8_t* unpacked = x + rows_bytes(weights, count);
+    int8_t* copy = static_cast<int8_t*>(scratch);
+    int8_t* unpacked = copy + copy_bytes(weights, count);
     int32_t* row_bias = reinterpret_cast<int32_t*>(unpacked + panel_bytes(weights));
-    for (size_t i = 0; i < count; ++i) {
-      const int8_t* row = arguments.x + (rows.begin + i) * weights.k;
-      row_bias[i] = Route::prepare_row(row, weights.k, stride, x + i * stride);
+    const int8_t* x = arguments.x + rows.begin * weights.k;
+    if (copies(weights)) {
+      for (size_t i = 0; i < count; ++i) Route::copy_row(x + i * weights.k, weights.k, stride, copy + i * stride);
+      x = copy;
     }
+    if constexpr (Route::kRowBias) Route::bias_rows(x, stride, count, row_bias);
     with_store(arguments, [&](auto type) {
       using Store = typename decltype(type)::type;
       for (size_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -62,8 +83,10 @@ class Gemm {
           unpack_nibbles(weights.panel(panel), stride, Route::kOddOffset, unpacked);
           tile.panel = unpacked;
         }
+        const Prefetch prefetch(weights, panel + 1 < panels.end ? panel + 1 : panel, divide_up(count, kTileRows));
         size_t row = rows.begin;
         for (; row + kTileRows <= rows.end; row += kTileRows) {
+          prefetch((row - rows.begin) / kTileRows);
           run_tile<kTileRows, Route>(tile, store, row);
           tile.x += kTileRows * stride;
           tile.row_bias += kTileRows;
@@ -78,8 +101,9 @@ class Gemm {
   }
 
  private:
-  static size_t rows_bytes(const PackedWeights& weights, size_t rows) {
-    return round_up(rows * weights.padded_k, kAlignment);
+  static bool copies(const PackedWeights& weights) { return Route::kCopies || weights.k != weights.padded_k; }
+  static size_t copy_bytes(const PackedWeights& weights, size_t rows) {
+    return copies(weights) ? round_up(rows * weights.padded_k, kAlignment) : 0;
   }
   static size_t panel_bytes(const PackedWeights& weights) { return weights.bits == 4 ? kPanel * weights.padded_k : 0; }
 };

@@ -7,10 +7,11 @@ namespace packqvit::avx512_vnni {
 namespace {
 
 struct Direct {
+  static constexpr bool kCopies = true;
   static constexpr bool kRowBias = false;
   static constexpr int8_t kOddOffset = 0;
 
-  static int32_t prepare_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
+  static void copy_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
     const __m512i flip = _mm512_set1_epi8(INT8_MIN);
     size_t i = 0;
     for (; i + 64 <= k; i += 64) _mm512_storeu_si512(out + i, _mm512_xor_si512(_mm512_loadu_si512(x + i), flip));
@@ -18,7 +19,6 @@ struct Direct {
       const __m512i last = _mm512_maskz_loadu_epi8(byte_mask(k - i), x + i);
       _mm512_mask_storeu_epi8(out + i, byte_mask(padded_k - i), _mm512_xor_si512(last, flip));
     }
-    return 0;
   }
 
   template <size_t kRows>
@@ -37,11 +37,7 @@ struct Direct {
 
 void fold_bias(const PackedWeights& weights, Epilogue epilogue, const Requantizer& requantizer, int32_t* bias) {
   fold_rounding(weights, epilogue, requantizer, bias);
-  for (size_t c = 0; c < weights.n; ++c) {
-    int32_t sum = 0;
-    for (size_t k = 0; k < weights.k; ++k) sum += weights.code(c, k);
-    bias[c] -= 128 * sum;
-  }
+  add_column_sums(weights, -128, bias);
 }
 
 }  // namespace

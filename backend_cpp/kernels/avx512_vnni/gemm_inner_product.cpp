@@ -2,6 +2,8 @@
 //     x1 w1 + x2 w2 = (x1 + w2 + 128) (x2 + w1) - x2 (x1 + 128) - w1 (w2 + 128)
 // is one product for two. Its additions run on ports that vpdpbusd does not use on Zen 4 and 5; the corrections are one
 // number for each row of x, summed while it is copied, and one for each channel, in the bias.
+#include <cstring>
+
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/gemm.h"
 #include "kernels/x86/cpu.h"
@@ -12,28 +14,45 @@ namespace {
 constexpr int kOffset = 128;
 
 struct InnerProduct {
+  static constexpr bool kCopies = false;
   static constexpr bool kRowBias = true;
   static constexpr int8_t kOddOffset = static_cast<int8_t>(kOffset);
 
-  static int32_t prepare_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
-    __m512i sum = _mm512_setzero_si512();
-    size_t i = 0;
-    for (; i + 64 <= k; i += 64) {
-      const __m512i codes = _mm512_loadu_si512(x + i);
-      _mm512_storeu_si512(out + i, codes);
-      sum = _mm512_dpbusd_epi32(sum, raised_first(codes), codes);
-    }
-    if (i < padded_k) {
-      const __m512i codes = _mm512_maskz_loadu_epi8(byte_mask(k - i), x + i);
-      _mm512_mask_storeu_epi8(out + i, byte_mask(padded_k - i), codes);
-      sum = _mm512_dpbusd_epi32(sum, raised_first(codes), codes);
-    }
-    return -_mm512_reduce_add_epi32(sum);
+  static void copy_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
+    std::memcpy(out, x, k);
+    std::memset(out + k, 0, padded_k - k);
   }
 
-  // In every 8 bytes: x1 + 128 in the place of x2, nothing in the place of x1.
-  static __m512i raised_first(__m512i codes) {
-    return _mm512_slli_epi64(_mm512_xor_si512(codes, _mm512_set1_epi8(INT8_MIN)), 32);
+  // -sum x2 (x1 + 128) of each row.
+  static void bias_rows(const int8_t* x, size_t stride, size_t rows, int32_t* bias) {
+    size_t row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      __m512i sum[4];
+      for (size_t i = 0; i < 4; ++i) sum[i] = correction(x + (row + i) * stride, stride);
+      const __m512i sum01 =
+          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
+      const __m512i sum23 =
+          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
+      const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(sum01, sum23), _mm512_unpackhi_epi64(sum01, sum23));
+      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
+      const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(bias + row), _mm_sub_epi32(_mm_setzero_si128(), total));
+    }
+    for (; row < rows; ++row) bias[row] = -_mm512_reduce_add_epi32(correction(x + row * stride, stride));
+  }
+
+  static __m512i correction(const int8_t* x, size_t size) {
+    __m512i sum = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 64 <= size; i += 64) add_correction(sum, _mm512_loadu_si512(x + i));
+    if (i < size) add_correction(sum, _mm512_maskz_loadu_epi8(byte_mask(size - i), x + i));
+    return sum;
+  }
+
+  static void add_correction(__m512i& sum, __m512i codes) {
+    // In every 8 bytes: x1 + 128 in the place of x2, nothing in the place of x1.
+    const __m512i first = _mm512_slli_epi64(_mm512_xor_si512(codes, _mm512_set1_epi8(INT8_MIN)), 32);
+    multiply_add(sum, first, codes);
   }
 
   template <size_t kRows>
@@ -59,11 +78,7 @@ struct InnerProduct {
 
 void fold_bias(const PackedWeights& weights, Epilogue epilogue, const Requantizer& requantizer, int32_t* bias) {
   fold_rounding(weights, epilogue, requantizer, bias);
-  for (size_t c = 0; c < weights.n; ++c) {
-    for (size_t k = 0; k < weights.padded_k; k += 8) {
-      for (size_t i = k; i < k + 4; ++i) bias[c] -= weights.code(c, i) * (weights.code(c, i + 4) + kOffset);
-    }
-  }
+  add_column_products(weights, kOffset, -1, bias);
 }
 
 }  // namespace

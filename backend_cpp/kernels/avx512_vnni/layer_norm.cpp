@@ -78,33 +78,53 @@ class Normalise {
   __m512i high_;
 };
 
+// The mean of X with 12 fraction bits and 1 / sigma.
+struct Statistics {
+  int32_t mean;
+  InverseDeviation inverse;
+
+  Statistics() = default;
+  Statistics(const Moments& moments, const LayerNormArguments& arguments) {
+    const int64_t count = static_cast<int64_t>(arguments.channels);
+    mean = static_cast<int32_t>(floor_divide(moments.sum * 8192 + count, 2 * count));
+    const int64_t variance = count * moments.squares - moments.sum * moments.sum + arguments.epsilon;
+    inverse = inverse_deviation(static_cast<uint64_t>(std::max<int64_t>(variance, 1)), arguments.channels);
+  }
+};
+
 template <typename Code>
-void normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* output) {
-  const size_t channels = arguments.channels;
-  const int64_t count = static_cast<int64_t>(channels);
-  const Moments moments = moments_of(arguments, x);
-  const int32_t mean = static_cast<int32_t>(floor_divide(moments.sum * 8192 + count, 2 * count));
-  const int64_t variance =
-      std::max<int64_t>(count * moments.squares - moments.sum * moments.sum + arguments.epsilon, 1);
-  const Normalise normalise(arguments, mean, inverse_deviation(static_cast<uint64_t>(variance), channels));
-  for (size_t c = 0; c < channels; c += 32) {
+void normalise_row(const LayerNormArguments& arguments, const Statistics& statistics, const Code* x, int8_t* output) {
+  const Normalise normalise(arguments, statistics.mean, statistics.inverse);
+  for (size_t c = 0; c < arguments.channels; c += 32) {
     const __m512i codes = load(arguments, x, c);
     normalise(_mm512_castsi512_si256(codes), c, output);
-    if (c + 16 < channels) normalise(_mm512_extracti64x4_epi64(codes, 1), c + 16, output);
+    if (c + 16 < arguments.channels) normalise(_mm512_extracti64x4_epi64(codes, 1), c + 16, output);
+  }
+}
+
+// Some rows at a time: the divisions and the square root of one row wait for each other, those of several do not.
+template <typename Code>
+void normalise_rows(const LayerNormArguments& arguments, Range rows) {
+  constexpr size_t kRows = 8;
+  const size_t channels = arguments.channels;
+  const Code* x = static_cast<const Code*>(arguments.x);
+  for (size_t first = rows.begin; first < rows.end; first += kRows) {
+    const size_t count = std::min(kRows, rows.end - first);
+    Moments moments[kRows];
+    Statistics statistics[kRows];
+    for (size_t i = 0; i < count; ++i) moments[i] = moments_of(arguments, x + (first + i) * channels);
+    for (size_t i = 0; i < count; ++i) statistics[i] = Statistics(moments[i], arguments);
+    for (size_t i = 0; i < count; ++i) {
+      const size_t offset = (first + i) * channels;
+      normalise_row(arguments, statistics[i], x + offset, arguments.output + offset);
+    }
   }
 }
 
 }  // namespace
 
 void layer_norm(const LayerNormArguments& arguments, Range rows) {
-  for (size_t row = rows.begin; row < rows.end; ++row) {
-    const size_t offset = row * arguments.channels;
-    if (arguments.wide) {
-      normalise_row(arguments, static_cast<const int16_t*>(arguments.x) + offset, arguments.output + offset);
-    } else {
-      normalise_row(arguments, static_cast<const int8_t*>(arguments.x) + offset, arguments.output + offset);
-    }
-  }
+  arguments.wide ? normalise_rows<int16_t>(arguments, rows) : normalise_rows<int8_t>(arguments, rows);
 }
 
 }  // namespace packqvit::avx512_vnni

@@ -22,19 +22,44 @@ inline __m512i shift_rounded(__m512i mantissa_twice, __m512i n) {
   return _mm512_avg_epu16(_mm512_srlv_epi16(mantissa_twice, n), _mm512_setzero_si512());
 }
 
+// log2_of_sum() of 16 sums.
+inline __m512i log2_of_sums(__m512i sum) {
+  const auto mulhrs = [](__m512i a, __m512i b) {
+    return _mm512_srai_epi32(_mm512_add_epi32(_mm512_mullo_epi32(a, b), _mm512_set1_epi32(1 << 14)), 15);
+  };
+  const __m512i zeros = _mm512_lzcnt_epi32(sum);
+  const __m512i z = _mm512_sub_epi32(_mm512_set1_epi32(31), zeros);
+  // (sum << (30 - z)) - 2^30, of which the 15 upper bits are g.
+  const __m512i aligned = _mm512_srli_epi32(_mm512_sllv_epi32(sum, zeros), 1);
+  const __m512i g = _mm512_srli_epi32(_mm512_sub_epi32(aligned, _mm512_set1_epi32(1 << 30)), 15);
+  __m512i l = _mm512_add_epi32(_mm512_set1_epi32(10605), mulhrs(g, _mm512_set1_epi32(-2762)));
+  l = _mm512_add_epi32(_mm512_set1_epi32(-22220), mulhrs(g, l));
+  l = _mm512_add_epi32(_mm512_set1_epi32(14370), mulhrs(g, l));
+  l = _mm512_add_epi32(g, mulhrs(g, l));
+  const __m512i fraction = _mm512_srai_epi32(_mm512_add_epi32(l, _mm512_set1_epi32(16)), 5);
+  return _mm512_add_epi32(_mm512_slli_epi32(_mm512_sub_epi32(z, _mm512_set1_epi32(14)), 10), fraction);
+}
+
 class Softmax {
  public:
   explicit Softmax(const SoftmaxParameters& parameters)
       : multiplier_(_mm512_set1_epi16(static_cast<int16_t>(parameters.multiplier))),
-        right_(parameters.shift > 0 ? parameters.shift - 1 : 0),
-        left_(parameters.shift < 0 ? -parameters.shift : 0),
-        rounds_(parameters.shift > 0),
-        limit_(_mm512_set1_epi32(parameters.shift < 0 ? 32767 >> -parameters.shift : -1)) {}
+        shift_(parameters.shift),
+        right_(_mm_cvtsi32_si128(parameters.shift > 0 ? parameters.shift - 1 : 0)) {}
 
   // Adds the bias, where there is one, to `columns` scores in an array of a multiple of 64, and returns the largest.
   static int32_t maximum(int32_t* x, const int32_t* bias, size_t columns) {
     __m512i largest = _mm512_set1_epi32(INT32_MIN);
-    for (size_t i = 0; i < columns; i += 16) {
+    size_t i = 0;
+    for (; i + 16 <= columns; i += 16) {
+      __m512i scores = _mm512_load_si512(x + i);
+      if (bias != nullptr) {
+        scores = _mm512_add_epi32(scores, _mm512_loadu_si512(bias + i));
+        _mm512_store_si512(x + i, scores);
+      }
+      largest = _mm512_max_epi32(largest, scores);
+    }
+    if (i < columns) {
       const __mmask16 mask = static_cast<__mmask16>(byte_mask(columns - i));
       __m512i scores = _mm512_load_si512(x + i);
       if (bias != nullptr) {
@@ -46,20 +71,12 @@ class Softmax {
     return _mm512_reduce_max_epi32(largest);
   }
 
-  // Stores the octaves of the scores, in an order of their own, to an array of as many int16, and returns the logarithm
-  // of the sum of their weights.
-  int32_t normaliser(const int32_t* x, int32_t maximum, size_t columns, int16_t* octaves) const {
-    const __m512i top = _mm512_set1_epi32(maximum);
-    __m512i sums = _mm512_setzero_si512();
-    size_t first = 0;
-    for (; first + 32 <= columns; first += 32) {
-      sums = _mm512_add_epi32(sums, weigh(distance(top, x + first), distance(top, x + first + 16), octaves + first));
-    }
-    for (; first < columns || first % 64 != 0; first += 32) {
-      sums = _mm512_add_epi32(sums, weigh(distance_or_zero_weight(top, x, first, columns),
-                                          distance_or_zero_weight(top, x, first + 16, columns), octaves + first));
-    }
-    return log2_of_sum(static_cast<uint32_t>(_mm512_reduce_add_epi32(sums)));
+  // Stores the octaves of the scores, in an order of their own, to an array of a multiple of 64 int16, and returns the
+  // sum of their weights. Columns beyond the row are so far away that they weigh nothing.
+  int32_t weigh(const int32_t* x, int32_t maximum, size_t columns, int16_t* octaves) const {
+    if (shift_ > 0) return weigh<Shift::kRight>(x, maximum, columns, octaves);
+    return shift_ == 0 ? weigh<Shift::kNone>(x, maximum, columns, octaves)
+                       : weigh<Shift::kLeft>(x, maximum, columns, octaves);
   }
 
   // Calls store(first column, codes of 64 columns) for each 64; codes beyond the row stand for zero.
@@ -73,23 +90,52 @@ class Softmax {
   }
 
  private:
-  // The distance to the maximum in steps of 2^shift scores, at most 32767.
-  __m512i distance(__m512i maximum, const int32_t* x) const {
-    __m512i d = _mm512_min_epu32(_mm512_sub_epi32(maximum, _mm512_load_si512(x)), limit_);
-    if (rounds_) d = _mm512_srli_epi32(_mm512_add_epi32(_mm512_srli_epi32(d, right_), _mm512_set1_epi32(1)), 1);
-    return _mm512_min_epu32(_mm512_slli_epi32(d, left_), _mm512_set1_epi32(32767));
+  enum class Shift { kRight, kNone, kLeft };
+
+  template <Shift kShift>
+  int32_t weigh(const int32_t* x, int32_t maximum, size_t columns, int16_t* octaves) const {
+    const __m512i top = _mm512_set1_epi32(maximum);
+    __m512i sums = _mm512_setzero_si512();
+    size_t first = 0;
+    for (; first + 32 <= columns; first += 32) {
+      const __m512i e = octaves_of<kShift>(top, x + first, ~__mmask32{0});
+      _mm512_store_si512(octaves + first, e);
+      sums = _mm512_add_epi32(sums, weights_of(e));
+    }
+    if (first < columns) {
+      const __m512i e = octaves_of<kShift>(top, x + first, word_mask(columns - first));
+      _mm512_store_si512(octaves + first, e);
+      sums = _mm512_add_epi32(sums, weights_of(e));
+      first += 32;
+    }
+    if (first % 64 != 0) _mm512_store_si512(octaves + first, _mm512_set1_epi16(32767));
+    return _mm512_reduce_add_epi32(sums);
   }
 
-  // The same; columns beyond the row are so far that their weight is 0.
-  __m512i distance_or_zero_weight(__m512i maximum, const int32_t* x, size_t from, size_t columns) const {
-    const __mmask16 inside = static_cast<__mmask16>(byte_mask(columns > from ? columns - from : 0));
-    return _mm512_mask_mov_epi32(_mm512_set1_epi32(32767), inside, distance(maximum, x + from));
+  // mulhrs(t, multiplier) of 32 scores; t = 32767 outside of the mask. Distances are below 2^31: what
+  // docs/numerics.md says of `max - x[j]`.
+  template <Shift kShift>
+  __m512i octaves_of(__m512i top, const int32_t* x, __mmask32 inside) const {
+    const __m512i far = _mm512_set1_epi32(65535);
+    __m512i d[2];
+    for (size_t i = 0; i < 2; ++i) {
+      const __mmask16 mask = static_cast<__mmask16>(inside >> 16 * i);
+      const __m512i distance = _mm512_sub_epi32(top, _mm512_load_si512(x + 16 * i));
+      if constexpr (kShift == Shift::kRight) {
+        d[i] = _mm512_mask_srl_epi32(far, mask, distance, right_);
+      } else if constexpr (kShift == Shift::kNone) {
+        d[i] = _mm512_mask_mov_epi32(far, mask, distance);
+      } else {
+        const __m512i limited = _mm512_min_epi32(distance, _mm512_set1_epi32(32767 >> -shift_));
+        d[i] = _mm512_mask_slli_epi32(far, mask, limited, static_cast<unsigned>(-shift_));
+      }
+    }
+    __m512i t = _mm512_packus_epi32(d[0], d[1]);
+    if constexpr (kShift == Shift::kRight) t = _mm512_avg_epu16(t, _mm512_setzero_si512());
+    return _mm512_mulhrs_epi16(_mm512_min_epu16(t, _mm512_set1_epi16(32767)), multiplier_);
   }
 
-  // Stores the octaves of 32 distances and returns sums of their weights.
-  __m512i weigh(__m512i t0, __m512i t1, int16_t* e) const {
-    const __m512i octaves = _mm512_mulhrs_epi16(_mm512_packs_epi32(t0, t1), multiplier_);
-    _mm512_store_si512(e, octaves);
+  static __m512i weights_of(__m512i octaves) {
     const __m512i weight = shift_rounded(exp2_mantissa_twice(octaves), _mm512_srli_epi16(octaves, 10));
     return _mm512_madd_epi16(weight, _mm512_set1_epi16(1));
   }
@@ -114,10 +160,8 @@ class Softmax {
   }
 
   __m512i multiplier_;
-  unsigned right_;
-  unsigned left_;
-  bool rounds_;
-  __m512i limit_;
+  int32_t shift_;
+  __m128i right_;
 };
 
 }  // namespace packqvit::avx512_vnni

@@ -73,7 +73,7 @@ __attribute__((noinline)) void multiply_8x12(const int8_t* a, const int8_t* b, s
       "ldp q6, q7, [%[b], #-32]\n"
       PACKQVIT_SDOT_GROUP(5, 6, 7)
       "b.ne 1b\n"
-      PACKQVIT_MCA_END_TEXT
+      PACKQVIT_MCA_END_TEXT()
       "2:\n"
       "tbz %[groups], #0, 3f\n"
       "ldp q0, q1, [%[a]]\n"

@@ -39,8 +39,9 @@ Cpu detect() {
   const Registers leaf7_1 = cpuid(7, 1);
   cpu.avx2 = ymm && bit(leaf7.ebx, 5);
   cpu.avx_vnni = cpu.avx2 && bit(leaf7_1.eax, 4);
-  const bool f_dq_bw_vl = bit(leaf7.ebx, 16) && bit(leaf7.ebx, 17) && bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31);
-  cpu.avx512_vnni = zmm && f_dq_bw_vl && bit(leaf7.ecx, 1) && bit(leaf7.ecx, 11);
+  const bool f_dq = bit(leaf7.ebx, 16) && bit(leaf7.ebx, 17);
+  const bool cd_bw_vl = bit(leaf7.ebx, 28) && bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31);
+  cpu.avx512_vnni = zmm && f_dq && cd_bw_vl && bit(leaf7.ecx, 1) && bit(leaf7.ecx, 11);
 
   const Registers vendor = cpuid(0);
   const bool amd = vendor.ebx == signature_AMD_ebx && vendor.ecx == signature_AMD_ecx;

@@ -121,16 +121,16 @@ bool NodeChecker::weight(int32_t index, size_t rows, size_t columns, std::vector
   const bool nibbles = constant->encoding == plan::Encoding::Nibbles;
   const int8_t lowest = nibbles ? -8 : -128;  // the one code that the symmetric grid does not have
   const WeightView view{constant->data, rows, columns, nibbles ? 4u : 8u};
+  std::vector<int8_t> codes(columns);
   for (size_t row = 0; row < rows; ++row) {
-    uint64_t sum = 0;
-    for (size_t column = 0; column < columns; ++column) {
-      const int code = view.code(row, column);
-      if (code == lowest) {
-        return fail("weight[%zu, %zu] = %d is outside of [%d, %d]", row, column, lowest, lowest + 1, -(lowest + 1));
-      }
-      sum += static_cast<uint64_t>(std::abs(code));
+    view.read_row(row, codes.data());
+    if (const auto found = std::find(codes.begin(), codes.end(), lowest); found != codes.end()) {
+      return fail("weight[%zu, %zu] = %d is outside of [%d, %d]", row, static_cast<size_t>(found - codes.begin()),
+                  lowest, lowest + 1, -(lowest + 1));
     }
-    bound[row] += sum * 128;
+    uint32_t sum = 0;
+    for (const int8_t code : codes) sum += static_cast<uint32_t>(std::abs(int{code}));
+    bound[row] += uint64_t{sum} * 128;
   }
   return true;
 }

@@ -40,21 +40,25 @@ size_t Gemm::scratch_bytes() const {
   return route_->scratch(weights_, divide_up(cut.row_tiles, cut.row_parts) * route_->tile.mr);
 }
 
-Error Gemm::run(const int8_t* x, size_t rows, const void* addend, void* output, ScratchPool& scratch) const {
+GemmArguments Gemm::arguments(const Matrices& matrices) const {
   GemmArguments arguments;
-  arguments.x = x;
+  arguments.x = matrices.x;
   arguments.weights = &weights_;
   arguments.bias = bias_.data();
   arguments.epilogue = epilogue_;
   arguments.requantizer = requantizer_.view();
   arguments.table = table_.data();
   arguments.residual_multiplier = residual_multiplier_.data();
-  arguments.addend = addend;
-  arguments.output = output;
+  arguments.addend = matrices.addend;
+  arguments.output = matrices.output;
   arguments.wide = wide_;
+  return arguments;
+}
 
+Error Gemm::run(const Matrices& matrices, size_t rows, ScratchPool& scratch) const {
+  const GemmArguments arguments = this->arguments(matrices);
   const Cut cut = this->cut(rows);
-  return parallel_tasks(cut.row_parts * cut.panel_parts, [&](size_t task) {
+  return parallel_tasks(cut.row_parts * cut.panel_parts, threads_, [&](size_t task) {
     const Range tiles = part_of(cut.row_tiles, cut.row_parts, task / cut.panel_parts);
     const ScratchPool::Lease lease(scratch);
     route_->run(arguments, {tiles.begin * route_->tile.mr, std::min(tiles.end * route_->tile.mr, rows)},

@@ -26,10 +26,23 @@ class Gemm {
   [[nodiscard]] bool init(const CheckedPlan& plan, const Operands& operands, size_t rows);
 
   size_t scratch_bytes() const;
+  size_t scratch_bytes(size_t rows) const { return route_->scratch(weights_, rows); }  // of run_rows()
+  size_t row_multiple() const { return route_->tile.mr; }
 
-  // output[rows, n] = epilogue(x[rows, k] * weights + bias, addend[rows, n]).
-  executorch::runtime::Error run(const int8_t* x, size_t rows, const void* addend, void* output,
-                                 ScratchPool& scratch) const;
+  // x [rows, k], addend [rows, n] or nullptr, output [rows, n] = epilogue(x * weights + bias, addend).
+  struct Matrices {
+    const int8_t* x;
+    const void* addend;
+    void* output;
+  };
+
+  // All rows, on the thread pool.
+  executorch::runtime::Error run(const Matrices& matrices, size_t rows, ScratchPool& scratch) const;
+
+  // Some rows, from a multiple of row_multiple() on, on this thread.
+  void run_rows(const Matrices& matrices, Range rows, void* scratch) const {
+    route_->run(arguments(matrices), rows, {0, weights_.panels()}, scratch);
+  }
 
  private:
   // How the work is cut: `row_parts` times `panel_parts` tasks.
@@ -39,6 +52,7 @@ class Gemm {
     size_t panel_parts;
   };
   Cut cut(size_t rows) const;
+  GemmArguments arguments(const Matrices& matrices) const;
 
   const KernelTier& tier_;
   size_t threads_;

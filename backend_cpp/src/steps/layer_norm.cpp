@@ -1,4 +1,4 @@
-#include "src/steps/step.h"
+#include "src/steps/row_step.h"
 
 namespace packqvit {
 
@@ -6,7 +6,7 @@ using executorch::runtime::Error;
 
 namespace {
 
-class LayerNormStep final : public Step {
+class LayerNormStep final : public RowStep {
  public:
   LayerNormStep(const BuildContext& context, const plan::LayerNorm& op)
       : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
@@ -34,11 +34,18 @@ class LayerNormStep final : public Step {
   }
 
   Error run(const Memory& memory) const override {
+    const size_t parts = part_count(rows_, threads_);
+    return parallel_tasks(parts, threads_,
+                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
+  }
+
+  size_t rows() const override { return rows_; }
+  std::vector<uint32_t> operands() const override { return {x_, output_}; }
+  void run_rows(const Memory& memory, Range rows, void*) const override {
     LayerNormArguments arguments = arguments_;
     arguments.x = memory.value<const void>(x_);
     arguments.output = memory.value<int8_t>(output_);
-    const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, [&](size_t part) { tier_.layer_norm(arguments, part_of(rows_, parts, part)); });
+    tier_.layer_norm(arguments, rows);
   }
 
  private:

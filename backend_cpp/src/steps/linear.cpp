@@ -1,4 +1,5 @@
 #include "src/steps/gemm.h"
+#include "src/steps/row_step.h"
 
 namespace packqvit {
 
@@ -18,7 +19,7 @@ Epilogue epilogue_of(const plan::Linear& op) {
   return Epilogue::kRequantize;
 }
 
-class LinearStep final : public Step {
+class LinearStep final : public RowStep {
  public:
   LinearStep(const BuildContext& context, const plan::Linear& op)
       : gemm_(context), x_(op.x()), output_(op.output()), residual_(op.residual()), range_(context.ranges[x_]) {
@@ -37,12 +38,25 @@ class LinearStep final : public Step {
 
   size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }
 
-  Error run(const Memory& memory) const override {
-    const void* addend = residual_ < 0 ? nullptr : memory.value<const void>(static_cast<uint32_t>(residual_));
-    return gemm_.run(memory.value<const int8_t>(x_), rows_, addend, memory.value<void>(output_), memory.scratch);
+  Error run(const Memory& memory) const override { return gemm_.run(matrices(memory), rows_, memory.scratch); }
+
+  size_t rows() const override { return rows_; }
+  size_t row_multiple() const override { return gemm_.row_multiple(); }
+  std::vector<uint32_t> operands() const override {
+    if (residual_ < 0) return {x_, output_};
+    return {x_, static_cast<uint32_t>(residual_), output_};
+  }
+  size_t row_scratch_bytes(size_t rows) const override { return gemm_.scratch_bytes(rows); }
+  void run_rows(const Memory& memory, Range rows, void* scratch) const override {
+    gemm_.run_rows(matrices(memory), rows, scratch);
   }
 
  private:
+  Gemm::Matrices matrices(const Memory& memory) const {
+    const void* residual = residual_ < 0 ? nullptr : memory.value<const void>(static_cast<uint32_t>(residual_));
+    return {memory.value<const int8_t>(x_), residual, memory.value<void>(output_)};
+  }
+
   Gemm gemm_;
   uint32_t x_;
   uint32_t output_;

@@ -55,7 +55,7 @@ class PatchEmbeddingStep final : public Step {
       if (prefix_bytes_ > 0) std::memcpy(output, prefix_.data(), prefix_bytes_);
       Error error = gather_patches(memory.value<const int8_t>(x_) + b * image_size);
       if (error != Error::Ok) return error;
-      error = gemm_.run(rows_.data(), patches_, position_.data(), output + prefix_bytes_, memory.scratch);
+      error = gemm_.run({rows_.data(), position_.data(), output + prefix_bytes_}, patches_, memory.scratch);
       if (error != Error::Ok) return error;
     }
     return Error::Ok;
@@ -65,20 +65,36 @@ class PatchEmbeddingStep final : public Step {
   // Patches in row-major order, each as (channel, row, column).
   Error gather_patches(const int8_t* image) const {
     const size_t parts = part_count(patches_, threads_);
-    return parallel_tasks(parts, [&](size_t part) {
+    return parallel_tasks(parts, threads_, [&](size_t part) {
       const Range range = part_of(patches_, parts, part);
       for (size_t patch = range.begin; patch < range.end; ++patch) gather_patch(image, patch);
     });
   }
 
   void gather_patch(const int8_t* image, size_t patch) const {
-    const size_t across = image_.width / patch_width_;
+    switch (patch_width_) {  // a copy of constant size is one instruction or two
+      case 8:
+        return gather_rows<8>(image, patch);
+      case 16:
+        return gather_rows<16>(image, patch);
+      case 32:
+        return gather_rows<32>(image, patch);
+      default:
+        return gather_rows<0>(image, patch);
+    }
+  }
+
+  // kWidth: the patch width, or 0 for any.
+  template <size_t kWidth>
+  void gather_rows(const int8_t* image, size_t patch) const {
+    const size_t width = kWidth != 0 ? kWidth : patch_width_;
+    const size_t across = image_.width / width;
     const size_t top = patch / across * patch_height_;
-    const size_t left = patch % across * patch_width_;
-    int8_t* out = rows_.data() + patch * image_.channels * patch_height_ * patch_width_;
+    const size_t left = patch % across * width;
+    int8_t* out = rows_.data() + patch * image_.channels * patch_height_ * width;
     for (size_t c = 0; c < image_.channels; ++c) {
-      for (size_t y = 0; y < patch_height_; ++y, out += patch_width_) {
-        std::memcpy(out, image + (c * image_.height + top + y) * image_.width + left, patch_width_);
+      for (size_t y = 0; y < patch_height_; ++y, out += width) {
+        std::memcpy(out, image + (c * image_.height + top + y) * image_.width + left, width);
       }
     }
   }

@@ -33,9 +33,13 @@ struct Memory {
   }
 };
 
+class RowStep;
+
 class Step {
  public:
   virtual ~Step() = default;
+
+  virtual const RowStep* as_row_step() const { return nullptr; }
 
   // Scratch memory for one task.
   virtual size_t scratch_bytes() const { return 0; }

@@ -1,0 +1,63 @@
+#include "src/row_chain.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace packqvit {
+
+using executorch::runtime::Error;
+
+RowChain::RowChain(const std::vector<const Step*>& steps, const CheckedPlan& plan, size_t threads) : threads_(threads) {
+  for (const Step* step : steps) {
+    const RowStep* row_step = step->as_row_step();
+    if (row_step == nullptr || !joins(*row_step, plan)) return;
+    steps_.push_back(row_step);
+  }
+}
+
+// Adds the step's operands when nothing stands against it.
+bool RowChain::joins(const RowStep& step, const CheckedPlan& plan) {
+  const size_t multiple = std::lcm(multiple_, step.row_multiple());
+  if (divide_up(step.rows(), multiple) < threads_) return false;
+  if (!steps_.empty() && step.rows() != steps_[0]->rows()) return false;
+  std::vector<Operand> added;
+  for (const uint32_t index : step.operands()) {
+    const Value& value = plan.value(index);
+    if (value.storage != plan::Storage::Arena) continue;
+    const Operand operand{index, value.location, value.bytes(), value.bytes() / step.rows()};
+    for (const Operand& other : operands_) {
+      const bool apart =
+          operand.location + operand.bytes <= other.location || other.location + other.bytes <= operand.location;
+      const bool same_rows = operand.location == other.location && operand.row_bytes == other.row_bytes;
+      if (!apart && !same_rows) return false;
+    }
+    added.push_back(operand);
+  }
+  operands_.insert(operands_.end(), added.begin(), added.end());
+  multiple_ = multiple;
+  return true;
+}
+
+size_t RowChain::scratch_bytes() const {
+  size_t bytes = 0;
+  for (const RowStep* step : steps_) {
+    const size_t tiles = divide_up(step->rows(), multiple_);
+    bytes = std::max(bytes, step->row_scratch_bytes(divide_up(tiles, part_count(tiles, threads_)) * multiple_));
+  }
+  return bytes;
+}
+
+Error RowChain::run(const Memory& memory) const {
+  const size_t rows = steps_[0]->rows();
+  const size_t tiles = divide_up(rows, multiple_);
+  const size_t parts = part_count(tiles, threads_);
+  return parallel_tasks(parts, threads_, [&](size_t part) {
+    const Range range = part_of(tiles, parts, part);
+    const ScratchPool::Lease lease(memory.scratch);
+    for (const RowStep* step : steps_) {
+      step->run_rows(memory, {range.begin * multiple_, std::min(range.end * multiple_, rows)}, lease.data());
+    }
+  });
+}
+
+}  // namespace packqvit

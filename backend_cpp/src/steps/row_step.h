@@ -1,0 +1,29 @@
+#pragma once
+
+#include <vector>
+
+#include "src/steps/step.h"
+
+namespace packqvit {
+
+// A step whose output rows depend on the same rows of its inputs and on nothing else, so that several of them can run
+// one behind the other on a part of the rows (src/row_chain.h).
+class RowStep : public Step {
+ public:
+  const RowStep* as_row_step() const final { return this; }
+
+  virtual size_t rows() const = 0;
+
+  // A part of the rows begins at a multiple of this.
+  virtual size_t row_multiple() const { return 1; }
+
+  // Values that it reads or writes.
+  virtual std::vector<uint32_t> operands() const = 0;
+
+  // Scratch memory of run_rows() on up to `rows` rows.
+  virtual size_t row_scratch_bytes(size_t) const { return 0; }
+
+  virtual void run_rows(const Memory& memory, Range rows, void* scratch) const = 0;
+};
+
+}  // namespace packqvit

@@ -1,0 +1,172 @@
+"""The programs that are measured: ours at each preset, and peers made from the very same model."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from packqvit_delegate import Program, QuantizationConfig, export
+from packqvit_delegate.data import synthetic_images
+from packqvit_delegate.models import RANDOM, load
+from packqvit_delegate.models.vit import Attention
+
+from .terminal import progress
+
+PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
+ALL_PRESETS = list(PRESETS)
+XNNPACK_INT8, XNNPACK_FP32 = "XNNPACK int8", "XNNPACK fp32"
+CALIBRATION_IMAGES = 8
+
+Engine = Literal["executorch", "onnxruntime", "openvino"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One program."""
+
+    name: str
+    engine: Engine
+    path: Path
+
+
+class PlainAttention(nn.Module):
+    """The attention of packqvit_delegate.models with its matrix products and softmax written out.
+
+    XNNPACK and ONNX quantisers find these; of scaled_dot_product_attention they take less.
+    """
+
+    def __init__(self, fused: Attention) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = fused.heads, fused.qkv, fused.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, dim] -> [B, N, dim]."""
+        batch, tokens, dim = x.shape
+        size = dim // self.heads
+        query, key, value = self.qkv(x).reshape(batch, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+        probabilities = torch.softmax(query @ key.transpose(-2, -1) * size**-0.5, dim=-1)
+        return self.proj((probabilities @ value).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+def with_plain_attention(model: nn.Module) -> nn.Module:
+    """A copy of a model of packqvit_delegate.models with PlainAttention."""
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Attention):
+            model.set_submodule(name, PlainAttention(module))
+    return model.eval()
+
+
+class Workshop:
+    """Makes the programs of one model in a folder. Peers that are there are kept; ours are made anew each time."""
+
+    def __init__(self, model: str, folder: Path, *, fresh: bool = False) -> None:
+        """Loads the model with random weights, the same ones every time.
+
+        Args:
+            model: A name of packqvit_delegate.models.ZOO.
+            folder: Gets a subfolder for the model.
+            fresh: Make peers anew, too.
+        """
+        self.loaded = load(model, RANDOM)
+        self.folder = folder / model
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.fresh = fresh
+        preprocessing = self.loaded.preprocessing
+        self.images = preprocessing.normalize(synthetic_images(CALIBRATION_IMAGES, preprocessing.size, 0))
+
+    def ours(self, preset: str) -> Contestant:
+        """Our program of a preset, with the names of its operators beside it."""
+        path = self.folder / f"{preset.lower()}.pte"
+        progress.print(f"exporting {path}")
+        preprocessing = self.loaded.preprocessing
+        program = export(
+            self.loaded.module,
+            (self.images[:1],),
+            self.images.split(4),
+            config=QuantizationConfig.from_bits(*PRESETS[preset]),
+            input_normalization=(preprocessing.mean, preprocessing.std),
+        )
+        program.save(path)
+        operators_path(path).write_text(json.dumps(operator_names(program)))
+        return Contestant(preset, "executorch", path)
+
+    def xnnpack_int8(self) -> Contestant:
+        """Static 8-bit quantisation, weights per channel: the fastest that XNNPACK offers in ExecuTorch."""
+        path = self.folder / "xnnpack_int8.pte"
+        if self._is_missing(path):
+            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+                XNNPACKQuantizer,
+                get_symmetric_quantization_config,
+            )
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+            quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+            model = with_plain_attention(self.loaded.module)
+            prepared = prepare_pt2e(torch.export.export(model, (self.images[:1],)).module(), quantizer)
+            with torch.no_grad():
+                for image in self.images.split(1):
+                    prepared(image)
+            self._lower_to_xnnpack(convert_pt2e(prepared), path)
+        return Contestant(XNNPACK_INT8, "executorch", path)
+
+    def xnnpack_fp32(self) -> Contestant:
+        """Float32."""
+        path = self.folder / "xnnpack_fp32.pte"
+        if self._is_missing(path):
+            self._lower_to_xnnpack(with_plain_attention(self.loaded.module), path)
+        return Contestant(XNNPACK_FP32, "executorch", path)
+
+    def onnx_peers(self) -> list[Contestant]:
+        """ONNX Runtime and OpenVINO, where installed, on one 8-bit ONNX model."""
+        engines: list[tuple[str, Engine]] = [("ONNX Runtime int8", "onnxruntime"), ("OpenVINO int8", "openvino")]
+        engines = [(name, engine) for name, engine in engines if importlib.util.find_spec(engine)]
+        makers = ("onnx", "onnxscript", "onnxruntime")  # of the model, for either engine
+        if not engines or not all(importlib.util.find_spec(maker) for maker in makers):
+            return []
+        path = self.folder / "int8.onnx"
+        if self._is_missing(path):
+            from .onnx_model import write_int8_model
+
+            write_int8_model(with_plain_attention(self.loaded.module), self.images, path)
+        return [Contestant(name, engine, path) for name, engine in engines]
+
+    def _is_missing(self, path: Path) -> bool:
+        if path.is_file() and not self.fresh:
+            return False
+        progress.print(f"exporting {path}")
+        return True
+
+    def _lower_to_xnnpack(self, model: nn.Module, path: Path) -> None:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        exported = torch.export.export(model, (self.images[:1],))
+        program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+        path.write_bytes(program.buffer)
+
+
+def operators_path(program: Path) -> Path:
+    """Where the operator names of one of our programs are."""
+    return program.with_suffix(".operators.json")
+
+
+def operator_names(program: Program) -> dict[str, str]:
+    """The operators behind each delegate debug id of a program that is one delegate call; ` + ` joins fused ones."""
+    names: dict[int, str] = {}
+    for lowered in program.program.exported_program().graph_module.children():
+        for node in lowered.original_module.graph.nodes:
+            if node.op == "call_function" and "debug_handle" in node.meta:
+                names[node.meta["debug_handle"]] = node.target.name().partition("::")[2].partition(".")[0]
+    return {
+        str(debug_id): " + ".join(names[handle] for handle in handles)
+        for call in program.program.delegate_map["forward"].values()
+        for debug_id, handles in call["delegate_map"].items()
+    }

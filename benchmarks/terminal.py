@@ -1,0 +1,22 @@
+"""The terminal of the benchmarks: tables on stdout, what is going on on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import typer
+from rich.console import Console
+
+console = Console()
+progress = Console(stderr=True, style="dim", highlight=False)
+
+
+def check_names(names: Iterable[str], known: Collection[str], option: str) -> None:
+    """Refuses names that are not known.
+
+    Raises:
+        typer.BadParameter: With what is known.
+    """
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name} is not one of {', '.join(known)}", param_hint=option)
