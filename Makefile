@@ -45,7 +45,7 @@ else
 endif
 
 .PHONY: test
-test: lint ctest pytest  ## Run everything CI runs: lint, C++ tests, Python tests (aarch64 under qemu included)
+test: lint ctest ctest-aarch64 pytest  ## Run everything CI runs: lint, C++ tests, Python tests (aarch64 under qemu included)
 
 .PHONY: build
 build: $(STAMPS)/package  ## Make .venv and install the package into it, editable, with its native library
@@ -71,12 +71,16 @@ ctest: $(STAMPS)/test-tools  ## Build the C++ tests with warnings as errors and 
 	$(BIN)/cmake --build build/tests -j $(JOBS)
 	$(BIN)/ctest --test-dir build/tests --output-on-failure -j $(JOBS)
 
+.PHONY: ctest-aarch64
+ctest-aarch64: aarch64  ## Run the C++ tests for aarch64 under qemu, on CPUs with and without dotprod and i8mm
+	scripts/ctest_aarch64.sh build/aarch64
+
 .PHONY: aarch64
-aarch64: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Cross-compile the runner for aarch64 (tests run it under qemu)
+aarch64: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Cross-compile for aarch64 (tests run it under qemu)
 	$(BIN)/cmake -S . -B build/aarch64 -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
 	  -Dexecutorch_DIR=$(CURDIR)/$(EXECUTORCH_AARCH64)/executorch/share/cmake \
-	  -DPACKQVIT_WERROR=ON >build/aarch64.log || { cat build/aarch64.log; exit 1; }
+	  -DPACKQVIT_BUILD_TESTS=ON -DPACKQVIT_WERROR=ON >build/aarch64.log || { cat build/aarch64.log; exit 1; }
 	$(BIN)/cmake --build build/aarch64 -j $(JOBS)
 
 .PHONY: pytest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,33 +26,41 @@ def data_root() -> Path:
     return path
 
 
-QEMU = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "max,sme=off")  # qemu 7.2 computes wrongly with SME
+QEMU = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu")
+QEMU_CPUS = ("cortex-a72", "cortex-a76", "max,sme=off")  # ARMv8.0; dotprod; i8mm (qemu 7.2 computes wrongly with SME)
+HOST_TIERS = ("", "avx2", "reference")  # "": the CPU's best
 
 Native = Callable[[str], list[str]]
 
 
-def host_command(program: str) -> list[str]:
-    """How to run an installed native program."""
+def host_command(tier: str, program: str) -> list[str]:
+    """How to run an installed native program with a kernel tier; skipped where the CPU does not have it."""
     from packqvit_delegate import runtime
 
-    return [str(runtime.executable_path(program))]
+    if tier and tier not in runtime.supported_tiers():
+        pytest.skip(f"this CPU has no {tier}")
+    environment = ["env", f"PACKQVIT_TIER={tier}"] if tier else []
+    return [*environment, str(runtime.executable_path(program))]
 
 
-def aarch64_command(program: str) -> list[str]:
+def aarch64_command(cpu: str, program: str) -> list[str]:
     """How to run the aarch64 build of a native program; the test is skipped where there is none."""
     path = (
         Path(os.environ.get("PACKQVIT_AARCH64_BUILD", ROOT / "build" / "aarch64")) / "backend_cpp" / "runner" / program
     )
     if not path.is_file() or shutil.which(QEMU[0]) is None:
         pytest.skip(f"no {path} or no {QEMU[0]}: run `make aarch64` first")
-    return [*QEMU, str(path)]
+    return [*QEMU, cpu, str(path)]
 
 
 @pytest.fixture(
     scope="session",
     params=[
-        pytest.param(host_command, id="host"),
-        pytest.param(aarch64_command, id="aarch64", marks=pytest.mark.aarch64),
+        *(pytest.param(partial(host_command, tier), id=f"host-{tier or 'best'}") for tier in HOST_TIERS),
+        *(
+            pytest.param(partial(aarch64_command, cpu), id=f"aarch64-{cpu}", marks=pytest.mark.aarch64)
+            for cpu in QEMU_CPUS
+        ),
     ],
 )
 def native(request: pytest.FixtureRequest) -> Native:

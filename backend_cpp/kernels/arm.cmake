@@ -9,14 +9,21 @@ target_sources(
           kernels/neon/requantize.cpp
           kernels/neon/softmax.cpp
           kernels/neon/tier.cpp
+          kernels/neon_dotprod/cpu.cpp
           kernels/neon_dotprod/tier.cpp
           kernels/neon_i8mm/tier.cpp
+)
+
+# GCC's first scheduling pass hoists more loads than there are registers beside the accumulators.
+set(packqvit_tile_options $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
+set_source_files_properties(
+  kernels/neon/armv8_products.cpp kernels/neon/gemm.cpp PROPERTIES COMPILE_OPTIONS "${packqvit_tile_options}"
 )
 
 function(packqvit_isa_sources)
   cmake_parse_arguments(PARSE_ARGV 0 isa "" "" "FLAGS;SOURCES")
   target_sources(packqvit_kernels PRIVATE ${isa_SOURCES})
-  set_source_files_properties(${isa_SOURCES} PROPERTIES COMPILE_OPTIONS "${isa_FLAGS}")
+  set_source_files_properties(${isa_SOURCES} PROPERTIES COMPILE_OPTIONS "${isa_FLAGS};${packqvit_tile_options}")
 endfunction()
 
 packqvit_isa_sources(

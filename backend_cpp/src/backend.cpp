@@ -9,6 +9,7 @@
 #include "packqvit/backend.h"
 #include "src/blob.h"
 #include "src/executor.h"
+#include "src/thread_choice.h"
 #include "src/tier_choice.h"
 
 namespace packqvit {
@@ -36,14 +37,35 @@ Result<const KernelTier*> tier_for(const BackendInitContext& context) {
   return name.error();
 }
 
+Result<size_t> threads_for(const BackendInitContext& context) {
+  const Result<int> threads = context.get_runtime_spec<int>(kThreadsOption);
+  if (threads.error() == Error::NotFound) return choose_threads();
+  if (threads.ok() && *threads >= 0) return choose_threads(*threads);
+  ET_LOG(Error, "packqvit: the option '%s' is an int, 1 or more, or 0 for all of the pool", kThreadsOption);
+  return threads.ok() ? Error::InvalidArgument : threads.error();
+}
+
 Result<Executor> load(const BackendInitContext& context, const FreeableBuffer& processed) {
   const Result<const KernelTier*> tier = tier_for(context);
   if (!tier.ok()) return tier.error();
+  const Result<size_t> threads = threads_for(context);
+  if (!threads.ok()) return threads.error();
+  ET_LOG(Info, "packqvit: kernel tier %s, %zu threads", (*tier)->name, *threads);
   Result<PlanBuffer> buffer = read_blob(processed.data(), processed.size());
   if (!buffer.ok()) return buffer.error();
   Result<CheckedPlan> plan = CheckedPlan::make(buffer->plan(), context.get_named_data_map());
   if (!plan.ok()) return plan.error();
-  return Executor::make(*plan, **tier);
+  return Executor::make(*plan, **tier, *threads);
+}
+
+Error set_option_value(const BackendOption& option) {
+  const auto* name = std::get_if<std::array<char, executorch::runtime::kMaxOptionValueLength>>(&option.value);
+  if (std::strcmp(option.key, kTierOption) == 0 && name != nullptr) return set_tier_option(name->data());
+  const auto* threads = std::get_if<int>(&option.value);
+  if (std::strcmp(option.key, kThreadsOption) == 0 && threads != nullptr) return set_threads_option(*threads);
+  ET_LOG(Error, "packqvit: unknown option '%.64s'; there are '%s', a string, and '%s', an int", option.key, kTierOption,
+         kThreadsOption);
+  return Error::InvalidArgument;
 }
 
 }  // namespace
@@ -65,12 +87,7 @@ Error PackQViTBackend::execute(BackendExecutionContext& context, DelegateHandle*
 
 Error PackQViTBackend::set_option(BackendOptionContext&, const Span<BackendOption>& options) {
   for (const BackendOption& option : options) {
-    const auto* name = std::get_if<std::array<char, executorch::runtime::kMaxOptionValueLength>>(&option.value);
-    if (std::strcmp(option.key, kTierOption) != 0 || name == nullptr) {
-      ET_LOG(Error, "packqvit: unknown option '%.64s'; there is '%s', a string", option.key, kTierOption);
-      return Error::InvalidArgument;
-    }
-    const Error error = set_tier_option(name->data());
+    const Error error = set_option_value(option);
     if (error != Error::Ok) return error;
   }
   return Error::Ok;

@@ -47,10 +47,10 @@ std::string shape_of(const Tensor& tensor) { return to_string(Shape(tensor.sizes
 
 }  // namespace
 
-Result<Executor> Executor::make(const CheckedPlan& plan, const KernelTier& tier) {
+Result<Executor> Executor::make(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   Executor executor;
   Error error = executor.place_values(plan);
-  if (error == Error::Ok) error = executor.build_steps(plan, tier);
+  if (error == Error::Ok) error = executor.build_steps(plan, tier, threads);
   if (error != Error::Ok) return error;
   return executor;
 }
@@ -75,9 +75,9 @@ Error Executor::place_values(const CheckedPlan& plan) {
   return Error::Ok;
 }
 
-Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier) {
+Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   const std::vector<CodeRange> ranges = code_ranges(plan);
-  const BuildContext context{plan, tier, thread_count(), ranges};
+  const BuildContext context{plan, tier, threads, ranges};
   size_t scratch_bytes = 0;
   if (const auto* nodes = plan.plan().nodes()) {
     for (const plan::Node* node : *nodes) {

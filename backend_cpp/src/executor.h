@@ -17,9 +17,9 @@ namespace packqvit {
 // One loaded delegate: its steps, its arena and its scratch memory. execute() allocates nothing.
 class Executor {
  public:
-  // Packs the constants for `tier` and allocates. Needs `plan` only while it runs.
+  // Packs the constants for `tier` and allocates. Runs on at most `threads` threads. Needs `plan` only while it runs.
   // Error::MemoryAllocationFailed when there is not enough memory.
-  static executorch::runtime::Result<Executor> make(const CheckedPlan& plan, const KernelTier& tier);
+  static executorch::runtime::Result<Executor> make(const CheckedPlan& plan, const KernelTier& tier, size_t threads);
 
   // `arguments` are the delegate's inputs, then its outputs, which are read and written in place.
   // Error::InvalidArgument, with the reason in the log, for a tensor of another type or shape than the plan's.
@@ -45,7 +45,7 @@ class Executor {
   };
 
   Executor() = default;
-  executorch::runtime::Error build_steps(const CheckedPlan& plan, const KernelTier& tier);
+  executorch::runtime::Error build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads);
   void group_steps(const CheckedPlan& plan, size_t threads);
   executorch::runtime::Error run_step(const TracedStep& traced, const Memory& memory) const;
   executorch::runtime::Error place_values(const CheckedPlan& plan);

@@ -34,15 +34,16 @@ size_t ScratchPool::acquire() {
   }
 }
 
-Error parallel_tasks(size_t count, FunctionRef<void(size_t)> task) {
-  if (count == 1) {
-    task(0);
+Error parallel_tasks(size_t count, size_t threads, FunctionRef<void(size_t)> task) {
+  const size_t workers = std::min(count, threads);
+  if (workers <= 1) {
+    for (size_t i = 0; i < count; ++i) task(i);
     return Error::Ok;
   }
-  const bool done =
-      executorch::extension::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) task(static_cast<size_t>(i));
-      });
+  std::atomic<size_t> next{0};
+  const bool done = executorch::extension::parallel_for(0, static_cast<int64_t>(workers), 1, [&](int64_t, int64_t) {
+    for (size_t i = next++; i < count; i = next++) task(i);
+  });
   if (done) return Error::Ok;
   ET_LOG(Error, "packqvit: the thread pool did not run %zu tasks", count);
   return Error::Internal;

@@ -51,7 +51,9 @@ class ScratchPool {
   AlignedArray<uint8_t> data_;
 };
 
-// Runs task(0) ... task(count - 1) on ExecuTorch's thread pool.
-executorch::runtime::Error parallel_tasks(size_t count, executorch::runtime::FunctionRef<void(size_t)> task);
+// Runs task(0) ... task(count - 1) on at most `threads` threads of ExecuTorch's pool, in any order. A thread that is
+// done takes the next task, so that fast cores take more of them.
+executorch::runtime::Error parallel_tasks(size_t count, size_t threads,
+                                          executorch::runtime::FunctionRef<void(size_t)> task);
 
 }  // namespace packqvit

@@ -23,3 +23,10 @@ const char* packqvit_selected_tier() {
   const auto tier = packqvit::choose_tier();
   return tier.ok() ? (*tier)->name : nullptr;
 }
+
+const char* packqvit_supported_tier(unsigned index) {
+  for (const packqvit::KernelTier* tier : packqvit::all_tiers()) {
+    if (tier->is_supported() && index-- == 0) return tier->name;
+  }
+  return nullptr;
+}

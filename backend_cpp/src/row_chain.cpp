@@ -51,7 +51,7 @@ Error RowChain::run(const Memory& memory) const {
   const size_t rows = steps_[0]->rows();
   const size_t tiles = divide_up(rows, multiple_);
   const size_t parts = part_count(tiles, threads_);
-  return parallel_tasks(parts, [&](size_t part) {
+  return parallel_tasks(parts, threads_, [&](size_t part) {
     const Range range = part_of(tiles, parts, part);
     const ScratchPool::Lease lease(memory.scratch);
     for (const RowStep* step : steps_) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <set>
 
+#include "src/thread_choice.h"
 #include "tests/support/delegate.h"
 #include "tests/support/interpreter.h"
 #include "tests/support/log.h"
@@ -68,6 +69,22 @@ TEST_P(ExecutorTest, FusedOperatorsGiveTheSameBits) {
       for (size_t i = 1; i < arguments.size(); ++i) ASSERT_EQ(arguments[i].data, expected[i].data) << "seed " << seed;
     }
   }
+}
+
+TEST_P(ExecutorTest, OneThreadGivesTheSameBitsAsAll) {
+  Random random(7);
+  PlanBuilder plan = tiny_transformer(random, true);
+  fuse(plan);
+  std::vector<Argument> all = arguments_of(plan.plan);
+  set_floats(random, all[0].data);
+  std::vector<Argument> one = all;
+  for (const int threads : {1, 0}) {
+    ASSERT_EQ(set_threads_option(threads), Error::Ok);
+    TestDelegate delegate;
+    load(delegate, plan);
+    ASSERT_EQ(delegate.run(threads == 1 ? one : all), Error::Ok) << last_log();
+  }
+  for (size_t i = 1; i < all.size(); ++i) EXPECT_EQ(one[i].data, all[i].data);
 }
 
 TEST_P(ExecutorTest, TheFreedSegmentIsNotNeeded) {

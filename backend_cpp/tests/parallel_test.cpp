@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 namespace packqvit {
 namespace {
@@ -35,7 +37,7 @@ TEST(Parallel, EveryTaskRunsOnceOnScratchOfItsOwn) {
   ScratchPool pool;
   ASSERT_TRUE(pool.allocate(2, sizeof(size_t)));
   std::vector<std::atomic<int>> runs(500);
-  const Error error = parallel_tasks(runs.size(), [&](size_t task) {
+  const Error error = parallel_tasks(runs.size(), 2, [&](size_t task) {
     const ScratchPool::Lease lease(pool);
     volatile size_t* slot = static_cast<size_t*>(lease.data());
     *slot = task;
@@ -44,6 +46,24 @@ TEST(Parallel, EveryTaskRunsOnceOnScratchOfItsOwn) {
   });
   EXPECT_EQ(error, Error::Ok);
   for (const auto& count : runs) EXPECT_EQ(count, 1);
+}
+
+TEST(Parallel, NoMoreThanTheGivenThreadsRunAtATime) {
+  std::atomic<int> running{0};
+  std::atomic<int> most{0};
+  const auto task = [&](size_t) {
+    const int now = ++running;
+    int before = most;
+    while (before < now && !most.compare_exchange_weak(before, now)) {
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+    --running;
+  };
+  for (const size_t threads : {1, 2}) {
+    most = 0;
+    ASSERT_EQ(parallel_tasks(20, threads, task), Error::Ok);
+    EXPECT_LE(most, static_cast<int>(threads));
+  }
 }
 
 }  // namespace

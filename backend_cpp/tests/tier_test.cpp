@@ -5,6 +5,8 @@
 #include <cstdlib>
 
 #include "packqvit/backend.h"
+#include "src/parallel.h"
+#include "src/thread_choice.h"
 #include "src/tier_choice.h"
 #include "tests/support/delegate.h"
 #include "tests/support/log.h"
@@ -68,8 +70,26 @@ TEST_F(TierChoiceTest, ReachesTheDelegate) {
   ASSERT_EQ(options.set_option(kTierOption, 3), Error::Ok);
   EXPECT_EQ(backend.set_option(context, options.view()), Error::InvalidArgument);
   executorch::runtime::BackendOptions<1> unknown;
-  ASSERT_EQ(unknown.set_option("threads", 3), Error::Ok);
+  ASSERT_EQ(unknown.set_option("speed", 3), Error::Ok);
   EXPECT_EQ(backend.set_option(context, unknown.view()), Error::InvalidArgument);
+}
+
+TEST(Threads, TheOptionLimitsThePool) {
+  PackQViTBackend backend;
+  executorch::runtime::BackendOptionContext context;
+  const auto set = [&](int threads) {
+    executorch::runtime::BackendOptions<1> options;
+    EXPECT_EQ(options.set_option(kThreadsOption, threads), Error::Ok);
+    return backend.set_option(context, options.view());
+  };
+  EXPECT_EQ(choose_threads(), thread_count());
+  EXPECT_EQ(set(1), Error::Ok);
+  EXPECT_EQ(choose_threads(), 1u);
+  EXPECT_EQ(choose_threads(1000), thread_count());
+  EXPECT_EQ(set(-1), Error::InvalidArgument);
+  EXPECT_EQ(choose_threads(), 1u);
+  EXPECT_EQ(set(0), Error::Ok);
+  EXPECT_EQ(choose_threads(), thread_count());
 }
 
 }  // namespace

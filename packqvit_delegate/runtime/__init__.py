@@ -1,8 +1,8 @@
 """The backend in ExecuTorch's Python runtime: importing this registers it."""
 
-from .library import executable_path, library_path, load_library, selected_tier
+from .library import executable_path, library_path, load_library, selected_tier, supported_tiers
 from .model import Model, load
 
 load_library()
 
-__all__ = ["Model", "executable_path", "library_path", "load", "load_library", "selected_tier"]
+__all__ = ["Model", "executable_path", "library_path", "load", "load_library", "selected_tier", "supported_tiers"]

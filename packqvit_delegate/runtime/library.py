@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from importlib import resources
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def load_library() -> ctypes.CDLL:
     if not Runtime.get().backend_registry.is_available(BACKEND_NAME):
         raise RuntimeLibraryError(f"{path.name} was loaded, but ExecuTorch did not register {BACKEND_NAME}")
     library.packqvit_selected_tier.restype = ctypes.c_char_p
+    library.packqvit_supported_tier.restype = ctypes.c_char_p
     library.packqvit_version.restype = ctypes.c_char_p
     return library
 
@@ -74,3 +76,9 @@ def selected_tier() -> str | None:
     """The kernel tier of delegates loaded now; None when PACKQVIT_TIER names one that this CPU does not have."""
     name = load_library().packqvit_selected_tier()
     return None if name is None else name.decode()
+
+
+def supported_tiers() -> list[str]:
+    """The kernel tiers that this CPU supports, best first."""
+    names = map(load_library().packqvit_supported_tier, itertools.count())
+    return [name.decode() for name in itertools.takewhile(lambda name: name is not None, names)]

@@ -17,6 +17,10 @@ inline constexpr uint32_t kPlanVersion = 2;
 inline constexpr char kTierOption[] = "tier";
 inline constexpr char kTierEnvironment[] = "PACKQVIT_TIER";
 
+// Backend option and load-time option (an int): how many threads of ExecuTorch's pool delegates loaded afterwards use
+// at most. 0 stands for all of them.
+inline constexpr char kThreadsOption[] = "threads";
+
 }  // namespace packqvit
 
 #if defined(_WIN32)
@@ -35,4 +39,7 @@ PACKQVIT_API int packqvit_backend_registered();
 
 // The tier that a delegate loaded now would use; nullptr when an unknown or unsupported one is forced.
 PACKQVIT_API const char* packqvit_selected_tier();
+
+// The kernel tiers that this CPU supports, best first; nullptr behind the last.
+PACKQVIT_API const char* packqvit_supported_tier(unsigned index);
 }

@@ -16,7 +16,8 @@ constexpr size_t kColumns = 16;  // of a panel
 constexpr size_t kDepth = 8;     // k of one step: the lanes of a vector of the left operand
 
 template <int kLane>
-inline void multiply_lane(const int16x8_t (&a)[kRows], const int16_t* b, int32x4_t (&acc)[kRows][4]) {
+__attribute__((always_inline)) inline void multiply_lane(const int16x8_t (&a)[kRows], const int16_t* b,
+                                                         int32x4_t (&acc)[kRows][4]) {
   const int16x8_t low = vld1q_s16(b + kLane * kColumns);
   const int16x8_t high = vld1q_s16(b + kLane * kColumns + 8);
   for (size_t i = 0; i < kRows; ++i) {
@@ -27,11 +28,13 @@ inline void multiply_lane(const int16x8_t (&a)[kRows], const int16_t* b, int32x4
   }
 }
 
+// Not inlined: compilers keep the accumulators in registers only where nothing else lives beside them.
 // output[4][16] = a[4][k] * b[k][16], k a multiple of kDepth.
-void multiply_tile(const int16_t* a, size_t stride, const int16_t* b, size_t k, int32_t* output, size_t output_stride) {
+__attribute__((noinline)) void multiply_tile(const int16_t* a, size_t stride, const int16_t* b, size_t k,
+                                             int32_t* output, size_t output_stride) {
   int32x4_t acc[kRows][4];
-  for (auto& row : acc) {
-    for (int32x4_t& sums : row) sums = vdupq_n_s32(0);
+  for (size_t i = 0; i < kRows; ++i) {
+    for (size_t j = 0; j < 4; ++j) acc[i][j] = vdupq_n_s32(0);
   }
   for (size_t x = 0; x < k; x += kDepth, b += kDepth * kColumns) {
     PACKQVIT_MCA_BEGIN("armv8_attention");

@@ -119,37 +119,33 @@ void mean_of_channels(const MeanTokensArguments& arguments, Range channels) {
   }
 }
 
-// TBL gives 0, and TBX keeps what is there, for an index beyond its 64 bytes: each quarter of the table gets the codes
-// minus where it begins.
-struct Table {
-  uint8x16x4_t quarters[4];
-
-  explicit Table(const int8_t* table) {
-    for (size_t i = 0; i < 4; ++i) {
-      // Quarters in the order of the unsigned byte: the codes from 0 come first.
-      const uint8_t* quarter = reinterpret_cast<const uint8_t*>(table) + (64 * i + 128) % 256;
-      for (size_t j = 0; j < 4; ++j) quarters[i].val[j] = vld1q_u8(quarter + 16 * j);
-    }
-  }
-  uint8x16_t operator()(uint8x16_t x) const {
-    uint8x16_t found = vqtbl4q_u8(quarters[0], x);
-    found = vqtbx4q_u8(found, quarters[1], vsubq_u8(x, vdupq_n_u8(64)));
-    found = vqtbx4q_u8(found, quarters[2], vsubq_u8(x, vdupq_n_u8(128)));
-    return vqtbx4q_u8(found, quarters[3], vsubq_u8(x, vdupq_n_u8(192)));
-  }
-};
+inline uint8x16x4_t load_quarter(const int8_t* table) { return vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table)); }
 
 }  // namespace
 
+// TBL gives 0, and TBX keeps what is there, for an index beyond its 64 bytes: each quarter of the table gets the codes
+// minus the one that it begins with.
 void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size) {
-  const Table find(table);
-  const uint8_t* codes = reinterpret_cast<const uint8_t*>(x);
-  uint8_t* out = reinterpret_cast<uint8_t*>(output);
+  const uint8x16x4_t from_0 = load_quarter(table + 128);
+  const uint8x16x4_t from_64 = load_quarter(table + 192);
+  const uint8x16x4_t from_128 = load_quarter(table);
+  const uint8x16x4_t from_192 = load_quarter(table + 64);
+  const auto find = [&](size_t i) __attribute__((always_inline)) {
+    const uint8x16_t codes = vreinterpretq_u8_s8(vld1q_s8(x + i));
+    uint8x16_t found = vqtbl4q_u8(from_0, codes);
+    found = vqtbx4q_u8(found, from_64, vsubq_u8(codes, vdupq_n_u8(64)));
+    found = vqtbx4q_u8(found, from_128, vsubq_u8(codes, vdupq_n_u8(128)));
+    found = vqtbx4q_u8(found, from_192, vsubq_u8(codes, vdupq_n_u8(192)));
+    vst1q_s8(output + i, vreinterpretq_s8_u8(found));
+  };
   size_t i = 0;
-  for (; i + 32 <= size; i += 32) {
-    vst1q_u8(out + i, find(vld1q_u8(codes + i)));
-    vst1q_u8(out + i + 16, find(vld1q_u8(codes + i + 16)));
+  for (; i + 64 <= size; i += 64) {
+    find(i);
+    find(i + 16);
+    find(i + 32);
+    find(i + 48);
   }
+  for (; i + 16 <= size; i += 16) find(i);
   for (; i < size; ++i) output[i] = table[x[i] + 128];
 }
 

@@ -56,38 +56,82 @@ inline void clear(Vector (&acc)[kRows][kSums]) {
   }
 }
 
-// Not inlined: compilers keep the accumulators in registers only where nothing else lives beside them.
-__attribute__((noinline)) void mla(const int8_t* a, const int8_t* b, size_t groups, bool add, int32_t* sums) {
+template <typename Vector>
+inline void end_of_step([[maybe_unused]] Vector (&acc)[kRows][kSums]) {
+#ifdef PACKQVIT_MCA
+  for (auto& row : acc) {
+    for (Vector& lanes : row) PACKQVIT_MCA_KEEP(lanes);
+  }
+#endif
+  PACKQVIT_MCA_END();
+}
+
+// acc = sums of all steps of 32 k. Compilers start more products than there are registers for, and spill, so this loop
+// is written out. Products take turns in v24-v28: MUL, MLA seven instructions behind it, and SADALP as far behind that,
+// which is when an in-order core has their results. Loads come in groups, because such a core stalls where a short
+// instruction follows a long one; the last products of a step are added during the loads of the next.
+// clang-format off: one slot of the schedule per line
+inline void mla_steps(const int8_t* a, const int8_t* b, size_t steps, int16x8_t (&acc)[kRows][kSums]) {
+  static_assert(kStepA == 64 && kStepB == 256, "the offsets below");
+  __asm volatile(
+      // v16-v19: rows of the first 16 k; v20-v23: of the second; v29-v31: columns.
+      "movi %[s00].2d, #0; movi %[s01].2d, #0; movi %[s02].2d, #0; movi %[s03].2d, #0\n"
+      "movi %[s10].2d, #0; movi %[s11].2d, #0; movi %[s12].2d, #0; movi %[s13].2d, #0\n"
+      "movi %[s20].2d, #0; movi %[s21].2d, #0; movi %[s22].2d, #0; movi %[s23].2d, #0\n"
+      "movi %[s30].2d, #0; movi %[s31].2d, #0; movi %[s32].2d, #0; movi %[s33].2d, #0\n"
+      "movi v26.2d, #0; movi v27.2d, #0; movi v28.2d, #0; movi v24.2d, #0\n"
+      "1:\n"
+      PACKQVIT_MCA_BEGIN_TEXT("mla16b_4x4")
+      "ldp q16, q17, [%[a]]; ldp q18, q19, [%[a], #32]; ldp q20, q21, [%[a], #64]; ldp q22, q23, [%[a], #96]\n"
+      "ldp q29, q31, [%[b]]; ldr q30, [%[b], #256]\n"
+      "subs %[steps], %[steps], #1; add %[a], %[a], #128\n"
+      "sadalp %[s33].8h, v24.16b; mul v24.16b, v16.16b, v29.16b\n"
+      "mul v25.16b, v17.16b, v29.16b; sadalp %[s03].8h, v26.16b\n"
+      "mul v26.16b, v18.16b, v29.16b; sadalp %[s13].8h, v27.16b\n"
+      "sadalp %[s23].8h, v28.16b; mla v24.16b, v20.16b, v30.16b\n"
+      "mul v27.16b, v19.16b, v29.16b; mla v25.16b, v21.16b, v30.16b\n"
+      "mul v28.16b, v16.16b, v31.16b; mla v26.16b, v22.16b, v30.16b; sadalp %[s00].8h, v24.16b\n"
+      "mul v24.16b, v17.16b, v31.16b; mla v27.16b, v23.16b, v30.16b; sadalp %[s10].8h, v25.16b\n"
+      "ldr q29, [%[b], #272]; ldr q30, [%[b], #32]\n"
+      "mul v25.16b, v18.16b, v31.16b; sadalp %[s20].8h, v26.16b; mla v28.16b, v20.16b, v29.16b\n"
+      "mul v26.16b, v19.16b, v31.16b; mla v24.16b, v21.16b, v29.16b; sadalp %[s30].8h, v27.16b\n"
+      "mul v27.16b, v16.16b, v30.16b; mla v25.16b, v22.16b, v29.16b; sadalp %[s01].8h, v28.16b\n"
+      "mul v28.16b, v17.16b, v30.16b; mla v26.16b, v23.16b, v29.16b; sadalp %[s11].8h, v24.16b\n"
+      "ldr q31, [%[b], #288]; ldr q29, [%[b], #48]\n"
+      "mul v24.16b, v18.16b, v30.16b; sadalp %[s21].8h, v25.16b; mla v27.16b, v20.16b, v31.16b\n"
+      "mul v25.16b, v19.16b, v30.16b; mla v28.16b, v21.16b, v31.16b; sadalp %[s31].8h, v26.16b\n"
+      "mul v26.16b, v16.16b, v29.16b; mla v24.16b, v22.16b, v31.16b; sadalp %[s02].8h, v27.16b\n"
+      "ldr q30, [%[b], #304]; add %[b], %[b], #512\n"
+      "mul v27.16b, v17.16b, v29.16b; mla v25.16b, v23.16b, v31.16b; sadalp %[s12].8h, v28.16b\n"
+      "mul v28.16b, v18.16b, v29.16b; mla v26.16b, v20.16b, v30.16b; sadalp %[s22].8h, v24.16b\n"
+      "mul v24.16b, v19.16b, v29.16b; mla v27.16b, v21.16b, v30.16b; sadalp %[s32].8h, v25.16b\n"
+      "mla v28.16b, v22.16b, v30.16b; mla v24.16b, v23.16b, v30.16b\n"
+      PACKQVIT_MCA_END_TEXT()
+      "b.ne 1b\n"
+      "sadalp %[s03].8h, v26.16b; sadalp %[s13].8h, v27.16b; sadalp %[s23].8h, v28.16b; sadalp %[s33].8h, v24.16b\n"
+      : [a] "+r"(a), [b] "+r"(b), [steps] "+r"(steps),
+        [s00] "=&w"(acc[0][0]), [s01] "=&w"(acc[0][1]), [s02] "=&w"(acc[0][2]), [s03] "=&w"(acc[0][3]),
+        [s10] "=&w"(acc[1][0]), [s11] "=&w"(acc[1][1]), [s12] "=&w"(acc[1][2]), [s13] "=&w"(acc[1][3]),
+        [s20] "=&w"(acc[2][0]), [s21] "=&w"(acc[2][1]), [s22] "=&w"(acc[2][2]), [s23] "=&w"(acc[2][3]),
+        [s30] "=&w"(acc[3][0]), [s31] "=&w"(acc[3][1]), [s32] "=&w"(acc[3][2]), [s33] "=&w"(acc[3][3])
+      :
+      : "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+        "cc", "memory");
+}
+// clang-format on
+
+__attribute__((always_inline)) inline void mla(const int8_t* a, const int8_t* b, size_t groups, bool add,
+                                               int32_t* sums) {
   int16x8_t acc[kRows][kSums];
-  clear(acc);
-  // 4 lanes x 252 x 32 = 32256
-  const bool narrow = groups <= 64;
-  const int8_t* const end = b + groups * kStepB;
-  do {
-    PACKQVIT_MCA_BEGIN("mla16b_4x4");
-    int8x16_t first[kRows];
-    int8x16_t second[kRows];
-    for (size_t i = 0; i < kRows; ++i) {
-      first[i] = vld1q_s8(a + i * kGroup);
-      second[i] = vld1q_s8(a + kStepA + i * kGroup);
-    }
-    for (size_t j = 0; j < kSums; ++j) {
-      const int8x16_t low = vld1q_s8(b + j * kGroup);
-      const int8x16_t high = vld1q_s8(b + kStepB + j * kGroup);
-      for (size_t i = 0; i < kRows; ++i) {
-        acc[i][j] = vpadalq_s8(acc[i][j], vmlaq_s8(vmulq_s8(first[i], low), second[i], high));
-      }
-    }
-    a += 2 * kStepA;
-    b += 2 * kStepB;
-    PACKQVIT_MCA_END();
-  } while (b != end);
+  mla_steps(a, b, groups / 2, acc);
+  const bool narrow = groups <= 64;  // 4 lanes x 252 x 32 = 32256
   for (size_t i = 0; i < kRows; ++i) {
     store_sums(narrow ? total_narrow(acc[i]) : total_widened(acc[i]), add, sums + i * kColumns);
   }
 }
 
-__attribute__((noinline)) void smlal(const int8_t* a, const int8_t* b, size_t groups, bool add, int32_t* sums) {
+__attribute__((always_inline)) inline void smlal(const int8_t* a, const int8_t* b, size_t groups, bool add,
+                                                 int32_t* sums) {
   int16x8_t acc[kRows][kSums];
   clear(acc);
   const int8_t* const end = b + groups * kStepB;
@@ -106,12 +150,13 @@ __attribute__((noinline)) void smlal(const int8_t* a, const int8_t* b, size_t gr
     }
     a += 2 * kStepA;
     b += 2 * kStepB;
-    PACKQVIT_MCA_END();
+    end_of_step(acc);
   } while (b != end);
   for (size_t i = 0; i < kRows; ++i) store_sums(total_widened(acc[i]), add, sums + i * kColumns);
 }
 
-__attribute__((noinline)) void smull(const int8_t* a, const int8_t* b, size_t groups, bool add, int32_t* sums) {
+__attribute__((always_inline)) inline void smull(const int8_t* a, const int8_t* b, size_t groups, bool add,
+                                                 int32_t* sums) {
   int32x4_t acc[kRows][kSums];
   clear(acc);
   const int8_t* const end = b + groups * kStepB;
@@ -128,9 +173,21 @@ __attribute__((noinline)) void smull(const int8_t* a, const int8_t* b, size_t gr
     }
     a += kStepA;
     b += kStepB;
-    PACKQVIT_MCA_END();
+    end_of_step(acc);
   } while (b != end);
   for (size_t i = 0; i < kRows; ++i) store_sums(total(acc[i]), add, sums + i * kColumns);
+}
+
+// All columns of sums[4][kColumns], in pieces of k whose sums are exact. Not inlined: compilers keep the accumulators
+// in registers only where little else lives beside them.
+template <Kernel kKernel, size_t kMaxGroups>
+__attribute__((noinline)) void multiply_tile(const int8_t* a, const int8_t* b, size_t groups, int32_t* sums) {
+  for (size_t column = 0; column < kColumns; column += kSums) {
+    for (size_t group = 0; group < groups; group += kMaxGroups) {
+      kKernel(a + group * kStepA, b + group * kStepB + column * kGroup, std::min(kMaxGroups, groups - group), group > 0,
+              sums + column);
+    }
+  }
 }
 
 // Rows to [k / 16][4][16] codes minus kOffset, zero beyond k. Rows beyond the tile's last are left as they are: their
@@ -194,13 +251,8 @@ void run(const GemmArguments& arguments, Range rows, Range panels, void* scratch
       int32_t sums[kBatch * kColumns];
       const size_t end = std::min(first + kBatch, rows.end);
       for (size_t row = first; row < end; row += kRows) {
-        const int8_t* a = packed + (row - rows.begin) * weights.padded_k;
-        for (size_t column = 0; column < kColumns; column += kSums) {
-          for (size_t group = 0; group < groups; group += kMaxGroups) {
-            kKernel(a + group * kStepA, b + group * kStepB + column * kGroup, std::min(kMaxGroups, groups - group),
-                    group > 0, sums + (row - first) * kColumns + column);
-          }
-        }
+        multiply_tile<kKernel, kMaxGroups>(packed + (row - rows.begin) * weights.padded_k, b, groups,
+                                           sums + (row - first) * kColumns);
       }
       store(arguments, first, end - first, panel * kColumns, sums);
     }

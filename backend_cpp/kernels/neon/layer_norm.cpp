@@ -1,6 +1,7 @@
 #include <arm_neon.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/neon/neon.h"
 
@@ -54,18 +55,21 @@ struct Tail {
   }
 };
 
-// Exact sums: of int16 in 32 bits, of squares in 64.
+// Exact sums: of int16 in 32 bits, of squares in 64. And the end of the row at which the deviation is most negative.
 struct Statistics {
   int32x4_t sums = vdupq_n_s32(0);
   uint64x2_t squares = vdupq_n_u64(0);
+  int16x8_t end = vdupq_n_s16(0);
 
   template <typename Row>
   void add(const Row& row, size_t c) {
     const int16x8x2_t x = row.load(c);
     sums = vpadalq_s16(vpadalq_s16(sums, x.val[0]), x.val[1]);
     if constexpr (Row::kSign < 0) {
+      end = vmaxq_s16(end, vmaxq_s16(x.val[0], x.val[1]));
       add_squares(square(square(vdupq_n_s32(0), x.val[0]), x.val[1]));  // 4 x 2^28
     } else {
+      end = vminq_s16(end, vminq_s16(x.val[0], x.val[1]));
       add_squares(square(vdupq_n_s32(0), x.val[0]));  // 2 x 2^30, unsigned
       add_squares(square(vdupq_n_s32(0), x.val[1]));
     }
@@ -78,7 +82,7 @@ struct Statistics {
   void add_squares(int32x4_t x) { squares = vpadalq_u32(squares, vreinterpretq_u32_s32(x)); }
 };
 
-// sat16(rshr((X << 12) - mean, shift)) of any row.
+// sat16(rshr((X << 12) - mean, shift)) of any row. The rows of a model are all taken by the cheaper forms below.
 struct Deviation {
   int32x4_t mean;
   int32x4_t shift;
@@ -98,14 +102,14 @@ struct Deviation {
 
 // The same in 16 bits for shift <= 12. As X << 12 has no bits below the rounding then, the deviation is
 // (X << k) + rshr(-mean, shift) with k = 12 - shift, and with that constant split at bit k, ((X + high) << k) + low.
-// Both operations saturate. Only where the shift does so below zero, `low` must not lift it again.
+// All of it saturates. Where the shift does so below zero, `low` must not lift the result again: rows that reach so far
+// down (kMasked) take two instructions more.
+template <bool kMasked>
 struct NarrowDeviation {
   int16x8_t high;
   int16x8_t low;
   int16x8_t k;
   int16x8_t least;  // the smallest number that (<< k) does not saturate
-
-  static bool fits(int32_t mean, unsigned shift) { return shift <= 12 && high_part(mean, shift) <= INT16_MAX; }
 
   NarrowDeviation(int32_t mean, unsigned shift)
       : high(vdupq_n_s16(static_cast<int16_t>(high_part(mean, shift)))),
@@ -116,12 +120,28 @@ struct NarrowDeviation {
   template <int kSign>
   int16x8_t of(int16x8_t x) const {
     const int16x8_t y = kSign < 0 ? vqsubq_s16(high, x) : vqaddq_s16(x, high);
-    const int16x8_t fraction = vandq_s16(low, vreinterpretq_s16_u16(vcgeq_s16(y, least)));
+    const int16x8_t fraction = kMasked ? vandq_s16(low, vreinterpretq_s16_u16(vcgeq_s16(y, least))) : low;
     return vqaddq_s16(vqshlq_s16(y, k), fraction);
   }
 
- private:
   static int32_t high_part(int32_t mean, unsigned shift) { return rshr(-mean, shift) >> (12 - shift); }
+};
+
+// And for shift > 12: (X + term) >> (shift - 12) with term = (2^(shift - 1) - mean) >> 12, which SHADD begins.
+struct HalvedDeviation {
+  int16x8_t term;
+  int16x8_t rest;
+
+  HalvedDeviation(int32_t mean, unsigned shift)
+      : term(vdupq_n_s16(static_cast<int16_t>(full_term(mean, shift)))),
+        rest(vdupq_n_s16(static_cast<int16_t>(13 - static_cast<int32_t>(shift)))) {}
+
+  template <int kSign>
+  int16x8_t of(int16x8_t x) const {
+    return vshlq_s16(kSign < 0 ? vhsubq_s16(term, x) : vhaddq_s16(x, term), rest);
+  }
+
+  static int64_t full_term(int32_t mean, unsigned shift) { return ((int64_t{1} << (shift - 1)) - mean) >> 12; }
 };
 
 // (normalised * weight + bias) >> output_shift, saturated to int16. UZP2 takes the upper halves, which is >> 16; the
@@ -169,10 +189,16 @@ inline int8x16_t normalise_block(const Row& row, size_t c, const Deviations& dev
                       affine.of(deviations.template of<Row::kSign>(x.val[1]), c + 8));
 }
 
+// By value: stores of int8 may alias what a reference refers to, and constants would be loaded again for every block.
 template <typename Row, typename Deviations, bool kDeep>
-void normalise_blocks(const Row& row, size_t channels, const Deviations& deviations, const Affine<kDeep>& affine,
-                      int8_t* output) {
-  for (size_t c = 0; c < channels; c += kBlock) vst1q_s8(output + c, normalise_block(row, c, deviations, affine));
+__attribute__((always_inline)) inline void normalise_blocks(Row row, size_t channels, Deviations deviations,
+                                                            Affine<kDeep> affine, int8_t* output) {
+  size_t c = 0;
+  for (; c + 2 * kBlock <= channels; c += 2 * kBlock) {
+    vst1q_s8(output + c, normalise_block(row, c, deviations, affine));
+    vst1q_s8(output + c + kBlock, normalise_block(row, c + kBlock, deviations, affine));
+  }
+  if (c < channels) vst1q_s8(output + c, normalise_block(row, c, deviations, affine));
 }
 
 template <typename Row, typename Deviations, bool kDeep>
@@ -192,12 +218,45 @@ void normalise(const LayerNormArguments& arguments, const Row& row, const Deviat
   }
 }
 
+// Chooses the cheapest deviation that is exact for the row. `smallest`: not above any of its elements.
+template <typename Row, bool kDeep>
+void normalise_by(const LayerNormArguments& arguments, const Row& row, int32_t mean, const InverseDeviation& inverse,
+                  int32_t smallest, int8_t* output) {
+  const auto by = [&](const auto& deviations) {
+    normalise<Row, std::decay_t<decltype(deviations)>, kDeep>(arguments, row, deviations, inverse.reciprocal, output);
+  };
+  const unsigned shift = inverse.shift;
+  if (shift > 12) {
+    const int64_t term = HalvedDeviation::full_term(mean, shift);
+    if (term == static_cast<int16_t>(term)) return by(HalvedDeviation(mean, shift));
+  } else {
+    const int32_t high = NarrowDeviation<true>::high_part(mean, shift);
+    if (high <= INT16_MAX) {
+      if (smallest + high < -(1 << (shift + 3))) return by(NarrowDeviation<true>(mean, shift));
+      return by(NarrowDeviation<false>(mean, shift));
+    }
+  }
+  by(Deviation(mean, shift));
+}
+
 template <typename Row>
+__attribute__((always_inline)) inline Statistics statistics_of(const Row& row, size_t channels) {
+  const size_t whole = channels / kBlock * kBlock;
+  Statistics statistics;
+  size_t c = 0;
+  for (; c + 2 * kBlock <= channels; c += 2 * kBlock) {
+    statistics.add(row, c);
+    statistics.add(row, c + kBlock);
+  }
+  if (c < whole) statistics.add(row, c);
+  return statistics;
+}
+
+template <typename Row, bool kDeep>
 void normalise_row(const LayerNormArguments& arguments, const Row& row, int8_t* output) {
   const size_t channels = arguments.channels;
   const size_t whole = channels / kBlock * kBlock;
-  Statistics statistics;
-  for (size_t c = 0; c < whole; c += kBlock) statistics.add(row, c);
+  Statistics statistics = statistics_of(row, channels);
   if (whole < channels) {
     Tail tail(arguments, whole);
     statistics.add(tail.row(row, whole, channels), 0);
@@ -209,37 +268,32 @@ void normalise_row(const LayerNormArguments& arguments, const Row& row, int8_t* 
   const int64_t variance = std::max<int64_t>(count * squares - sum * sum + arguments.epsilon, 1);
   const InverseDeviation inverse = inverse_deviation(static_cast<uint64_t>(variance), channels);
 
-  const bool deep = arguments.output_shift >= 16;
-  if (NarrowDeviation::fits(mean, inverse.shift)) {
-    const NarrowDeviation deviation(mean, inverse.shift);
-    deep ? normalise<Row, NarrowDeviation, true>(arguments, row, deviation, inverse.reciprocal, output)
-         : normalise<Row, NarrowDeviation, false>(arguments, row, deviation, inverse.reciprocal, output);
-  } else {
-    const Deviation deviation(mean, inverse.shift);
-    deep ? normalise<Row, Deviation, true>(arguments, row, deviation, inverse.reciprocal, output)
-         : normalise<Row, Deviation, false>(arguments, row, deviation, inverse.reciprocal, output);
+  normalise_by<Row, kDeep>(arguments, row, mean, inverse,
+                           Row::kSign < 0 ? -vmaxvq_s16(statistics.end) : vminvq_s16(statistics.end), output);
+}
+
+template <typename Row>
+void normalise_rows(const LayerNormArguments& arguments, Row row, Range rows) {
+  row.x += rows.begin * arguments.channels;
+  int8_t* output = arguments.output + rows.begin * arguments.channels;
+  for (size_t i = rows.begin; i < rows.end; ++i, row.x += arguments.channels, output += arguments.channels) {
+    arguments.output_shift >= 16 ? normalise_row<Row, true>(arguments, row, output)
+                                 : normalise_row<Row, false>(arguments, row, output);
   }
 }
 
 }  // namespace
 
 void layer_norm(const LayerNormArguments& arguments, Range rows) {
-  const size_t channels = arguments.channels;
   if (arguments.wide) {
-    const int16_t* x = static_cast<const int16_t*>(arguments.x);
-    for (size_t row = rows.begin; row < rows.end; ++row) {
-      normalise_row(arguments, WideRow{x + row * channels}, arguments.output + row * channels);
-    }
+    normalise_rows(arguments, WideRow{static_cast<const int16_t*>(arguments.x)}, rows);
     return;
   }
   int8_t multiplier[kMaxChannels];
-  for (size_t c = 0; c < channels; ++c) {
+  for (size_t c = 0; c < arguments.channels; ++c) {
     multiplier[c] = static_cast<int8_t>(-(1 << (arguments.channel_shift != nullptr ? arguments.channel_shift[c] : 0)));
   }
-  const int8_t* x = static_cast<const int8_t*>(arguments.x);
-  for (size_t row = rows.begin; row < rows.end; ++row) {
-    normalise_row(arguments, NarrowRow{x + row * channels, multiplier}, arguments.output + row * channels);
-  }
+  normalise_rows(arguments, NarrowRow{static_cast<const int8_t*>(arguments.x), multiplier}, rows);
 }
 
 }  // namespace packqvit::neon

@@ -7,7 +7,8 @@ namespace packqvit::neon_dotprod {
 
 const KernelTier& tier();
 
-const GemmRoute& gemm_route();
+const GemmRoute& sdot_in_order_route();  // for CPUs of nothing but Cortex-A55
+const GemmRoute& sdot_route();
 
 size_t attention_scratch(const AttentionShape& shape, Probabilities format);
 void attention(const AttentionArguments& arguments, size_t head, Range queries, void* scratch, AttentionClock* clock);

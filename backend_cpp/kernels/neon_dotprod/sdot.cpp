@@ -1,6 +1,6 @@
 #include "kernels/neon_dotprod/sdot.h"
 
-#include "kernels/neon_dotprod/sdot_8x12.h"
+#include "kernels/neon_dotprod/sdot_8x12_in_order.h"
 
 namespace packqvit::neon_dotprod {
 namespace {
@@ -60,6 +60,15 @@ const neon::TileKernels Sdot::kernels = {
      multiply<8, 2>},
     {multiply<1, 3>, multiply<2, 3>, multiply<3, 3>, multiply<4, 3>, multiply<5, 3>, multiply<6, 3>, multiply<7, 3>,
      multiply_8x12},
+};
+
+const neon::TileKernels SdotInOrder::kernels = {
+    {multiply<1, 1>, multiply<2, 1>, multiply<3, 1>, multiply<4, 1>, multiply<5, 1>, multiply<6, 1>, multiply<7, 1>,
+     multiply<8, 1>},
+    {multiply<1, 2>, multiply<2, 2>, multiply<3, 2>, multiply<4, 2>, multiply<5, 2>, multiply<6, 2>, multiply<7, 2>,
+     multiply<8, 2>},
+    {multiply<1, 3>, multiply<2, 3>, multiply<3, 3>, multiply<4, 3>, multiply<5, 3>, multiply<6, 3>, multiply<7, 3>,
+     multiply_8x12_in_order},
 };
 
 }  // namespace packqvit::neon_dotprod

@@ -36,4 +36,9 @@ struct Sdot {
   }
 };
 
+// With the full tile's microkernel for CPUs that issue in order.
+struct SdotInOrder : Sdot {
+  static const neon::TileKernels kernels;
+};
+
 }  // namespace packqvit::neon_dotprod

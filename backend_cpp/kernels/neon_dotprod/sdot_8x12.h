@@ -25,12 +25,13 @@
   "sdot v" #c1 ".4s, v" #b1 ".16b, v" #a             \
   "\n"                                               \
   "sdot v" #c2 ".4s, v" #b2 ".16b, v" #a "\n"
-#define PACKQVIT_SDOT_GROUP(b0, b1, b2)                                                                           \
-  PACKQVIT_SDOT_ROW(8, 9, 10, b0, b1, b2, 0.4b [0])                                                               \
-  PACKQVIT_SDOT_ROW(11, 12, 13, b0, b1, b2, 0.4b [1]) PACKQVIT_SDOT_ROW(14, 15, 16, b0, b1, b2, 0.4b [2])         \
-      PACKQVIT_SDOT_ROW(17, 18, 19, b0, b1, b2, 0.4b [3]) PACKQVIT_SDOT_ROW(20, 21, 22, b0, b1, b2, 1.4b [0])     \
-          PACKQVIT_SDOT_ROW(23, 24, 25, b0, b1, b2, 1.4b [1]) PACKQVIT_SDOT_ROW(26, 27, 28, b0, b1, b2, 1.4b [2]) \
-              PACKQVIT_SDOT_ROW(29, 30, 31, b0, b1, b2, 1.4b [3])
+#define PACKQVIT_SDOT_GROUP(b0, b1, b2)                                                                       \
+  PACKQVIT_SDOT_ROW(8, 9, 10, b0, b1, b2, 0.4b [0])                                                           \
+  PACKQVIT_SDOT_ROW(11, 12, 13, b0, b1, b2, 0.4b [1])                                                         \
+  PACKQVIT_SDOT_ROW(14, 15, 16, b0, b1, b2, 0.4b [2])                                                         \
+  PACKQVIT_SDOT_ROW(17, 18, 19, b0, b1, b2, 0.4b [3]) PACKQVIT_SDOT_ROW(20, 21, 22, b0, b1, b2, 1.4b [0])     \
+      PACKQVIT_SDOT_ROW(23, 24, 25, b0, b1, b2, 1.4b [1]) PACKQVIT_SDOT_ROW(26, 27, 28, b0, b1, b2, 1.4b [2]) \
+          PACKQVIT_SDOT_ROW(29, 30, 31, b0, b1, b2, 1.4b [3])
 
 #define PACKQVIT_SDOT_STORE_ROW(c0, c1, c2) \
   "stp q" #c0 ", q" #c1                     \
@@ -38,11 +39,12 @@
   "str q" #c2                               \
   ", [%[sums], #32]\n"                      \
   "add %[sums], %[sums], %[stride], lsl #2\n"
-#define PACKQVIT_SDOT_STORE                                                                                       \
-  PACKQVIT_SDOT_STORE_ROW(8, 9, 10)                                                                               \
-  PACKQVIT_SDOT_STORE_ROW(11, 12, 13) PACKQVIT_SDOT_STORE_ROW(14, 15, 16) PACKQVIT_SDOT_STORE_ROW(17, 18, 19)     \
-      PACKQVIT_SDOT_STORE_ROW(20, 21, 22) PACKQVIT_SDOT_STORE_ROW(23, 24, 25) PACKQVIT_SDOT_STORE_ROW(26, 27, 28) \
-          PACKQVIT_SDOT_STORE_ROW(29, 30, 31)
+#define PACKQVIT_SDOT_STORE                                                                                   \
+  PACKQVIT_SDOT_STORE_ROW(8, 9, 10)                                                                           \
+  PACKQVIT_SDOT_STORE_ROW(11, 12, 13)                                                                         \
+  PACKQVIT_SDOT_STORE_ROW(14, 15, 16)                                                                         \
+  PACKQVIT_SDOT_STORE_ROW(17, 18, 19) PACKQVIT_SDOT_STORE_ROW(20, 21, 22) PACKQVIT_SDOT_STORE_ROW(23, 24, 25) \
+      PACKQVIT_SDOT_STORE_ROW(26, 27, 28) PACKQVIT_SDOT_STORE_ROW(29, 30, 31)
 
 #define PACKQVIT_SDOT_CLOBBERS                                                                                        \
   "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", \
@@ -69,7 +71,7 @@ void multiply_8x12(const int8_t* a, const int8_t* b, size_t groups, const int32_
       "ldp q6, q7, [%[b], #-32]\n"
       PACKQVIT_SDOT_GROUP(5, 6, 7)
       "b.ne 1b\n"
-      PACKQVIT_MCA_END_TEXT
+      PACKQVIT_MCA_END_TEXT()
       "2:\n"
       "tbz %[groups], #0, 3f\n"
       "ldp q0, q1, [%[a]]\n"

@@ -19,7 +19,7 @@ bool has_dot_product() {
 }
 
 KernelTier make_tier() {
-  static const GemmRoute* const kRoutes[] = {&gemm_route()};
+  static const GemmRoute* const kRoutes[] = {&sdot_in_order_route(), &sdot_route()};
   KernelTier tier = neon::tier();
   tier.name = "neon_dotprod";
   tier.is_supported = has_dot_product;

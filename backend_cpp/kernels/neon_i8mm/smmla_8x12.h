@@ -79,7 +79,7 @@ void multiply_8x12(const int8_t* a, const int8_t* b, size_t groups, const int32_
       PACKQVIT_SMMLA_GROUP
       PACKQVIT_SMMLA_GROUP
       "b.ne 1b\n"
-      PACKQVIT_MCA_END_TEXT
+      PACKQVIT_MCA_END_TEXT()
       "2:\n"
       "tbz %[groups], #0, 3f\n"
       PACKQVIT_SMMLA_GROUP

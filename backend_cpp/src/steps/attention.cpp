@@ -20,7 +20,7 @@ template <typename Work>
 Error run_heads(size_t heads, size_t queries, size_t threads, ScratchPool& scratch, const Work& work) {
   const size_t tasks = threads == 1 ? 1 : 2 * threads;
   const size_t parts = std::min(queries, divide_up(tasks, heads));
-  return parallel_tasks(heads * parts, [&](size_t task) {
+  return parallel_tasks(heads * parts, threads, [&](size_t task) {
     const ScratchPool::Lease lease(scratch);
     work(task / parts, part_of(queries, parts, task % parts), lease.data());
   });

@@ -52,7 +52,8 @@ class QuantizeStep final : public Step {
     arguments.x = memory.value<const float>(x_);
     arguments.output = memory.value<void>(output_);
     const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, [&](size_t part) { tier_.quantize(arguments, part_of(rows_, parts, part)); });
+    return parallel_tasks(parts, threads_,
+                          [&](size_t part) { tier_.quantize(arguments, part_of(rows_, parts, part)); });
   }
 
  private:
@@ -96,7 +97,8 @@ class DequantizeStep final : public Step {
     arguments.x = memory.value<const void>(x_);
     arguments.output = memory.value<float>(output_);
     const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, [&](size_t part) { tier_.dequantize(arguments, part_of(rows_, parts, part)); });
+    return parallel_tasks(parts, threads_,
+                          [&](size_t part) { tier_.dequantize(arguments, part_of(rows_, parts, part)); });
   }
 
  private:
@@ -126,7 +128,7 @@ class LookupTableStep final : public Step {
     const int8_t* x = memory.value<const int8_t>(x_);
     int8_t* output = memory.value<int8_t>(output_);
     const size_t parts = part_count(divide_up(size_, kGrain), threads_);
-    return parallel_tasks(parts, [&](size_t part) {
+    return parallel_tasks(parts, threads_, [&](size_t part) {
       const Range range = part_of(size_, parts, part);
       tier_.lookup_table(x + range.begin, table_.data(), output + range.begin, range.end - range.begin);
     });

@@ -58,7 +58,7 @@ GemmArguments Gemm::arguments(const Matrices& matrices) const {
 Error Gemm::run(const Matrices& matrices, size_t rows, ScratchPool& scratch) const {
   const GemmArguments arguments = this->arguments(matrices);
   const Cut cut = this->cut(rows);
-  return parallel_tasks(cut.row_parts * cut.panel_parts, [&](size_t task) {
+  return parallel_tasks(cut.row_parts * cut.panel_parts, threads_, [&](size_t task) {
     const Range tiles = part_of(cut.row_tiles, cut.row_parts, task / cut.panel_parts);
     const ScratchPool::Lease lease(scratch);
     route_->run(arguments, {tiles.begin * route_->tile.mr, std::min(tiles.end * route_->tile.mr, rows)},

@@ -35,7 +35,8 @@ class LayerNormStep final : public RowStep {
 
   Error run(const Memory& memory) const override {
     const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
+    return parallel_tasks(parts, threads_,
+                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
   }
 
   size_t rows() const override { return rows_; }

@@ -65,7 +65,7 @@ class PatchEmbeddingStep final : public Step {
   // Patches in row-major order, each as (channel, row, column).
   Error gather_patches(const int8_t* image) const {
     const size_t parts = part_count(patches_, threads_);
-    return parallel_tasks(parts, [&](size_t part) {
+    return parallel_tasks(parts, threads_, [&](size_t part) {
       const Range range = part_of(patches_, parts, part);
       for (size_t patch = range.begin; patch < range.end; ++patch) gather_patch(image, patch);
     });

@@ -27,7 +27,7 @@ class SoftmaxStep final : public Step {
     arguments.softmax = softmax_.view();
     arguments.output = memory.value<uint8_t>(output_);
     const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, [&](size_t part) {
+    return parallel_tasks(parts, threads_, [&](size_t part) {
       const ScratchPool::Lease lease(memory.scratch);
       tier_.softmax(arguments, part_of(rows_, parts, part), lease.data());
     });

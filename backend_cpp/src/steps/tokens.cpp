@@ -65,7 +65,7 @@ class MeanTokensStep final : public Step {
 
   Error run(const Memory& memory) const override {
     const size_t parts = part_count(divide_up(arguments_.channels, kGrain), threads_);
-    return parallel_tasks(batch_ * parts, [&](size_t task) {
+    return parallel_tasks(batch_ * parts, threads_, [&](size_t task) {
       MeanTokensArguments arguments = arguments_;
       arguments.x = memory.value<const uint8_t>(x_) + task / parts * image_bytes_;
       arguments.output = memory.value<uint8_t>(output_) + task / parts * row_bytes_;

@@ -1,0 +1,124 @@
+#include "src/row_chain.h"
+
+#include <gtest/gtest.h>
+
+#include <mutex>
+
+#include "tests/support/plan_builder.h"
+
+namespace packqvit {
+namespace {
+
+using executorch::runtime::Error;
+
+// Notes the rows that it is given.
+class FakeStep final : public RowStep {
+ public:
+  FakeStep(size_t rows, size_t multiple, std::vector<uint32_t> operands)
+      : rows_(rows), multiple_(multiple), operands_(std::move(operands)) {}
+
+  Error run(const Memory&) const override { return Error::Ok; }
+  size_t rows() const override { return rows_; }
+  size_t row_multiple() const override { return multiple_; }
+  std::vector<uint32_t> operands() const override { return operands_; }
+  size_t row_scratch_bytes(size_t rows) const override { return rows; }
+  void run_rows(const Memory&, Range rows, void* scratch) const override {
+    ASSERT_NE(scratch, nullptr);
+    const std::lock_guard<std::mutex> lock(mutex);
+    ranges.push_back(rows);
+  }
+
+  mutable std::mutex mutex;
+  mutable std::vector<Range> ranges;
+
+ private:
+  size_t rows_;
+  size_t multiple_;
+  std::vector<uint32_t> operands_;
+};
+
+class RowChainTest : public testing::Test {
+ protected:
+  // An int8 value of 40 rows of `columns` at an address of the arena.
+  uint32_t value(size_t columns, uint64_t location) {
+    const uint32_t index = builder_.arena(plan::DataType::Int8, {40, columns});
+    builder_.plan.values[index]->location = location;
+    builder_.plan.arena_size = 1 << 16;
+    return index;
+  }
+
+  RowChain chain(const std::vector<const Step*>& steps, size_t threads = 2) {
+    const uint32_t input = builder_.input(plan::DataType::Int8, {1});
+    const uint32_t output = builder_.output(plan::DataType::Int8, {1});
+    plan::LookupTableT table;
+    table.x = input;
+    table.output = output;
+    table.table = builder_.constant(Shape{256}, std::vector<int8_t>(256));
+    builder_.node(std::move(table));
+    bytes_ = builder_.packed_plan();
+    data_ = std::make_unique<FakeDataMap>(builder_.data_map());
+    const auto plan = CheckedPlan::make(*plan::GetPlan(bytes_.data()), data_.get());
+    EXPECT_TRUE(plan.ok());
+    return RowChain(steps, *plan, threads);
+  }
+
+ private:
+  PlanBuilder builder_;
+  std::vector<uint8_t> bytes_;
+  std::unique_ptr<FakeDataMap> data_;
+};
+
+TEST_F(RowChainTest, TakesStepsOfTheSameRows) {
+  const uint32_t a = value(8, 0);
+  const uint32_t b = value(32, 1024);
+  const FakeStep first(40, 4, {a, b});
+  const FakeStep second(40, 6, {b});
+  const FakeStep other(39, 1, {});
+  EXPECT_EQ(chain({&first, &second, &other}).length(), 2u);
+}
+
+TEST_F(RowChainTest, NeedsRowsForEveryThread) {
+  const FakeStep step(40, 8, {});
+  EXPECT_EQ(chain({&step}, 5).length(), 1u);
+  const FakeStep few(40, 16, {});
+  EXPECT_EQ(chain({&few}, 4).length(), 0u);
+}
+
+TEST_F(RowChainTest, RefusesMemoryInWhichRowsDoNotCoincide) {
+  const uint32_t narrow = value(8, 0);
+  const uint32_t same_rows = value(8, 0);
+  const uint32_t shifted = value(8, 64);
+  const uint32_t wide = value(16, 0);
+  const uint32_t apart = value(16, 320);
+  const FakeStep first(40, 4, {narrow});
+  const FakeStep on_same_rows(40, 4, {same_rows});
+  EXPECT_EQ(chain({&first, &on_same_rows}).length(), 2u);
+  const FakeStep on_shifted(40, 4, {shifted});
+  EXPECT_EQ(chain({&first, &on_shifted}).length(), 1u);
+  const FakeStep on_wide(40, 4, {wide});
+  EXPECT_EQ(chain({&first, &on_wide}).length(), 1u);
+  const FakeStep on_apart(40, 4, {apart});
+  EXPECT_EQ(chain({&first, &on_apart}).length(), 2u);
+}
+
+TEST_F(RowChainTest, CutsAllStepsAtTheSameRows) {
+  const FakeStep first(40, 4, {});
+  const FakeStep second(40, 6, {});
+  const RowChain both = chain({&first, &second});
+  EXPECT_EQ(both.length(), 2u);
+  ScratchPool scratch;
+  ASSERT_TRUE(scratch.allocate(2, both.scratch_bytes()));
+  ASSERT_EQ(both.run({nullptr, scratch, nullptr}), Error::Ok);
+  for (const FakeStep* step : {&first, &second}) {
+    size_t rows = 0;
+    for (const Range& range : step->ranges) {
+      EXPECT_EQ(range.begin % 12, 0u);
+      EXPECT_LE(range.end - range.begin, both.scratch_bytes());
+      rows += range.end - range.begin;
+    }
+    EXPECT_EQ(rows, 40u);
+  }
+}
+
+}  // namespace
+}  // namespace packqvit
