@@ -67,7 +67,7 @@ void multiply_8x12_in_order(const int8_t* a, const int8_t* b, size_t groups, con
       PACKQVIT_SDOT_EVEN
       PACKQVIT_SDOT_ODD
       "b.ne 1b\n"
-      PACKQVIT_MCA_END_TEXT
+      PACKQVIT_MCA_END_TEXT()
       "2:\n"
       PACKQVIT_SDOT_EVEN
       PACKQVIT_SDOT_LAST_ODD
