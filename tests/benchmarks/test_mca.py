@@ -8,7 +8,16 @@ import subprocess
 
 import pytest
 
-from benchmarks.mca import PEAKS, Rate, enclose_loops, model_file, parse_cycles, parse_regions, rate_table
+from benchmarks.mca import (
+    PEAKS,
+    Rate,
+    drop_branches,
+    enclose_loops,
+    model_file,
+    parse_cycles,
+    parse_regions,
+    rate_table,
+)
 
 SDOT = """
 .LBB0_1:                                // =>This Inner Loop Header: Depth=1
@@ -60,6 +69,13 @@ def test_markers_move_to_the_ends_of_their_loop():
     begin, end = lines.index("// LLVM-MCA-BEGIN sdot_1x2"), lines.index("// LLVM-MCA-END")
     assert lines[begin - 1].startswith(".LBB0_1:") and lines[begin + 1].startswith("ldr q5")
     assert lines[end - 1] == "b.ne .LBB0_1"
+
+
+def test_branches_of_marked_loops_are_dropped():
+    lines = drop_branches(enclose_loops(SDOT)).splitlines()
+    assert not any("b.ne" in line for line in lines)
+    assert "\tsubs x1, x1, #1" in lines and "\tret" in lines
+    assert "\tb 1f" in drop_branches("\tb 1f\n" + region("b.ne 1b\nnop")).splitlines()
 
 
 @pytest.mark.parametrize(
