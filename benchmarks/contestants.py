@@ -125,18 +125,21 @@ class Workshop:
         return Contestant(XNNPACK_FP32, "executorch", path)
 
     def onnx_peers(self) -> list[Contestant]:
-        """ONNX Runtime and OpenVINO, where installed, on one 8-bit ONNX model."""
-        engines: list[tuple[str, Engine]] = [("ONNX Runtime int8", "onnxruntime"), ("OpenVINO int8", "openvino")]
-        engines = [(name, engine) for name, engine in engines if importlib.util.find_spec(engine)]
-        makers = ("onnx", "onnxscript", "onnxruntime")  # of the model, for either engine
-        if not engines or not all(importlib.util.find_spec(maker) for maker in makers):
+        """ONNX Runtime and OpenVINO, where installed, each on the 8-bit ONNX model that it runs fastest."""
+        if not all(importlib.util.find_spec(maker) for maker in ("onnx", "onnxscript", "onnxruntime")):
             return []
-        path = self.folder / "int8.onnx"
+        peers = [self._onnx_peer("ONNX Runtime int8", "onnxruntime", symmetric=False)]
+        if importlib.util.find_spec("openvino"):
+            peers.append(self._onnx_peer("OpenVINO int8", "openvino", symmetric=True))
+        return peers
+
+    def _onnx_peer(self, name: str, engine: Engine, *, symmetric: bool) -> Contestant:
+        path = self.folder / f"{engine}_int8.onnx"
         if self._is_missing(path):
             from .onnx_model import write_int8_model
 
-            write_int8_model(with_plain_attention(self.loaded.module), self.images, path)
-        return [Contestant(name, engine, path) for name, engine in engines]
+            write_int8_model(with_plain_attention(self.loaded.module), self.images, path, symmetric=symmetric)
+        return Contestant(name, engine, path)
 
     def _is_missing(self, path: Path) -> bool:
         if path.is_file() and not self.fresh:

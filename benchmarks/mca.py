@@ -134,6 +134,16 @@ def enclose_loops(assembly: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def drop_branches(assembly: str) -> str:
+    """Takes the branches out of marked loops: llvm-mca does not predict them, and lets in-order cores wait for them."""
+    lines, inside = [], False
+    for line in assembly.splitlines():
+        inside = bool(BEGIN.search(line)) or (inside and "LLVM-MCA-END" not in line)
+        if not (inside and BRANCH.match(line)):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
 def _label_before(lines: list[str], index: int) -> tuple[int, str | None]:
     while index > 0:
         index -= 1
@@ -201,7 +211,8 @@ def compile_to_assembly(entry: dict[str, str], output: Path) -> None:
     words[words.index("-c")] = "-S"
     subprocess.run([*words, "-DPACKQVIT_MCA"], cwd=entry["directory"], check=True)
     # clang writes comments with //, in which llvm-mca for AArch64 does not look for its markers.
-    output.write_text(enclose_loops(output.read_text()).replace("// LLVM-MCA-", "# LLVM-MCA-"))
+    text = drop_branches(enclose_loops(output.read_text()))
+    output.write_text(text.replace("// LLVM-MCA-", "# LLVM-MCA-"))
 
 
 def kernel_files(database: Path) -> list[dict[str, str]]:
