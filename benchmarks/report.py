@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from .contestants import PRESETS
@@ -51,13 +52,16 @@ def speed_up(results: Results, timing: Timing) -> float | None:
 def latency_table(results: Results, threads: int) -> Table:
     """Medians and minima, and ratios to each of our presets that was measured."""
     presets = [preset for preset in PRESETS if results.of(preset, threads)]
-    table = Table(title=f"{results.model}, {threads} thread{'s' if threads > 1 else ''}, tier {results.tier}: ms")
+    table = Table(
+        title=f"{results.model}, {threads} thread{'s' if threads > 1 else ''}, tier {results.tier}: ms",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("", no_wrap=True)
     columns = ["median", "min", "CPU" if threads == 1 else "speed-up", *(f"/ {preset}" for preset in presets)]
     if threads == 1:
         columns.append("MiB")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for timing in results.timings:
         if timing.threads != threads:
             continue
@@ -73,7 +77,7 @@ def latency_table(results: Results, threads: int) -> Table:
 def operator_table(results: Results) -> Table:
     """Milliseconds and share of each kind of operator, for each of our presets."""
     presets = list(results.operators)
-    table = Table(title=f"{results.model}, where the time goes, 1 thread, tier {results.tier}")
+    table = Table(title=f"{results.model}, where the time goes, 1 thread, tier {results.tier}", box=box.SIMPLE_HEAD)
     table.add_column("operator", no_wrap=True)
     for preset in presets:
         table.add_column(f"{preset} ms", justify="right")
