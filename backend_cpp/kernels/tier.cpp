@@ -5,7 +5,9 @@
 
 #include "kernels/reference/reference.h"
 #if defined(__x86_64__)
+#include "kernels/avx2/avx2.h"
 #include "kernels/avx512_vnni/avx512_vnni.h"
+#include "kernels/avx_vnni/avx_vnni.h"
 #endif
 #if defined(__aarch64__)
 #include "kernels/neon/neon.h"
@@ -23,6 +25,8 @@ TierList all_tiers() {
       &neon::tier(),
 #elif defined(__x86_64__)
       &avx512_vnni::tier(),
+      &avx_vnni::tier(),
+      &avx2::tier(),
 #endif
       &reference::tier(),
   };

@@ -8,10 +8,20 @@ function(packqvit_isa_sources)
   set_source_files_properties(${isa_SOURCES} PROPERTIES COMPILE_OPTIONS "${isa_FLAGS}")
 endfunction()
 
-target_sources(packqvit_kernels PRIVATE kernels/x86/cpu.cpp kernels/avx512_vnni/tier.cpp)
+target_sources(
+  packqvit_kernels PRIVATE kernels/x86/cpu.cpp kernels/avx2/tier.cpp kernels/avx512_vnni/tier.cpp
+                           kernels/avx_vnni/tier.cpp
+)
 
 packqvit_isa_sources(
   FLAGS -mavx2 -mbmi2 -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi
   SOURCES kernels/avx512_vnni/attention.cpp kernels/avx512_vnni/elementwise.cpp kernels/avx512_vnni/gemm_direct.cpp
           kernels/avx512_vnni/gemm_inner_product.cpp kernels/avx512_vnni/layer_norm.cpp
 )
+
+packqvit_isa_sources(
+  FLAGS -mavx2 SOURCES kernels/avx2/gemm_bytes.cpp kernels/avx2/gemm_words.cpp kernels/avx2/operators.cpp
+)
+
+# vpdpbusd is written as assembly: compilers need not know AVX-VNNI.
+packqvit_isa_sources(FLAGS -mavx2 SOURCES kernels/avx_vnni/gemm.cpp)

@@ -195,7 +195,7 @@ TEST_P(GemmTest, TheLastRouteTakesEverything) {
   for (const unsigned bits : {4u, 8u}) EXPECT_TRUE(last.accepts(bits, {-128, 127}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiers, GemmTest, every_tier(), tier_name);
+INSTANTIATE_TEST_SUITE_P(Tiers, GemmTest, every_kernel_tier(), tier_name);
 
 }  // namespace
 }  // namespace packqvit

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 #include "kernels/tier.h"
 
@@ -23,6 +24,10 @@ inline auto every_tier() {
   const TierList tiers = all_tiers();
   return testing::ValuesIn(tiers.begin(), tiers.end());
 }
+
+// The same and what only the tests compile: for tests that call the kernels themselves.
+std::vector<const KernelTier*> kernel_tiers();
+inline auto every_kernel_tier() { return testing::ValuesIn(kernel_tiers()); }
 
 // Scratch memory of exactly the size that a kernel asked for, so that the address sanitizer sees what is beyond.
 class Scratch {

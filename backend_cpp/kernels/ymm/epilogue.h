@@ -1,0 +1,184 @@
+// What becomes of a row of 16 accumulators. docs/numerics.md, "Requantise".
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/ymm/vector.h"
+
+namespace packqvit::PACKQVIT_ISA {
+
+inline constexpr size_t kPanel = 16;
+
+// What makes `acc >> (shift - left_shift)` round: added to the accumulators' start.
+inline int32_t rounding_of(const Requantizer& requantizer, size_t channel) {
+  const unsigned shift = requantizer.shift[channel];
+  return shift > requantizer.left_shift ? 1 << (shift - requantizer.left_shift - 1) : 0;
+}
+
+// Output steps with the requantiser's fraction bits of 16 channels, whose accumulators include the rounding constant.
+class Scale {
+ public:
+  Scale(const Requantizer& requantizer, size_t column, size_t columns)
+      : multiplier_(load_words(requantizer.multiplier + column, columns)) {
+    const __m128i bytes = load_bytes(reinterpret_cast<const int8_t*>(requantizer.shift) + column, columns);
+    const __m256i common = _mm256_set1_epi32(static_cast<int>(requantizer.left_shift));
+    const __m256i net[2] = {_mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), common),
+                            _mm256_sub_epi32(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)), common)};
+    for (size_t j = 0; j < 2; ++j) {
+      right_[j] = _mm256_max_epi32(net[j], _mm256_setzero_si256());
+      left_[j] = _mm256_max_epi32(_mm256_sub_epi32(_mm256_setzero_si256(), net[j]), _mm256_setzero_si256());
+    }
+  }
+
+  __m256i operator()(const __m256i* acc) const {
+    const __m256i t0 = _mm256_srav_epi32(_mm256_sllv_epi32(acc[0], left_[0]), right_[0]);
+    const __m256i t1 = _mm256_srav_epi32(_mm256_sllv_epi32(acc[1], left_[1]), right_[1]);
+    return _mm256_mulhrs_epi16(to_words(t0, t1), multiplier_);
+  }
+
+ private:
+  __m256i multiplier_;
+  __m256i right_[2];
+  __m256i left_[2];
+};
+
+// 16 accumulators, rounding included, to int8 codes.
+class Requantize {
+ public:
+  Requantize(const Requantizer& requantizer, size_t column, size_t columns)
+      : scale_(requantizer, column, columns),
+        offset_(_mm256_set1_epi16(
+            static_cast<int16_t>(requantizer.zero_point * (1 << requantizer.fraction_bits) + requantizer.half()))),
+        fraction_bits_(_mm_cvtsi32_si128(static_cast<int>(requantizer.fraction_bits))),
+        low_(_mm_set1_epi8(static_cast<int8_t>(requantizer.qmin))),
+        high_(_mm_set1_epi8(static_cast<int8_t>(requantizer.qmax))) {}
+
+  __m128i operator()(const __m256i* acc) const {
+    const __m256i v = _mm256_sra_epi16(_mm256_adds_epi16(scale_(acc), offset_), fraction_bits_);
+    return _mm_min_epi8(_mm_max_epi8(to_bytes(v), low_), high_);
+  }
+
+ private:
+  Scale scale_;
+  __m256i offset_;
+  __m128i fraction_bits_;
+  __m128i low_;
+  __m128i high_;
+};
+
+// Writes rows of a panel: sums with the residual or the position.
+template <Epilogue kEpilogue, typename Code>
+class PanelStore {
+ public:
+  PanelStore(const GemmArguments& arguments, size_t column)
+      : arguments_(arguments),
+        column_(column),
+        columns_(std::min(kPanel, arguments.weights->n - column)),
+        scale_(arguments.requantizer, column, columns_),
+        half_(_mm256_set1_epi16(static_cast<int16_t>(arguments.requantizer.half()))),
+        fraction_bits_(_mm_cvtsi32_si128(static_cast<int>(arguments.requantizer.fraction_bits))) {
+    if (kEpilogue == Epilogue::kAddResidual) {
+      residual_multiplier_ = load_words(arguments.residual_multiplier + column, columns_);
+    }
+  }
+
+  void operator()(size_t row, const __m256i* acc) const {
+    const size_t index = row * arguments_.weights->n + column_;
+    __m256i base;
+    if constexpr (kEpilogue == Epilogue::kAddResidual && sizeof(Code) == 1) {
+      const __m128i codes = load_bytes(static_cast<const int8_t*>(arguments_.addend) + index, columns_);
+      base = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 8);
+    } else {
+      base = load_words(static_cast<const int16_t*>(arguments_.addend) + index, columns_);
+    }
+    if constexpr (kEpilogue == Epilogue::kAddResidual) base = _mm256_mulhrs_epi16(base, residual_multiplier_);
+    const __m256i sum = _mm256_adds_epi16(base, scale_(acc));
+    const __m256i code = _mm256_sra_epi16(_mm256_adds_epi16(sum, half_), fraction_bits_);
+    if constexpr (sizeof(Code) == 1) {
+      store_bytes(static_cast<int8_t*>(arguments_.output) + index, columns_, to_bytes(code));
+    } else {
+      store_words(static_cast<int16_t*>(arguments_.output) + index, columns_, code);
+    }
+  }
+
+ private:
+  const GemmArguments& arguments_;
+  size_t column_;
+  size_t columns_;
+  Scale scale_;
+  __m256i half_;
+  __m128i fraction_bits_;
+  __m256i residual_multiplier_;
+};
+
+// Codes, through the table where there is one.
+template <>
+class PanelStore<Epilogue::kRequantize, int8_t> {
+ public:
+  PanelStore(const GemmArguments& arguments, size_t column)
+      : arguments_(arguments),
+        column_(column),
+        columns_(std::min(kPanel, arguments.weights->n - column)),
+        requantize_(arguments.requantizer, column, columns_) {}
+
+  void operator()(size_t row, const __m256i* acc) const {
+    int8_t* output = static_cast<int8_t*>(arguments_.output) + row * arguments_.weights->n + column_;
+    const __m128i code = requantize_(acc);
+    if (arguments_.table == nullptr) return store_bytes(output, columns_, code);
+    int8_t codes[kPanel];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), code);
+    for (size_t i = 0; i < columns_; ++i) output[i] = arguments_.table[codes[i] + 128];
+  }
+
+ private:
+  const GemmArguments& arguments_;
+  size_t column_;
+  size_t columns_;
+  Requantize requantize_;
+};
+
+// The accumulators themselves.
+template <>
+class PanelStore<Epilogue::kAccumulate, int32_t> {
+ public:
+  PanelStore(const GemmArguments& arguments, size_t column)
+      : output_(static_cast<int32_t*>(arguments.output) + column),
+        stride_(arguments.weights->n),
+        columns_(std::min(kPanel, arguments.weights->n - column)) {}
+
+  void operator()(size_t row, const __m256i* acc) const {
+    int32_t all[kPanel];
+    store(all, acc[0]);
+    store(all + 8, acc[1]);
+    std::memcpy(output_ + row * stride_, all, columns_ * sizeof(int32_t));
+  }
+
+ private:
+  int32_t* output_;
+  size_t stride_;
+  size_t columns_;
+};
+
+template <typename T>
+struct Type {
+  using type = T;
+};
+
+// Calls visit(Type<PanelStore>) for the arguments' epilogue.
+template <typename Visit>
+void with_store(const GemmArguments& arguments, const Visit& visit) {
+  switch (arguments.epilogue) {
+    case Epilogue::kRequantize:
+      return visit(Type<PanelStore<Epilogue::kRequantize, int8_t>>{});
+    case Epilogue::kAddResidual:
+      return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddResidual, int16_t>>{})
+                            : visit(Type<PanelStore<Epilogue::kAddResidual, int8_t>>{});
+    case Epilogue::kAddPosition:
+      return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddPosition, int16_t>>{})
+                            : visit(Type<PanelStore<Epilogue::kAddPosition, int8_t>>{});
+    case Epilogue::kAccumulate:
+      return visit(Type<PanelStore<Epilogue::kAccumulate, int32_t>>{});
+  }
+}
+
+}  // namespace packqvit::PACKQVIT_ISA
