@@ -24,7 +24,7 @@ from rich.table import Table
 from packqvit_delegate.models import ZOO
 
 from .contestants import ALL_PRESETS, PRESETS, XNNPACK_INT8, Contestant, Workshop
-from .terminal import check_names, console, progress
+from .terminal import check_names, console, only_errors, progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -109,6 +109,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for programs and results.")] = Path("build/benchmarks"),
 ) -> None:
     """Counts instructions per inference on AArch64."""
+    only_errors()
     check_names([model], ZOO, "--model")
     check_names(preset, PRESETS, "--preset")
     if shutil.which("qemu-aarch64") is None:

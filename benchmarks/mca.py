@@ -32,6 +32,7 @@ PEAKS: dict[str, dict[str, float]] = {
     "smmla": {"neoverse-n2": 64, "neoverse-v1": 128, "neoverse-v2": 128},
     "sdot": {"neoverse-n1": 32, "neoverse-n2": 32, "neoverse-v1": 64, "neoverse-v2": 64, "cortex-a55": 16},
     "mla": {"neoverse-n2": 16, "neoverse-v2": 32, "cortex-a53": 32 / 3, "cortex-a55": 32 / 3},
+    "two_in_lane": {"neoverse-n2": 16, "neoverse-v2": 32, "cortex-a53": 8, "cortex-a55": 8},
     "smlal": {
         "neoverse-n1": 8,
         "neoverse-n2": 8,
@@ -51,9 +52,13 @@ PEAKS: dict[str, dict[str, float]] = {
 }
 """Multiply-accumulates per cycle that a route can reach on a core, from the issue rates of its instructions.
 
-A core is missing where it lacks the instructions, and for `mla` on Neoverse N1 and V1, whose models do not know how
-long MLA takes on 8-bit lanes. `smlal` is SMLAL into 16 bits without a drain, `smull` is SMULL + SMLAL2 + SADALP.
+A core is missing where it lacks the instructions, and for `mla` and `two_in_lane` on Neoverse N1 and V1, whose models
+do not know how long MLA takes on 8-bit lanes, or by element. `smlal` is SMLAL into 16 bits without a drain, `smull` is
+SMULL + SMLAL2 + SADALP, `two_in_lane` is MUL + MLA + SRSRA + ADD.
 """
+
+UNKNOWN_TO_MODELS = ("mla", "two_in_lane")
+"""Routes whose instructions every core has, but not every model."""
 
 MACS = {"smmla": 32, "ummla": 32, "sdot": 16, "udot": 16, "smlal": 8, "smlal2": 8, "smull": 8, "smull2": 8}
 """Multiply-accumulates of one instruction on 8-bit codes, besides MUL and MLA on 8-bit lanes."""
@@ -61,7 +66,7 @@ MACS = {"smmla": 32, "ummla": 32, "sdot": 16, "udot": 16, "smlal": 8, "smlal2": 
 BEGIN = re.compile(r"LLVM-MCA-BEGIN\s*(.*)")
 LABEL = re.compile(r"(\.?\w+):")
 BRANCH = re.compile(r"\s+(?:b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.?\w+)")
-DECLARED = re.compile(r"\bmacs=(\d+)")
+DECLARED = re.compile(r"\b(macs|route)=(\w+)")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Region:
     name: str
     route: str
     macs: int
+    instructions: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Rate:
     route: str
     macs_per_cycle: float
     peak: float
+    macs_per_instruction: float
 
     @property
     def share(self) -> float:
@@ -92,8 +99,8 @@ class Rate:
 def parse_regions(assembly: str) -> list[Region]:
     """The marked loops, in order.
 
-    The multiply-accumulates of an iteration are counted from the instructions, unless the name ends in `macs=N`: a
-    kernel that computes two products in one lane has to say so.
+    The multiply-accumulates of an iteration are counted from the instructions, and the route is told by them, unless
+    `macs=N` and `route=NAME` follow the name: a kernel that computes two products in one lane has to say so.
     """
     regions: list[Region] = []
     name: str | None = None
@@ -102,9 +109,10 @@ def parse_regions(assembly: str) -> list[Region]:
         if begin := BEGIN.search(line):
             name, instructions = begin[1].strip(), []
         elif "LLVM-MCA-END" in line and name is not None:
-            declared = DECLARED.search(name)
-            macs = int(declared[1]) if declared else sum(map(_macs, instructions))
-            regions.append(Region(DECLARED.sub("", name).strip(), _route(instructions), macs))
+            declared = dict(DECLARED.findall(name))
+            macs = int(declared.get("macs", sum(map(_macs, instructions))))
+            route = declared.get("route") or _route(instructions)
+            regions.append(Region(DECLARED.sub("", name).strip(), route, macs, len(instructions)))
             name = None
         elif name is not None and (words := line.split("//")[0].split()):
             instructions.append(" ".join(words))
@@ -194,13 +202,14 @@ def model_file(assembly: Path, mca: str) -> list[Rate]:
         return []
     rates = []
     for core in CORES:
-        if not all(core in PEAKS[region.route] or region.route == "mla" for region in regions):
+        if not all(core in PEAKS[region.route] or region.route in UNKNOWN_TO_MODELS for region in regions):
             continue
         command = [mca, "-mtriple=aarch64-linux-gnu", f"-mcpu={core}", f"-iterations={ITERATIONS}", "--json"]
         run = subprocess.run([*command, str(assembly)], stdout=subprocess.PIPE, text=True, check=True)
         for region, cycles in zip(regions, parse_cycles(run.stdout), strict=True):
             if (peak := PEAKS[region.route].get(core)) is not None and region.macs > 0:
-                rates.append(Rate(core, region.name, region.route, region.macs / cycles, peak))
+                macs_per_instruction = region.macs / region.instructions
+                rates.append(Rate(core, region.name, region.route, region.macs / cycles, peak, macs_per_instruction))
     return rates
 
 
@@ -218,7 +227,7 @@ def compile_to_assembly(entry: dict[str, str], output: Path) -> None:
 def kernel_files(database: Path) -> list[dict[str, str]]:
     """The entries of a compilation database that are Arm kernels."""
     entries: list[dict[str, str]] = json.loads(database.read_text())
-    return [entry for entry in entries if re.search(r"/kernels/neon\w*/", entry["file"])]
+    return [entry for entry in entries if re.search(r"/(kernels/neon\w*|comparison)/", entry["file"])]
 
 
 def rate_table(rates: list[Rate]) -> Table:
@@ -227,12 +236,14 @@ def rate_table(rates: list[Rate]) -> Table:
     table = Table(show_lines=True, title="multiply-accumulates per cycle, share of the route's peak")
     table.add_column("loop", no_wrap=True)
     table.add_column("route", no_wrap=True)
+    table.add_column("per\ninstruction", justify="right")
     for core in cores:
         table.add_column(core.partition("-")[2].upper(), justify="right")
     for region, route in dict.fromkeys((rate.region, rate.route) for rate in rates):
         found = {rate.core: rate for rate in rates if (rate.region, rate.route) == (region, route)}
         cells = [f"{found[c].macs_per_cycle:.1f}\n{found[c].share:.0%}" if c in found else "-" for c in cores]
-        table.add_row(region, route, *cells)
+        per_instruction = next(iter(found.values())).macs_per_instruction
+        table.add_row(region, route, f"{per_instruction:.1f}", *cells)
     return table
 
 

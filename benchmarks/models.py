@@ -17,7 +17,7 @@ from .contestants import ALL_PRESETS, PRESETS, Contestant, Workshop
 from .memory import peak_memory
 from .operators import measure_operators
 from .report import Results, latency_table, operator_table, plot, write_json
-from .terminal import check_names, console, progress
+from .terminal import check_names, console, only_errors, progress
 from .timing import measure
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -38,6 +38,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for programs and results.")] = Path("build/benchmarks"),
 ) -> None:
     """Measures models beside their peers."""
+    only_errors()
     check_names(model, ZOO, "--model")
     check_names(preset, PRESETS, "--preset")
     all_results = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Collection, Iterable
 
 import typer
@@ -9,6 +11,13 @@ from rich.console import Console
 
 console = Console()
 progress = Console(stderr=True, style="dim", highlight=False)
+
+
+def only_errors() -> None:
+    """Keeps warnings of exports out of the output: models with random weights are what benchmarks are about."""
+    for name in ("", "packqvit_delegate", "torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
 
 
 def check_names(names: Iterable[str], known: Collection[str], option: str) -> None:

@@ -2,6 +2,10 @@
 #include <string>
 
 #include "bench/bench.h"
+#if defined(__aarch64__)
+#include "comparison/two_in_lane.h"
+#include "kernels/neon/neon.h"
+#endif
 
 namespace packqvit {
 namespace {
@@ -70,12 +74,21 @@ void run_gemm(benchmark::State& state, const GemmRoute& route, const Preset& pre
   if (peak_macs_per_second > 0) state.counters[kPeakRate] = Counter(peak_macs_per_second);
 }
 
+// The routes of a tier, and those to compare them with.
+std::vector<const GemmRoute*> routes_of(const KernelTier& tier) {
+  std::vector<const GemmRoute*> routes(tier.gemm_routes, tier.gemm_routes + tier.gemm_route_count);
+#if defined(__aarch64__)
+  if (&tier == &neon::tier()) routes.push_back(&comparison::two_in_lane_route());
+#endif
+  return routes;
+}
+
 }  // namespace
 
 void register_gemm(const KernelTier& tier, const Peak& peak) {
   for (const Preset& preset : kPresets) {
-    for (size_t i = 0; i < tier.gemm_route_count; ++i) {
-      const GemmRoute& route = *tier.gemm_routes[i];
+    for (const GemmRoute* one : routes_of(tier)) {
+      const GemmRoute& route = *one;
       if (!route.accepts(preset.weight_bits, preset.x)) continue;
       for (const Shape& shape : kShapes) {
         const std::string name = std::string(tier.name) + "/gemm " + route.name + "/" + preset.name + "/" +

@@ -57,8 +57,8 @@ def test_multiplications_are_counted(body, route, macs):
 
 
 def test_a_name_can_declare_what_instructions_do_not_show():
-    (found,) = parse_regions(region("mla v0.8h, v1.8h, v2.8h", "two in a lane macs=16"))
-    assert (found.name, found.macs) == ("two in a lane", 16)
+    (found,) = parse_regions(region("mul v0.8h, v1.8h, v2.8h\nadd v3.8h, v3.8h, v0.8h", "pairs route=two macs=16"))
+    assert (found.name, found.route, found.macs, found.instructions) == ("pairs", "two", 16, 2)
 
 
 def test_markers_move_to_the_ends_of_their_loop():
@@ -96,9 +96,9 @@ def test_cycles_of_each_region():
 
 
 def test_table_has_a_dash_where_a_core_lacks_the_route():
-    rates = [Rate("neoverse-n1", "a", "sdot", 24, 32), Rate("neoverse-n2", "b", "smmla", 64, 64)]
+    rates = [Rate("neoverse-n1", "a", "sdot", 24, 32, 12.5), Rate("neoverse-n2", "b", "smmla", 64, 64, 20)]
     columns = [list(column.cells) for column in rate_table(rates).columns]
-    assert columns == [["a", "b"], ["sdot", "smmla"], ["24.0\n75%", "-"], ["-", "64.0\n100%"]]
+    assert columns == [["a", "b"], ["sdot", "smmla"], ["12.5", "20.0"], ["24.0\n75%", "-"], ["-", "64.0\n100%"]]
 
 
 @pytest.mark.skipif(shutil.which("llvm-mca-19") is None, reason="no llvm-mca-19")
