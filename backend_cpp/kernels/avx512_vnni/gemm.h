@@ -85,17 +85,18 @@ class Gemm {
         }
         const Prefetch prefetch(weights, panel + 1 < panels.end ? panel + 1 : panel, divide_up(count, kTileRows));
         size_t row = rows.begin;
-        for (; row + kTileRows <= rows.end; row += kTileRows) {
+        const auto run_rows = [&](auto height) __attribute__((always_inline)) {
+          run_tile<height, Route>(tile, store, row);
+          tile.x += height * stride;
+          tile.row_bias += height;
+          row += height;
+        };
+        while (row + kTileRows <= rows.end) {
           prefetch((row - rows.begin) / kTileRows);
-          run_tile<kTileRows, Route>(tile, store, row);
-          tile.x += kTileRows * stride;
-          tile.row_bias += kTileRows;
+          run_rows(std::integral_constant<size_t, kTileRows>{});
         }
-        for (; row < rows.end; ++row) {
-          run_tile<1, Route>(tile, store, row);
-          tile.x += stride;
-          tile.row_bias += 1;
-        }
+        while (row + 2 <= rows.end) run_rows(std::integral_constant<size_t, 2>{});
+        if (row < rows.end) run_rows(std::integral_constant<size_t, 1>{});
       }
     });
   }
