@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Collection, Iterable
 
 import typer
 from rich.console import Console
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)  # files get whole tables
 progress = Console(stderr=True, style="dim", highlight=False)
 
 

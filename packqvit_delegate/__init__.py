@@ -9,6 +9,7 @@ from importlib import metadata
 from . import ops  # noqa: F401 - registers the operators
 from .api import Program, export, lower, quantize
 from .backend import PackQViTBackend
+from .calibration import CalibrationMethod
 from .config import LayerOverride, QuantizationConfig
 from .errors import CalibrationError, PackQViTError, PlanError, RuntimeLibraryError, UnsupportedModelError
 from .partitioner import PackQViTPartitioner
@@ -22,6 +23,7 @@ except metadata.PackageNotFoundError:  # run from a source tree that was never i
 
 __all__ = [
     "CalibrationError",
+    "CalibrationMethod",
     "DelegationReport",
     "LayerOverride",
     "PackQViTBackend",

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+from .calibration import CalibrationMethod, calibrate
 from .config import QuantizationConfig
 from .errors import CalibrationError, PackQViTError, UnsupportedModelError
 from .partitioner import PackQViTPartitioner
@@ -62,6 +63,7 @@ def export(
     bits: int = 4,
     activation_bits: int | None = None,
     config: QuantizationConfig | None = None,
+    method: CalibrationMethod | None = None,
     input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -74,6 +76,7 @@ def export(
         bits: Of the weights: 4 or 8.
         activation_bits: 4 or 8; None: as `bits`.
         config: All choices; replaces `bits` and `activation_bits`.
+        method: How weights are rounded; None: CalibrationMethod().
         input_normalization: (mean, std) per channel when inputs are normalised pixels; see QuantizationConfig.
         progress: Wraps long loops: progress(iterable, description, length).
 
@@ -87,7 +90,8 @@ def export(
     if input_normalization is not None:
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
-    return lower(quantize(model, example_inputs, calibration, config, progress=progress), example_inputs)
+    integer = quantize(model, example_inputs, calibration, config, method=method, progress=progress)
+    return lower(integer, example_inputs)
 
 
 def quantize(
@@ -96,6 +100,7 @@ def quantize(
     calibration: Iterable[Batch],
     config: QuantizationConfig,
     *,
+    method: CalibrationMethod | None = None,
     progress: Progress | None = None,
 ) -> GraphModule:
     """The first half of `export`: from the float model to the eager integer graph.
@@ -118,9 +123,7 @@ def quantize(
 
     equalize_layer_norm(module, progress(batches, "equalising", len(batches)), norm_bits)
     prepared = prepare_pt2e(module, quantizer)
-    with torch.no_grad():
-        for batch in progress(batches, "calibrating", len(batches)):
-            prepared(*batch)
+    calibrate(prepared, batches.chunks(), batches.size, method, progress)
     return lower_to_integer(convert_pt2e(prepared))
 
 
@@ -187,6 +190,10 @@ def _silent(items: Iterable[Any], description: str, length: int | None) -> Itera
     return items
 
 
+_CHUNK = 16
+"""Images that calibration runs at once where the program takes one."""
+
+
 class _Batches:
     """Calibration data cut to the batch size of the program; can be run over more than once."""
 
@@ -194,17 +201,24 @@ class _Batches:
         if isinstance(calibration, torch.Tensor):
             calibration = [calibration]
         batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in calibration]
-        self._size = example_inputs[0].shape[0]
+        self.size = example_inputs[0].shape[0]
         for batch in batches:
             _check_batch(tuple(batch), example_inputs)
         images = sum(batch[0].shape[0] for batch in batches)
-        if images < self._size:
+        if images < self.size:
             raise CalibrationError(
-                f"{images} calibration image(s) were given, but the program takes {self._size} at once; give a few "
+                f"{images} calibration image(s) were given, but the program takes {self.size} at once; give a few "
                 "dozen images that look like those of the application"
             )
         self._batches = [tuple(batch) for batch in batches]
-        self._length = images // self._size
+        self._length = images // self.size
+
+    def chunks(self) -> list[tuple[torch.Tensor, ...]]:
+        """The same images, more of them at once where the program takes one."""
+        if self.size > 1:
+            return list(self)
+        joined = tuple(torch.cat(tensors) for tensors in zip(*self._batches, strict=True))
+        return list(zip(*(tensor.split(_CHUNK) for tensor in joined), strict=True))
 
     def __len__(self) -> int:
         return self._length
@@ -213,9 +227,9 @@ class _Batches:
         left: tuple[torch.Tensor, ...] | None = None
         for batch in self._batches:
             joined = batch if left is None else tuple(torch.cat(pair) for pair in zip(left, batch, strict=True))
-            whole = joined[0].shape[0] // self._size * self._size
-            for first in range(0, whole, self._size):
-                yield tuple(tensor[first : first + self._size] for tensor in joined)
+            whole = joined[0].shape[0] // self.size * self.size
+            for first in range(0, whole, self.size):
+                yield tuple(tensor[first : first + self.size] for tensor in joined)
             left = tuple(tensor[whole:] for tensor in joined)
 
 

@@ -11,6 +11,9 @@ from packqvit_delegate.row_sample import RowSample
 
 from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable
 
+STEP = "packqvit_step"
+"""Key of node.meta: the step that all channels of an equalised LayerNorm have; their value of code 0 is 0."""
+
 _FRACTIONS = torch.linspace(1.0, 0.4, 24).tolist()
 
 
@@ -110,7 +113,8 @@ def _linears(node: Node) -> list[Node] | None:
 
 
 def _fold(graph_module: GraphModule, norm: Node, linears: list[Node], step: torch.Tensor, zero: torch.Tensor) -> None:
-    factor = step / step.mean()
+    norm.meta[STEP] = float(step.mean())
+    factor = step / norm.meta[STEP]
     gamma, beta = (constant(graph_module, argument) for argument in norm.args[2:4])  # type: ignore[arg-type]
     _replace(graph_module, norm, 2, gamma / factor)
     _replace(graph_module, norm, 3, (beta - zero) / factor)

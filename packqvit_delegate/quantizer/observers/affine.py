@@ -11,7 +11,7 @@ from .base import SampledObserver
 
 _GRID = 33
 _ROUNDS = 2
-_SEARCH_ELEMENTS = 1 << 15
+_SEARCH_ELEMENTS = 1 << 17
 
 
 def affine_parameters(low: float, high: float, qmin: int, qmax: int) -> tuple[float, int]:
@@ -35,11 +35,17 @@ class AffineObserver(SampledObserver):
         super().__init__(**kwargs)
         self.symmetric = symmetric
         self._chosen: tuple[float, int] | None = None
+        self._fixed = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Records x and returns it unchanged."""
-        self._chosen = None
+        if not self._fixed:
+            self._chosen = None
         return super().forward(x)
+
+    def fix(self, scale: float, zero_point: int) -> None:
+        """Takes a grid that was decided elsewhere."""
+        self._chosen, self._fixed = (scale, zero_point), True
 
     def choose_range(self) -> tuple[float, float]:
         """The range that the codes shall cover."""
@@ -77,8 +83,10 @@ class MinMSEObserver(AffineObserver):
 
     Both ends of the range are searched in turn, from the exact extremes inwards, so that a massive outlier keeps its
     place only where that is worth it. With `function` the error is taken after it: the range of a GELU's input is
-    chosen by what the GELU's output feels.
+    chosen by what the GELU's output feels. `importance` [C], where it is set, weighs the squared error of each channel.
     """
+
+    importance: torch.Tensor | None = None
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor] | None = None, **kwargs: Any) -> None:
         """Starts empty.
@@ -89,18 +97,27 @@ class MinMSEObserver(AffineObserver):
         """
         super().__init__(**kwargs)
         self.function = function
+        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def weigh_rows(self, rows: torch.Tensor, weight: torch.Tensor) -> None:
+        """Takes another sample than its own.
+
+        Args:
+            rows: float32 [R, C].
+            weight: float32 [R], what the squared error of each row counts.
+        """
+        self._rows, self._chosen = (rows, weight), None
 
     def choose_range(self) -> tuple[float, float]:
         """The range of least error."""
-        x = self.sample.rows().flatten()
-        x = x[:: max(1, x.numel() // _SEARCH_ELEMENTS)]
+        x, weight = self._weighted_sample()
         low, high = self.sample.range()
         target = x if self.function is None else self.function(x)
 
         def error(candidate: tuple[float, float]) -> float:
             rounded = self.round_to_grid(x, *self.parameters_for(*candidate))
             rounded = rounded if self.function is None else self.function(rounded)
-            return float(torch.dist(rounded, target))
+            return float(((rounded - target).square_() * weight).sum())
 
         fractions = torch.logspace(0, -1.5, _GRID).tolist()
         if self.symmetric:
@@ -111,6 +128,17 @@ class MinMSEObserver(AffineObserver):
             best = min(((best[0], high * f) for f in fractions), key=error)
             best = min(((low * f, best[1]) for f in fractions), key=error)
         return best
+
+    def _weighted_sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values, and what the squared error of each counts."""
+        if self._rows is None:
+            rows = self.sample.rows()
+            rows = rows[:: max(1, rows.numel() // _SEARCH_ELEMENTS)] if rows.shape[0] > 1 else rows
+            weight = torch.ones(rows.shape[0], 1)
+        else:
+            rows, weight = self._rows[0], self._rows[1].unsqueeze(1)
+        importance = torch.ones(rows.shape[1]) if self.importance is None else self.importance
+        return rows.flatten(), (weight * importance).flatten()
 
 
 class ClippingObserver(AffineObserver):

@@ -9,16 +9,19 @@ import torch
 from .base import CodeObserver
 
 
-def symmetric_scales(weight: torch.Tensor, qmax: int, search: bool) -> torch.Tensor:
+def symmetric_scales(
+    weight: torch.Tensor, qmax: int, search: bool, importance: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scale per output channel.
 
     Args:
-        weight: float32 [O, ...].
+        weight: float32 or float64 [O, ...].
         qmax: Largest code.
         search: Take the scale of least squared error (narrow grids) instead of the one that clips nothing.
+        importance: [K], what the squared error of each weight of a row counts; None: all the same.
 
     Returns:
-        float32 [O].
+        [O], of the weight's type.
     """
     rows = weight.detach().reshape(weight.shape[0], -1)
     full = rows.abs().amax(1, keepdim=True).clamp_min(1e-8) / qmax
@@ -27,7 +30,8 @@ def symmetric_scales(weight: torch.Tensor, qmax: int, search: bool) -> torch.Ten
     best, best_error = full, torch.full_like(full, float("inf"))
     for fraction in torch.linspace(1.0, 0.35, 40).tolist():
         scale = full * fraction
-        error = ((rows / scale).round().clamp(-qmax, qmax) * scale - rows).square().sum(1, keepdim=True)
+        squares = ((rows / scale).round().clamp(-qmax, qmax) * scale - rows).square()
+        error = (squares if importance is None else squares * importance).sum(1, keepdim=True)
         best = torch.where(error < best_error, scale, best)
         best_error = torch.minimum(error, best_error)
     return best.squeeze(1)
@@ -48,12 +52,24 @@ class WeightObserver(CodeObserver):
         self.qscheme = torch.per_channel_symmetric
         self._weight: torch.Tensor | None = None
         self._scales: torch.Tensor | None = None
+        self._fixed = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Remembers the weight and returns it unchanged."""
+        if self._fixed:
+            return x
         if self._weight is None or self._weight.data_ptr() != x.data_ptr():
             self._weight, self._scales = x.detach(), None
         return x
+
+    def fix(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+        """Takes weights that lie on a grid already.
+
+        Args:
+            weight: float32 [O, ...], codes times scales.
+            scales: float32 [O].
+        """
+        self._weight, self._scales, self._fixed = weight, scales, True
 
     def scales(self) -> torch.Tensor:
         """float32 [O]."""

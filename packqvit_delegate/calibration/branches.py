@@ -1,0 +1,58 @@
+"""Where a value enters the residual stream, and which of its rows decide a range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from ..passes.graph import aten, is_call, is_constant
+from ..passes.patterns import UNARY_FUNCTIONS
+
+_EXTREME_ROWS = 64
+_EVEN_ELEMENTS = 1 << 17
+
+
+def sample_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows with the largest magnitudes, and an even sample of the rest.
+
+    An even sample alone misses the few tokens with massive activations, which decide where a range should end.
+
+    Args:
+        rows: float32 [R, C].
+
+    Returns:
+        Indices, int64 [S], and how many rows each stands for, float32 [S].
+    """
+    extreme = torch.topk(rows.abs().amax(1), min(_EXTREME_ROWS, rows.shape[0])).indices
+    is_extreme = torch.zeros(rows.shape[0], dtype=torch.bool)
+    is_extreme[extreme] = True
+    rest = (~is_extreme).nonzero().squeeze(1)
+    even = rest[:: max(1, rest.numel() * rows.shape[1] // _EVEN_ELEMENTS)]
+    share = rest.numel() / max(1, even.numel())
+    return torch.cat([extreme, even]), torch.cat([torch.ones(extreme.numel()), torch.full((even.numel(),), share)])
+
+
+def stream_before(linear: Node) -> Node | None:
+    """The residual stream that a linear's output is added to, or None."""
+    user: Any = next(iter(linear.users)) if len(linear.users) == 1 else None
+    if not is_call(user, aten.add.Tensor) or user.args[1] is not linear or is_constant(user.args[0]):
+        return None
+    stream: Node = user.args[0]
+    return stream
+
+
+def branch_behind(observed: Node) -> tuple[list[Node], Node] | None:
+    """The functions between a value and the linear that adds it into the residual stream, and that linear."""
+    functions: list[Node] = []
+    node = observed
+    while len(node.users) == 1:
+        (node,) = node.users
+        if is_call(node, aten.linear.default):
+            return (functions, node) if stream_before(node) is not None else None
+        if is_call(node, *UNARY_FUNCTIONS):
+            functions.append(node)
+        elif node.op != "call_module":
+            return None
+    return None

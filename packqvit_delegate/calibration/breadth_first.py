@@ -1,0 +1,83 @@
+"""Runs a graph node by node, each on all batches before the next: what a node decides, the nodes behind it see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from ..passes.graph import aten, constant, is_call
+
+Values = list[torch.Tensor]
+
+
+class Stream:
+    """The values of all nodes that are still needed, one tensor a batch; constants are a single tensor.
+
+    Batches may hold more images than the graph was exported for: sizes that the graph spells out are adapted.
+    """
+
+    def __init__(self, graph_module: GraphModule, batches: Sequence[tuple[torch.Tensor, ...]], batch_size: int) -> None:
+        """Starts before the first node.
+
+        Args:
+            graph_module: Canonical, with or without observers.
+            batches: Inputs, in the order of the graph's placeholders.
+            batch_size: Images that the graph was exported for.
+        """
+        self._module = graph_module
+        self._batches = batches
+        self._batch_size = batch_size
+        self._values: dict[Node, Values | torch.Tensor] = {}
+        self._inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+
+    def __getitem__(self, node: Node) -> Values:
+        """The node's value for each batch."""
+        value = self._values[node]
+        return [value] * len(self._batches) if isinstance(value, torch.Tensor) else value
+
+    def __setitem__(self, node: Node, value: Values | torch.Tensor) -> None:
+        """Decides the node's value."""
+        self._values[node] = value
+
+    def forget(self, node: Node) -> None:
+        """Frees a value."""
+        self._values.pop(node, None)
+
+    def run(self, node: Node) -> None:
+        """Computes a placeholder, a constant or an operator; observers are the caller's to decide."""
+        if node.op == "placeholder":
+            index = self._inputs.index(node)
+            self._values[node] = [batch[index] for batch in self._batches]
+        elif node.op == "get_attr":
+            self._values[node] = constant(self._module, node)
+        else:
+            self._values[node] = [self._call(node, index) for index in range(len(self._batches))]
+
+    def _call(self, node: Node, index: int) -> torch.Tensor:
+        def value_of(argument: Node) -> Any:
+            value = self._values[argument]
+            return value if isinstance(value, torch.Tensor) else value[index]
+
+        operands: Any = map_arg((node.args, node.kwargs), value_of)
+        args, kwargs = operands
+        images = self._batches[index][0].shape[0]
+        if is_call(node, aten.reshape.default, aten.expand.default) and args[1][0] == self._batch_size:
+            args = (args[0], [images, *args[1][1:]])
+        elif is_call(node, aten.cat.default):
+            parts = [part if part.shape[0] == images else part[:1].expand(images, *part.shape[1:]) for part in args[0]]
+            args = (parts, *args[1:])
+        target: Any = self._module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        return target(*args, **kwargs)
+
+
+def last_uses(graph_module: GraphModule) -> dict[Node, list[Node]]:
+    """For each node, the values that nothing behind it reads."""
+    last = {operand: node for node in graph_module.graph.nodes for operand in node.all_input_nodes}
+    done: dict[Node, list[Node]] = {}
+    for value, user in last.items():
+        done.setdefault(user, []).append(value)
+    return done

@@ -1,0 +1,64 @@
+"""Rounds the weights of a linear layer so that its output, not each weight, has the least error."""
+
+from __future__ import annotations
+
+import torch
+
+from ..quantizer.observers.weight import symmetric_scales
+
+_BLOCK = 64
+
+
+def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax: int, damping: float) -> torch.Tensor:
+    """Codes that keep `weight @ x` where rounding one column after the other moves the error into the rest.
+
+    Columns are rounded in the order of falling `hessian[c, c]`.
+
+    Source: Frantar et al., "GPTQ", ICLR 2023, algorithm 1 with activation order.
+
+    Args:
+        weight: float64 [O, K].
+        hessian: float64 [K, K], mean of x x^T.
+        scales: float64 [O], steps of the codes.
+        qmax: Largest code.
+        damping: Added to the diagonal of the Hessian, as a share of its mean.
+
+    Returns:
+        float64 [O, K], integers in [-qmax, qmax].
+    """
+    scales = scales.unsqueeze(1)
+    diagonal = hessian.diagonal()
+    order = torch.argsort(diagonal, descending=True, stable=True)
+    weight, hessian = weight[:, order].clone(), hessian[order][:, order].clone()
+    silent = hessian.diagonal() <= 0  # inputs that are always 0: nothing depends on their weights
+    hessian.diagonal()[silent] = 1.0
+    hessian.diagonal().add_(damping * float(diagonal.mean()) + 1e-12)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    codes = torch.empty_like(weight)
+    for first in range(0, weight.shape[1], _BLOCK):
+        last = min(first + _BLOCK, weight.shape[1])
+        errors = torch.empty_like(weight[:, first:last])
+        for column in range(first, last):
+            value = weight[:, column : column + 1]
+            code = (value / scales).round().clamp(-qmax, qmax)
+            error = (value - code * scales) / factor[column, column]
+            weight[:, column:last] -= error @ factor[column : column + 1, column:last]
+            codes[:, column : column + 1] = code
+            errors[:, column - first : column - first + 1] = error
+        weight[:, last:] -= errors @ factor[first:last, last:]
+    return codes[:, torch.argsort(order)]
+
+
+def weighted_scales(weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> torch.Tensor:
+    """Steps of least squared error per output channel, each weight counting by the energy of its input.
+
+    Args:
+        weight: float64 [O, K].
+        hessian: float64 [K, K], mean of x x^T.
+        qmax: Largest code; from 127 on the step that clips nothing is taken.
+
+    Returns:
+        float64 [O].
+    """
+    return symmetric_scales(weight, qmax, search=qmax < 127, importance=hessian.diagonal().clamp_min(1e-12))

@@ -1,0 +1,218 @@
+"""Calibration in the order of the graph: ranges and weights are decided on the inputs that they will really get."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ..errors import CalibrationError, PackQViTError
+from ..passes.equalize_layer_norm import STEP
+from ..passes.graph import add_constant, aten, constant, is_call, is_constant, is_trainable
+from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
+from ..row_sample import NOTHING_OBSERVED
+from .branches import branch_behind, sample_rows, stream_before
+from .breadth_first import Stream, last_uses
+from .rounding import gptq, weighted_scales
+from .statistics import InputMoments
+
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationMethod:
+    """What calibration does beside choosing ranges; none of it costs anything when the program runs.
+
+    Attributes:
+        rounding: `gptq`: weights are rounded for the least error of the layer's output; `nearest`: one by one.
+        bias_correction: Biases take back the mean of what rounding the weights does to the output.
+        damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
+
+    Raises:
+        PackQViTError: A value is not one of these.
+    """
+
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    bias_correction: bool = True
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        if self.rounding not in ("gptq", "nearest"):
+            raise PackQViTError(f"rounding is {self.rounding!r}; choose 'gptq' or 'nearest'")
+        if not self.damping > 0:
+            raise PackQViTError(f"damping is {self.damping}, but has to be positive")
+
+
+@torch.no_grad()
+def calibrate(
+    prepared: GraphModule,
+    batches: Sequence[tuple[torch.Tensor, ...]],
+    batch_size: int = 1,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Decides the grids of all observers and the weights behind them, in place.
+
+    All images pass a node before the next node's turn, and what a node decides the nodes behind it see: ranges and
+    weights suit the inputs that they will really get.
+
+    Args:
+        prepared: Result of prepare_pt2e with PackQViTQuantizer.
+        batches: Inputs of the graph; all of them stay in memory, and so do the largest activations of one block.
+        batch_size: Images that the graph was exported for.
+        method: What to do with weights; None: CalibrationMethod().
+        progress: Wraps the loop over the nodes: progress(iterable, description, length).
+
+    Raises:
+        CalibrationError: There are no batches, or activations are not finite.
+    """
+    if not batches:
+        raise CalibrationError(NOTHING_OBSERVED)
+    _Calibrator(prepared, batches, batch_size, method or CalibrationMethod()).run(progress or _silent)
+
+
+def _silent(items: Iterable[Any], description: str, length: int | None) -> Iterable[Any]:
+    return items
+
+
+class _Calibrator:
+    def __init__(
+        self,
+        prepared: GraphModule,
+        batches: Sequence[tuple[torch.Tensor, ...]],
+        batch_size: int,
+        method: CalibrationMethod,
+    ) -> None:
+        self._module = prepared
+        self._method = method
+        self._stream = Stream(prepared, batches, batch_size)
+
+    def run(self, progress: Progress) -> None:
+        done = last_uses(self._module)
+        # Without users: torch.export's check of the input shapes, which are not those of a calibration batch.
+        nodes = [node for node in self._module.graph.nodes if node.op == "placeholder" or node.users]
+        for node in progress(nodes, "calibrating", len(nodes)):
+            observer = self._observer(node)
+            if observer is not None:
+                self._observe(node, observer)
+            else:
+                if is_call(node, aten.linear.default) and self._weight_observer(node) is not None:
+                    self._decide_weights(node)
+                self._stream.run(node)
+            for value in done.get(node, ()):
+                self._stream.forget(value)
+        self._module.recompile()
+
+    def _observer(self, node: Node) -> CodeObserver | None:
+        module: nn.Module | None = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return module if isinstance(module, CodeObserver) else None
+
+    def _weight_observer(self, linear: Node) -> WeightObserver | None:
+        observed = linear.args[1]
+        observer = self._observer(observed) if isinstance(observed, Node) else None
+        constant_weight = observer is not None and is_constant(observed.args[0])  # type: ignore[union-attr]
+        return observer if isinstance(observer, WeightObserver) and constant_weight else None
+
+    def _observe(self, node: Node, observer: CodeObserver) -> None:
+        source = node.args[0]
+        assert isinstance(source, Node)
+        if is_constant(source):
+            weight = constant(self._module, source)
+            self._stream[node] = observer.fake_quantize(observer(weight))
+            return
+        if isinstance(observer, MinMSEObserver):
+            observer.importance = self._importance(node)
+            if STEP in source.meta:
+                observer.fix(source.meta[STEP], 0)
+        for value in self._stream[source]:
+            observer(value)
+        branch = branch_behind(node) if isinstance(observer, MinMSEObserver) else None
+        if branch is not None and self._weight_observer(branch[1]) is not None:
+            observer.weigh_rows(*self._weighted_rows(source, *branch))
+        self._stream[node] = [observer.fake_quantize(value) for value in self._stream[source]]
+
+    def _weighted_rows(self, value: Node, functions: list[Node], linear: Node) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of a value on the way into the residual stream: an even sample, and all with extreme values.
+
+        A row's error counts by one over the variance of the token that it becomes part of, see `_row_weights`.
+        """
+        inputs = self._stream[value]
+        for function in functions:
+            assert callable(function.target)
+            inputs = [function.target(x, *function.args[1:], **function.kwargs) for x in inputs]
+        weight: Any = linear.args[1]
+        matrix = constant(self._module, weight.args[0])
+        stream = stream_before(linear)
+        assert stream is not None
+        pairs = zip(self._stream[stream], inputs, strict=True)
+        variance = torch.cat(
+            [(before + nn.functional.linear(x, matrix)).var(-1, correction=0).flatten() for before, x in pairs]
+        )
+        rows = torch.cat([x.flatten(0, -2) for x in self._stream[value]])
+        chosen, counts = sample_rows(rows)
+        return rows[chosen], counts / variance[chosen].clamp_min(1e-12)
+
+    def _importance(self, observed: Node) -> torch.Tensor | None:
+        """What an error of each channel costs behind the linears that read it: the energy of its weights."""
+        energies = []
+        for user in observed.users:
+            if not is_call(user, aten.linear.default) or self._weight_observer(user) is None:
+                return None
+            energies.append(constant(self._module, user.args[1].args[0]).square().sum(0))  # type: ignore
+        return torch.stack(energies).sum(0) if energies else None
+
+    def _decide_weights(self, node: Node) -> None:
+        """Rounds the weights of a linear for its inputs, and corrects its bias."""
+        observer = self._weight_observer(node)
+        source, observed = node.args[:2]
+        assert observer is not None and isinstance(source, Node) and isinstance(observed, Node)
+        weight_node: Any = observed.args[0]
+        weight = constant(self._module, weight_node).double()
+        bias_node: Any = node.args[2] if len(node.args) > 2 else None
+        corrects = bias_node is not None and self._method.bias_correction
+        moments = InputMoments(weight.shape[1])
+        for x, row_weight in zip(self._stream[source], self._row_weights(node, weight), strict=True):
+            moments.add(x, row_weight)
+        codes, scales = self._round(weight, moments.hessian(corrects), observer.quant_max)
+        rounded = codes * scales.unsqueeze(1)
+        observer.fix(rounded.float(), scales.float())
+        self._replace(observed, 0, rounded.float())
+        self._stream[observed] = rounded.float()
+        if corrects:
+            bias = constant(self._module, bias_node).double() + (weight - rounded) @ moments.mean()
+            self._replace(node, 2, bias.float())
+
+    def _row_weights(self, node: Node, weight: torch.Tensor) -> list[torch.Tensor | None]:
+        """For a branch of the residual stream: one over the variance of what a token becomes.
+
+        That is what the next LayerNorm divides it by. Without it, the few tokens with massive activations decide all.
+        """
+        stream, source = stream_before(node), node.args[0]
+        assert isinstance(source, Node)
+        if stream is None:
+            return [None] * len(self._stream[source])
+        pairs = zip(self._stream[stream], self._stream[source], strict=True)
+        tokens = (before + nn.functional.linear(x, weight.float()) for before, x in pairs)
+        return [1.0 / token.var(-1, correction=0).clamp_min(1e-12) for token in tokens]
+
+    def _round(self, weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+        scales = weighted_scales(weight, hessian, qmax)
+        if self._method.rounding == "nearest":
+            return (weight / scales.unsqueeze(1)).round().clamp(-qmax, qmax), scales
+        return gptq(weight, hessian, scales, qmax, self._method.damping), scales
+
+    def _replace(self, node: Node, index: int, value: torch.Tensor) -> None:
+        old = node.args[index]
+        assert isinstance(old, Node)
+        with self._module.graph.inserting_before(node):
+            new = add_constant(self._module, value, str(old.target), is_trainable(self._module, old))
+        node.update_arg(index, new)
+        self._stream.run(new)
+        if not old.users:
+            self._module.graph.erase_node(old)
+            self._stream.forget(old)

@@ -1,0 +1,93 @@
+"""Calibration in the order of the graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from models import images, plain_model
+from packqvit_delegate import CalibrationError, CalibrationMethod, PackQViTError, PackQViTQuantizer
+from packqvit_delegate.calibration import calibrate
+from packqvit_delegate.passes import lower_to_integer
+from packqvit_delegate.quantizer.observers import WeightObserver
+
+
+def prepared_model(batch: Tensor, bits: int = 4) -> GraphModule:
+    return prepare_pt2e(torch.export.export(plain_model(), (batch,)).module(), PackQViTQuantizer(bits=bits))
+
+
+def integer_model(batches: list[Tensor], size: int, bits: int = 4, **method: object) -> GraphModule:
+    prepared = prepared_model(batches[0][:size], bits)
+    calibrate(prepared, [(batch,) for batch in batches], size, CalibrationMethod(**method))  # type: ignore[arg-type]
+    return lower_to_integer(convert_pt2e(prepared))
+
+
+def error(integer: GraphModule, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((integer(x) - plain_model()(x)).square().mean())
+
+
+def test_the_integer_model_comes_close_to_the_float_one() -> None:
+    x = images(16, seed=5)
+    with torch.no_grad():
+        power = float(plain_model()(x[:1]).var())
+    assert error(integer_model([x], 1, bits=8), x[:1]) < 0.02 * power
+
+
+def test_gptq_beats_nearest_at_4_bits() -> None:
+    train, test = images(32, seed=1), images(8, seed=2)
+
+    def mean_error(rounding: str) -> float:
+        model = integer_model([train], 1, rounding=rounding)
+        return sum(error(model, test[i : i + 1]) for i in range(len(test)))
+
+    assert mean_error("gptq") < mean_error("nearest")
+
+
+@pytest.mark.parametrize("sizes", [[8], [3, 5], [1] * 8])
+def test_the_program_does_not_depend_on_how_images_are_batched(sizes: list[int]) -> None:
+    x = images(8)
+    reference, model = integer_model([x], 1), integer_model(list(x.split(sizes)), 1)
+    with torch.no_grad():
+        difference = (reference(x[:1]) - model(x[:1])).abs().max()
+        assert float(difference) < 0.05 * float(reference(x[:1]).std())  # sums in another order
+
+
+def test_a_program_for_batches_is_calibrated_on_them() -> None:
+    x = images(4)
+    assert integer_model([x[:2], x[2:]], 2)(x[:2]).shape[0] == 2
+
+
+def test_weights_lie_on_the_grid_that_is_exported() -> None:
+    x = images(4)
+    prepared = prepared_model(x[:1])
+    calibrate(prepared, [(x,)])
+    fixed = [m for m in prepared.modules() if isinstance(m, WeightObserver) and m._fixed]
+    assert fixed
+    for observer in fixed:
+        scales, _ = observer.calculate_qparams()
+        weight = observer._weight
+        assert weight is not None
+        codes = weight / scales[:, None]
+        assert torch.allclose(codes, codes.round(), atol=1e-4) and float(codes.abs().max()) < observer.quant_max + 0.5
+
+
+def test_nothing_is_random() -> None:
+    x = images(8)
+    first, second = integer_model([x], 1), integer_model([x], 1)
+    for (name, a), (_, b) in zip(first.named_buffers(), second.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("method", [{"rounding": "up"}, {"damping": 0.0}])
+def test_unknown_methods_are_refused(method: dict[str, object]) -> None:
+    with pytest.raises(PackQViTError, match=next(iter(method))):
+        CalibrationMethod(**method)  # type: ignore[arg-type]
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="no calibration data"):
+        calibrate(prepared_model(images(1)), [])
