@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from console import command, console, errors, facts, progress, size
 from evaluate import open_labelled, predict_float, predict_program, top1
-from packqvit_delegate import Program, QuantizationConfig, export, runtime
+from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import RANDOM, ZOO, load
@@ -48,6 +48,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Default: <model>_w<bits>a<bits>.pte.")] = None,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
+    rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
     float_top1: Annotated[bool, typer.Option(help="Evaluate the float model as well.")] = True,
     processes: Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)] = os.cpu_count() or 1,
@@ -85,6 +86,7 @@ def main(
         (images[:1],),
         images.split(16),
         config=config,
+        method=CalibrationMethod(rounding=rounding),
         input_normalization=(preprocessing.mean, preprocessing.std),
         progress=progress,
     )

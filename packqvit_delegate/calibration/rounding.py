@@ -7,6 +7,7 @@ import torch
 from ..quantizer.observers.weight import symmetric_scales
 
 _BLOCK = 64
+_SCALE_FACTORS = (1.0, 0.8, 0.9, 1.1, 1.2)
 
 
 def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax: int, damping: float) -> torch.Tensor:
@@ -62,3 +63,36 @@ def weighted_scales(weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> t
         float64 [O].
     """
     return symmetric_scales(weight, qmax, search=qmax < 127, importance=hessian.diagonal().clamp_min(1e-12))
+
+
+def gptq_with_scales(
+    weight: torch.Tensor, hessian: torch.Tensor, qmax: int, damping: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`gptq` with the step of each output channel that leaves the least error of the layer's output.
+
+    The step that suits rounding one by one is not the one that suits rounding with feedback: some around it are tried.
+
+    Args:
+        weight: float64 [O, K].
+        hessian: float64 [K, K], mean of x x^T.
+        qmax: Largest code; from 127 on only the step that clips nothing is tried.
+        damping: As for `gptq`.
+
+    Returns:
+        Codes, float64 [O, K], and steps, float64 [O].
+    """
+    start = weighted_scales(weight, hessian, qmax)
+    best_codes = best_scales = least = None
+    for factor in _SCALE_FACTORS if qmax < 127 else _SCALE_FACTORS[:1]:
+        scales = start * factor
+        codes = gptq(weight, hessian, scales, qmax, damping)
+        difference = codes * scales.unsqueeze(1) - weight
+        error = ((difference @ hessian) * difference).sum(1)
+        if best_codes is None or best_scales is None or least is None:
+            best_codes, best_scales, least = codes, scales, error
+            continue
+        better = error < least
+        best_codes = torch.where(better.unsqueeze(1), codes, best_codes)
+        best_scales, least = torch.where(better, scales, best_scales), torch.minimum(error, least)
+    assert best_codes is not None and best_scales is not None
+    return best_codes, best_scales

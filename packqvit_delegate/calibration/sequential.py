@@ -17,7 +17,7 @@ from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
 from ..row_sample import NOTHING_OBSERVED
 from .branches import branch_behind, sample_rows, stream_before
 from .breadth_first import Stream, last_uses
-from .rounding import gptq, weighted_scales
+from .rounding import gptq_with_scales, weighted_scales
 from .statistics import InputMoments
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -201,10 +201,10 @@ class _Calibrator:
         return [1.0 / token.var(-1, correction=0).clamp_min(1e-12) for token in tokens]
 
     def _round(self, weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._method.rounding == "gptq":
+            return gptq_with_scales(weight, hessian, qmax, self._method.damping)
         scales = weighted_scales(weight, hessian, qmax)
-        if self._method.rounding == "nearest":
-            return (weight / scales.unsqueeze(1)).round().clamp(-qmax, qmax), scales
-        return gptq(weight, hessian, scales, qmax, self._method.damping), scales
+        return (weight / scales.unsqueeze(1)).round().clamp(-qmax, qmax), scales
 
     def _replace(self, node: Node, index: int, value: torch.Tensor) -> None:
         old = node.args[index]
