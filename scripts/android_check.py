@@ -2,11 +2,11 @@
 
     python scripts/android_check.py --work build/android
 
-Compiles libpackqvit_backend.so with clang for aarch64-linux-android26 and libc++ in the NDK's namespace, links it against
-the libexecutorch.so that the npm package react-native-executorch carries (built with NDK r27c), and looks at every
-symbol that it leaves unresolved and at the libraries that it asks for. That libexecutorch.so is older than the release
-that we build for: what is new since is looked up in the release's own libraries for Linux. bionic's symbols are those that the NDK resolved
-for libexecutorch.so itself, and BIONIC below.
+Compiles libpackqvit_backend.so with clang for aarch64-linux-android26 and libc++ in the NDK's namespace, links it
+against the libexecutorch.so that the npm package react-native-executorch carries (built with NDK r27c), and looks at
+every symbol that it leaves unresolved and at the libraries that it asks for. That libexecutorch.so is older than the
+release that we build for: what is new since is looked up in the release's own libraries for Linux. bionic's symbols are
+those that the NDK resolved for libexecutorch.so itself, and BIONIC below.
 """
 
 from __future__ import annotations
