@@ -5,7 +5,7 @@
 #
 # RUNNER is the Android build of packqvit_runner (docs/android.md), IMAGE a .ppm or raw RGB bytes for programs that take
 # bytes; without it the input is pseudo-random. ANDROID_SERIAL picks one of several devices, LIBCXX_SHARED names the NDK's
-# libc++_shared.so where it does not lie beside RUNNER, PYTHON a Python that has executorch (python3), OUT the folder for
+# libc++_shared.so where it does not lie beside RUNNER, PYTHON a Python that has packqvit_delegate (python3), OUT the folder for
 # the ETDump (.).
 set -euo pipefail
 
@@ -58,4 +58,4 @@ adb shell "cd $DEVICE_DIR && chmod +x $(printf %q "$(basename "$runner")") && \
   LD_LIBRARY_PATH=. ./$(printf %q "$(basename "$runner")")$quoted"
 adb pull "$DEVICE_DIR/model.etdump" "$OUT/model.etdump" >/dev/null
 echo "ETDump: $OUT/model.etdump"
-"${PYTHON:-python3}" "$(dirname "$0")/operator_times.py" "$OUT/model.etdump"
+"${PYTHON:-python3}" "$(dirname "$0")/operator_times.py" "$model" "$OUT/model.etdump"

@@ -49,6 +49,9 @@ def test_the_shell_takes_every_block(kind):
 
 
 def test_the_files_of_the_page_are_there():
-    for name in re.findall(r"(?:examples|scripts|cmake|tests)/[\w./-]*\w", "\n".join([PAGE])):
-        generated = re.search(r"/app/(libs|build|src/main/assets)|/executorch", name)
-        assert generated or (ROOT / name).exists() or name == "scripts/build_android_library.sh", name
+    folders = r"(?:examples|examples/android|scripts|tests/android)"
+    ours = rf"(?<![\w/]){folders}/\w+\.\w+|cmake/PackQViT\w+\.cmake|cmake/android-check"
+    names = set(re.findall(ours, PAGE))
+    assert len(names) > 5
+    foreign = {"scripts/build_android_library.sh"}  # ExecuTorch's
+    assert [name for name in names - foreign if not (ROOT / name).exists()] == []

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import executorch
 import pytest
 
 from models import images, plain_model
@@ -18,7 +19,7 @@ from packqvit_delegate import export, runtime
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "android" / "run_on_device.sh"
 FAKE_ADB = """#!/usr/bin/env bash
-here() { sed "s#/data/local/tmp#$FAKE_ROOT#g" <<<"$1"; }
+here() { sed "s#/data/local/tmp#$FAKE_ROOT#g; s#LD_LIBRARY_PATH=.#&:$FAKE_LIBRARIES#" <<<"$1"; }
 case $1 in
   start-server) ;;
   get-state) if [ -n "$FAKE_STATE" ]; then echo "$FAKE_STATE"; else echo "error: no devices found" >&2; exit 1; fi ;;
@@ -38,11 +39,13 @@ def phone(tmp_path):
     (tmp_path / "phone").mkdir()
     (tmp_path / "model.pte").write_bytes(b"")
 
-    def run(*arguments: object, state: str = "device", abi: str = "arm64-v8a", path: str = f"{tools}:{os.environ['PATH']}"):
+    def run(
+        *arguments: object, state: str = "device", abi: str = "arm64-v8a", path: str = f"{tools}:{os.environ['PATH']}"
+    ):
         environment = {
             **os.environ,
             **{"PATH": path, "FAKE_ROOT": str(tmp_path / "phone"), "FAKE_STATE": state, "FAKE_ABI": abi},
-            **{"PYTHON": sys.executable, "OUT": str(tmp_path)},
+            **{"PYTHON": sys.executable, "OUT": str(tmp_path), "FAKE_LIBRARIES": LIBRARIES},
         }
         return subprocess.run(
             ["/bin/bash", str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, env=environment
@@ -51,6 +54,7 @@ def phone(tmp_path):
     return run
 
 
+LIBRARIES = str(Path(next(iter(executorch.__path__))) / "lib")  # on a phone the runner has them inside
 RUNNER = runtime.executable_path("packqvit_runner")
 
 
@@ -85,13 +89,22 @@ def test_a_run(phone, tmp_path):
     lines = result.stdout.splitlines()
     header = next(i for i, line in enumerate(lines) if line.startswith("operator"))
     rows = [line.split() for line in lines[header + 1 : -1]]
-    assert len(rows) == program.report.operators - 2  # two lookup tables in the linears before them
+    names = [row[0] for row in rows]
+    calls = [str(node.target) for node in program.integer_module.graph.nodes if "packqvit" in str(node.target)]
+    assert {name.split("_default")[0].removeprefix("packqvit_") for name in names} == {
+        call.split(".")[1] for call in calls
+    }
+    assert sum(name.startswith("packqvit_softmax") for name in names) == 2  # one a block
     assert {row[1] for row in rows} == {"4"}
     assert lines[-1].startswith("sum")
 
 
-def test_a_run_without_a_tracer(tmp_path):
-    (tmp_path / "empty.etdump").write_bytes(b"")
-    command = [sys.executable, str(ROOT / "examples" / "android" / "operator_times.py"), str(tmp_path / "gone.etdump")]
+@pytest.mark.parametrize("content", [b"", b"PQVITBLB" * 2])
+def test_times_of_no_program_of_ours(tmp_path, content):
+    for name, data in (("model.pte", content), ("model.etdump", b"")):
+        (tmp_path / name).write_bytes(data)
+    script = ROOT / "examples" / "android" / "operator_times.py"
+    command = [sys.executable, str(script), str(tmp_path / "model.pte"), str(tmp_path / "model.etdump")]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and "usage" in result.stderr
+    assert result.returncode == 1
+    assert f"has {len(content) // 8} calls of the PackQViT delegate" in result.stderr

@@ -1,8 +1,8 @@
 """Every way to take the backend into a CMake project configures, builds and runs a program.
 
-ExecuTorch's sources are not at hand: for the two routes that build on them, stand-in projects expose ExecuTorch's target
-names over the Python package's libraries. They show that our CMake code is right about names and link options, not that
-ExecuTorch's own build is.
+ExecuTorch's sources are not at hand: for the two routes that build on them, stand-in projects expose ExecuTorch's
+target names over the Python package's libraries. They show that our CMake code is right about names and link options,
+not that it fits every detail of ExecuTorch's own build.
 """
 
 from __future__ import annotations
