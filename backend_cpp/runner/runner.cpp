@@ -65,7 +65,7 @@ void print_ranked(const RawTensor& indices, const RawTensor& scores, size_t row,
                   const std::vector<std::string>& labels) {
   const size_t count = static_cast<size_t>(indices.shape[1]);
   for (size_t i = row * count; i < (row + 1) * count; ++i) {
-    print_class(static_cast<size_t>(indices.number(i)), scores.number(i), labels);
+    print_class(static_cast<size_t>(static_cast<int64_t>(indices.number(i))), scores.number(i), labels);
   }
 }
 

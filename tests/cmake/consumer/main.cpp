@@ -18,8 +18,8 @@ int main(int count, char** words) {
   std::ifstream file(words[2], std::ios::binary);
   std::vector<char> data{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (data.size() != info->nbytes()) return 4;
-  const auto input = executorch::extension::from_blob(data.data(), {info->sizes().begin(), info->sizes().end()},
-                                                      info->scalar_type());
+  const auto input =
+      executorch::extension::from_blob(data.data(), {info->sizes().begin(), info->sizes().end()}, info->scalar_type());
   const auto results = module.forward(input);
   if (!results.ok()) {
     std::fprintf(stderr, "forward: error %d\n", static_cast<int>(results.error()));
