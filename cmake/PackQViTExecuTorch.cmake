@@ -1,8 +1,15 @@
 # Provides the interface target packqvit_executorch: whatever ExecuTorch this build is given.
 #
-#   1. ExecuTorch is part of the same CMake build (add_subdirectory before ours): its own targets.
-#   2. executorch_DIR, or the installed Python package: executorch::runtime of the wheel (1.5 or later in 1.x).
+#   1. ExecuTorch is part of the same CMake build (add_subdirectory before ours): its own targets, executorch_core.
+#   2. An installed source build (`cmake --install` of ExecuTorch): the same bare names, from its package.
+#   3. The Python package: executorch::runtime of the wheel, 1.5 or later in 1.x.
+#
+# For 2 and 3 set executorch_DIR to the folder of executorch-config.cmake; without it, the Python package is looked for.
+# Also installed beside our package config, for which it does the same.
 
+if(TARGET packqvit_executorch)
+  return()
+endif()
 add_library(packqvit_executorch INTERFACE)
 
 if(NOT TARGET executorch_core AND NOT TARGET executorch::runtime)
@@ -21,12 +28,19 @@ if(NOT TARGET executorch_core AND NOT TARGET executorch::runtime)
                           "-Dexecutorch_DIR=<executorch package>/share/cmake.")
     endif()
     if(CMAKE_CROSSCOMPILING)
-      message(FATAL_ERROR "Cross compiling: unpack the target's executorch wheel and pass "
+      message(FATAL_ERROR "Cross compiling: pass -Dexecutorch_DIR=<where the target's ExecuTorch is installed>"
+                          "/lib/cmake/ExecuTorch, or unpack the target's executorch wheel and pass "
                           "-Dexecutorch_DIR=<unpacked>/executorch/share/cmake.")
     endif()
     set(executorch_DIR "${packqvit_executorch_root}/share/cmake" CACHE PATH "ExecuTorch's CMake package")
   endif()
-  find_package(executorch 1.5 REQUIRED COMPONENTS runtime)
+  # The package of a source build has neither a version file nor components.
+  find_package(executorch REQUIRED PATHS "${executorch_DIR}" NO_CMAKE_FIND_ROOT_PATH)
+  if(EXECUTORCH_BUILD_VERSION AND (EXECUTORCH_BUILD_VERSION VERSION_LESS 1.5 OR EXECUTORCH_BUILD_VERSION
+                                                                                VERSION_GREATER_EQUAL 2))
+    message(FATAL_ERROR "ExecuTorch ${EXECUTORCH_BUILD_VERSION} in ${executorch_DIR}: 1.5 or later in 1.x is needed")
+  endif()
+  message(STATUS "ExecuTorch ${EXECUTORCH_BUILD_VERSION} in ${executorch_DIR}")
 endif()
 
 if(TARGET executorch_core)
@@ -34,8 +48,7 @@ if(TARGET executorch_core)
   if(TARGET extension_threadpool)
     target_link_libraries(packqvit_executorch INTERFACE extension_threadpool)
   endif()
-else()
-  message(STATUS "ExecuTorch ${EXECUTORCH_BUILD_VERSION} in ${executorch_DIR}")
+elseif(TARGET executorch::runtime)
   target_link_libraries(packqvit_executorch INTERFACE executorch::runtime)
   if(SKBUILD)
     # The wheel finds the runtime relative to itself: the absolute path of the build's own ExecuTorch has no place in it.
@@ -47,4 +60,6 @@ else()
       endif()
     endforeach()
   endif()
+else()
+  message(FATAL_ERROR "The ExecuTorch package in ${executorch_DIR} has neither executorch_core nor executorch::runtime")
 endif()

@@ -44,7 +44,9 @@ add_custom_command(
 )
 add_custom_target(packqvit_schema_header DEPENDS "${packqvit_generated}/schema_generated.h")
 add_custom_target(packqvit_schema_python ALL DEPENDS "${packqvit_generated}/plan_generated.py")
-install(FILES "${packqvit_generated}/plan_generated.py" DESTINATION packqvit_delegate/serialization)
+if(SKBUILD)
+  install(FILES "${packqvit_generated}/plan_generated.py" DESTINATION packqvit_delegate/serialization)
+endif()
 
 add_library(packqvit_plan_schema INTERFACE)
 add_dependencies(packqvit_plan_schema packqvit_schema_header)

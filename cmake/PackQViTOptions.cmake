@@ -20,4 +20,7 @@ endif()
 # The wheel puts our library beside ExecuTorch's package; a build tree records where that lies.
 if(SKBUILD)
   set(CMAKE_INSTALL_RPATH "$ORIGIN/../../executorch/lib" "$ORIGIN/../lib")
+else()
+  set(CMAKE_INSTALL_RPATH "$ORIGIN" "$ORIGIN/../lib")
+  set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
 endif()

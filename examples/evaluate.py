@@ -16,7 +16,6 @@ from typing import Annotated
 import torch
 import typer
 from executorch.extension.pybindings import _C
-from executorch.runtime import Runtime
 from rich.markup import escape
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ def predict_program(program: Path, folder: ImageFolder, preprocessing: Preproces
     """Runs every image through a .pte, in several processes of one thread each.
 
     Args:
-        program: the .pte; its input is one float32 image, [1, 3, S, S].
+        program: the .pte; its input is one image, float32 or uint8 [1, 3, S, S], or uint8 [1, S, S, 3].
         folder: the images.
         preprocessing: with the size S.
         processes: how many; 1 stays in this process.
@@ -73,9 +72,12 @@ def _predict_in_worker(chunk: ImageFolder, preprocessing: Preprocessing) -> list
 
 
 def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocessing) -> list[int]:
+    takes = model.inputs()[0]
     labels: list[int] = []
     for batch in chunk.batches(1, preprocessing):
-        labels += model.run(batch.images)[0].argmax(1).tolist()
+        image = batch.pixels if takes.dtype == torch.uint8 else batch.images
+        results = model.run(image.permute(0, 2, 3, 1) if takes.channels_last else image)
+        labels += (results[0][:, 0] if len(results) == 2 else results[0].argmax(1)).tolist()  # 2: exported with top_k
     return labels
 
 
@@ -141,10 +143,15 @@ def main(
 
 
 def _image_size(program: Path) -> int:
-    runtime.load(program)  # says what is wrong with a program that does not load
-    shape = Runtime.get().load_program(program).metadata("forward").input_tensor_meta(0).sizes()
+    takes = runtime.load(program).inputs()[0]
+    shape = takes.shape
+    if len(shape) == 4 and takes.channels_last:
+        shape = (shape[0], shape[3], *shape[1:3])
     if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3]:
-        raise PackQViTError(f"{program} takes an input of the shape {list(shape)}; needed is one image, [1, 3, S, S]")
+        raise PackQViTError(
+            f"{program} takes an input of the shape {list(takes.shape)}; needed is one image, [1, 3, S, S], or "
+            "[1, S, S, 3] bytes"
+        )
     return shape[-1]
 
 

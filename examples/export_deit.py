@@ -31,6 +31,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub, else random."
+INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
 @app.command()
@@ -49,6 +50,9 @@ def main(
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
+    input: Annotated[Literal["float", "uint8"], typer.Option(help=INPUT_HELP)] = "float",
+    layout: Annotated[Literal["hwc", "chw"], typer.Option(help="Of uint8 inputs.")] = "hwc",
+    top_k: Annotated[int | None, typer.Option(help="Best classes and scores instead of all logits.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
     float_top1: Annotated[bool, typer.Option(help="Evaluate the float model as well.")] = True,
     processes: Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)] = os.cpu_count() or 1,
@@ -88,6 +92,8 @@ def main(
         config=config,
         method=CalibrationMethod(rounding=rounding),
         input_normalization=(preprocessing.mean, preprocessing.std),
+        byte_input=layout if input == "uint8" else None,
+        top_k=top_k,
         progress=progress,
     )
     program.save(output)
@@ -96,7 +102,7 @@ def main(
     table.add_row("weights", escape(loaded.weights))
     if evaluation_folder is not None:
         _evaluate(table, loaded.module if float_top1 else None, output, evaluation_folder, preprocessing, processes)
-    _describe(table, program, output, images[:1])
+    _describe(table, program, output)
     console.print(table)
 
 
@@ -147,12 +153,15 @@ def _evaluate(
         table.add_row("top-1 integer", top1(integer, folder.labels))
 
 
-def _describe(table: Table, program: Program, path: Path, image: Tensor) -> None:
+def _describe(table: Table, program: Program, path: Path) -> None:
     table.add_row(".pte", f"{escape(str(path))} ({size(path.stat().st_size)})")
     table.add_row("delegate calls", str(program.report.delegates))
     outside = [f"{item.operator}: {item.reason}" for item in program.report.outside]
     table.add_row("outside the delegate", escape("\n".join(outside)) or "nothing")
     model = runtime.load(path)
+    takes = model.inputs()[0]
+    image = torch.zeros(takes.shape, dtype=takes.dtype)
+    table.add_row("input", f"{takes.dtype} {list(takes.shape)}".removeprefix("torch."))
     seconds = []
     for _ in range(5):
         start = time.perf_counter()

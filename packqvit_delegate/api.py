@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
@@ -19,7 +19,14 @@ from .calibration import CalibrationMethod, calibrate
 from .config import QuantizationConfig
 from .errors import CalibrationError, PackQViTError, UnsupportedModelError
 from .partitioner import PackQViTPartitioner
-from .passes import canonicalize, equalize_layer_norm, fold_input_normalization, lower_to_integer
+from .passes import (
+    canonicalize,
+    equalize_layer_norm,
+    fold_input_normalization,
+    lower_to_integer,
+    rank_classes,
+    take_bytes,
+)
 from .passes.patterns import layer_name
 from .quantizer import PackQViTQuantizer
 from .report import DelegationReport, make_report
@@ -27,6 +34,7 @@ from .report import DelegationReport, make_report
 logger = logging.getLogger(__name__)
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...]
+ByteLayout = Literal["hwc", "chw"]
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 
@@ -65,6 +73,8 @@ def export(
     config: QuantizationConfig | None = None,
     method: CalibrationMethod | None = None,
     input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    byte_input: ByteLayout | None = None,
+    top_k: int | None = None,
     progress: Progress | None = None,
 ) -> Program:
     """Quantises a Vision Transformer by calibration and lowers it into one integer delegate call.
@@ -78,6 +88,11 @@ def export(
         config: All choices; replaces `bits` and `activation_bits`.
         method: How weights are rounded; None: CalibrationMethod().
         input_normalization: (mean, std) per channel when inputs are normalised pixels; see QuantizationConfig.
+        byte_input: The program takes RGB bytes, uint8 [B, H, W, 3] ("hwc") or [B, 3, H, W] ("chw"), and gives the bits
+            that it gives for the normalised image. Needs `input_normalization`; `model`, `example_inputs` and
+            `calibration` stay float.
+        top_k: The program gives the best classes, int32 [B, top_k], and their logits, float32 [B, top_k], best first,
+            instead of all logits.
         progress: Wraps long loops: progress(iterable, description, length).
 
     Returns:
@@ -90,8 +105,28 @@ def export(
     if input_normalization is not None:
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
-    integer = quantize(model, example_inputs, calibration, config, method=method, progress=progress)
-    return lower(integer, example_inputs)
+    _check_ends(config, byte_input, top_k)
+    integer_module = quantize(model, example_inputs, calibration, config, method=method, progress=progress)
+    if byte_input is not None:
+        assert config.input_normalization is not None
+        take_bytes(integer_module, *config.input_normalization, channels_last=byte_input == "hwc")
+        batch, channels, height, width = example_inputs[0].shape
+        shape = (batch, height, width, channels) if byte_input == "hwc" else (batch, channels, height, width)
+        example_inputs = (torch.zeros(shape, dtype=torch.uint8),)
+    if top_k is not None:
+        rank_classes(integer_module, top_k)
+    return lower(integer_module, example_inputs)
+
+
+def _check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None) -> None:
+    if byte_input not in (None, "hwc", "chw"):
+        raise PackQViTError(f"byte_input is {byte_input!r}, but must be 'hwc', 'chw' or None")
+    if byte_input is not None and config.input_normalization is None:
+        raise PackQViTError(
+            "byte_input needs input_normalization=(mean, std): without it nobody knows which number a byte stands for"
+        )
+    if top_k is not None and top_k < 1:
+        raise PackQViTError(f"top_k is {top_k}, but must be at least 1")
 
 
 def quantize(

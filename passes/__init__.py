@@ -12,10 +12,12 @@ from .hoist_token_select import hoist_token_select
 from .lower_to_integer import lower_to_integer
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
+from .rank_classes import rank_classes
 from .remove_in_place import remove_in_place
 from .remove_no_ops import remove_no_ops
 from .sink_layouts import sink_layouts
 from .split_qkv import split_qkv
+from .take_bytes import take_bytes
 from .verify_integer import FloatOperator, float_operators
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "match_attention",
     "normalize_unary",
     "orient_residual",
+    "rank_classes",
     "remove_in_place",
     "remove_no_ops",
     "sink_layouts",
     "split_qkv",
+    "take_bytes",
 ]

@@ -29,6 +29,8 @@ def _is_end(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and str(node.target) in (
         "packqvit.quantize.default",
         "packqvit.dequantize.default",
+        "packqvit.top_k.default",  # compare and copy dequantised scores, but do not compute
+        "packqvit.take_scores.default",
     )
 
 

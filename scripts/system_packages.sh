@@ -26,9 +26,13 @@ fi
 if [ "$purpose" = bench ]; then
   needs libbenchmark-dev test -f /usr/include/benchmark/benchmark.h
 fi
-if [ "$purpose" = bench-aarch64 ]; then
+if [ "$purpose" = test ] || [ "$purpose" = bench-aarch64 ]; then
   needs clang-19 command -v clang++-19
   needs llvm-19 command -v llvm-mca-19
+fi
+if [ "$purpose" = test ]; then
+  needs lld-19 command -v ld.lld-19
+  needs libc++-19-dev test -f /usr/lib/llvm-19/include/c++/v1/__config_site
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -11,10 +11,12 @@ const char kUsage[] =
     "usage: packqvit_runner --model M.pte [options]\n"
     "  --input FILE       raw little-endian input tensor; once for each input of the model, in order.\n"
     "                     Without it the inputs are pseudo-random, the same on every machine.\n"
+    "  --image FILE       a picture of the model's size, for models that take bytes: a binary PPM named *.ppm,\n"
+    "                     else raw bytes R, G, B of each pixel\n"
     "  --batch-file FILE  any number of inputs one behind the other, run in turn (models with one input)\n"
     "  --output FILE      writes the raw outputs, one behind the other\n"
     "  --labels FILE      class names, one a line\n"
-    "  --top K            classes to print for outputs of two axes (5)\n"
+    "  --top K            classes to print for outputs of two axes (5); a model exported with top-k has its own\n"
     "  --iterations N     measured runs (1)\n"
     "  --warmup W         runs before the measured ones (0)\n"
     "  --threads N        threads of ExecuTorch's pool (its own choice)\n"
@@ -41,6 +43,7 @@ RunnerArguments parse_arguments(int count, const char* const* words) {
   const std::map<std::string, std::function<void(const std::string&)>> options = {
       {"--model", [&](const std::string& word) { arguments.model = word; }},
       {"--input", [&](const std::string& word) { arguments.inputs.push_back(word); }},
+      {"--image", [&](const std::string& word) { arguments.image = word; }},
       {"--batch-file", [&](const std::string& word) { arguments.batch_file = word; }},
       {"--output", [&](const std::string& word) { arguments.output = word; }},
       {"--labels", [&](const std::string& word) { arguments.labels = word; }},
@@ -70,6 +73,9 @@ RunnerArguments parse_arguments(int count, const char* const* words) {
   if (arguments.iterations == 0) throw UsageError("--iterations needs at least 1");
   if (!arguments.batch_file.empty() && (!arguments.inputs.empty() || iterations_given)) {
     throw UsageError("--batch-file goes with neither --input nor --iterations");
+  }
+  if (!arguments.image.empty() && (!arguments.inputs.empty() || !arguments.batch_file.empty())) {
+    throw UsageError("--image goes with neither --input nor --batch-file");
   }
   return arguments;
 }

@@ -10,6 +10,7 @@ namespace packqvit {
 struct RunnerArguments {
   std::string model;
   std::vector<std::string> inputs;
+  std::string image;
   std::string batch_file;
   std::string output;
   std::string labels;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "runner/arguments.h"
+#include "runner/image.h"
 #include "runner/model.h"
 #include "runner/peak_memory.h"
 #include "runner/region.h"
@@ -42,6 +43,11 @@ void print_memory() {
   }
 }
 
+void print_class(size_t index, double score, const std::vector<std::string>& labels) {
+  const std::string label = index < labels.size() ? "  " + labels[index] : "";
+  std::printf("%5zu  %10.5f%s\n", index, score, label.c_str());
+}
+
 void print_top(const RawTensor& scores, size_t row, size_t top, const std::vector<std::string>& labels) {
   const size_t classes = static_cast<size_t>(scores.shape[1]);
   std::vector<size_t> order(classes);
@@ -51,9 +57,35 @@ void print_top(const RawTensor& scores, size_t row, size_t top, const std::vecto
   const size_t shown = std::min(top, classes);
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(shown), order.end(), before);
   order.resize(shown);
-  for (const size_t index : order) {
-    const std::string label = index < labels.size() ? "  " + labels[index] : "";
-    std::printf("%5zu  %10.5f%s\n", index, score(index), label.c_str());
+  for (const size_t index : order) print_class(index, score(index), labels);
+}
+
+// Of a model that ranks its classes itself.
+void print_ranked(const RawTensor& indices, const RawTensor& scores, size_t row,
+                  const std::vector<std::string>& labels) {
+  const size_t count = static_cast<size_t>(indices.shape[1]);
+  for (size_t i = row * count; i < (row + 1) * count; ++i) {
+    print_class(static_cast<size_t>(static_cast<int64_t>(indices.number(i))), scores.number(i), labels);
+  }
+}
+
+bool is_ranked(const std::vector<RawTensor>& outputs) {
+  return outputs.size() == 2 && outputs[0].type == executorch::aten::ScalarType::Int &&
+         outputs[1].type == executorch::aten::ScalarType::Float && outputs[0].shape == outputs[1].shape;
+}
+
+void print_classes(const std::vector<RawTensor>& outputs, const RunnerArguments& arguments) {
+  if (outputs.empty() || outputs[0].shape.size() != 2) return;
+  const std::vector<std::string> labels =
+      arguments.labels.empty() ? std::vector<std::string>{} : read_lines(arguments.labels);
+  const size_t rows = static_cast<size_t>(outputs[0].shape[0]);
+  for (size_t row = 0; row < rows; ++row) {
+    if (rows > 1) std::printf("row %zu\n", row);
+    if (is_ranked(outputs)) {
+      print_ranked(outputs[0], outputs[1], row, labels);
+    } else {
+      print_top(outputs[0], row, arguments.top, labels);
+    }
   }
 }
 
@@ -72,8 +104,20 @@ void set_inputs(Model& model, const std::vector<std::string>& files) {
   }
 }
 
+void set_image(Model& model, const std::string& path) {
+  if (model.inputs().size() != 1) {
+    throw std::runtime_error("--image needs a model with one input, this one has " +
+                             std::to_string(model.inputs().size()));
+  }
+  model.set_input(0, read_image(path, model.inputs()[0]), path);
+}
+
 void run_once(Model& model, const RunnerArguments& arguments, Bytes& all_outputs) {
-  set_inputs(model, arguments.inputs);
+  if (arguments.image.empty()) {
+    set_inputs(model, arguments.inputs);
+  } else {
+    set_image(model, arguments.image);
+  }
   for (size_t i = 0; i < arguments.warmup; ++i) model.run();
   std::vector<double> milliseconds;
   for (size_t i = 0; i < arguments.iterations; ++i) milliseconds.push_back(run_timed(model));
@@ -81,15 +125,7 @@ void run_once(Model& model, const RunnerArguments& arguments, Bytes& all_outputs
 
   const std::vector<RawTensor> outputs = model.outputs();
   for (size_t i = 0; i < outputs.size(); ++i) std::printf("output %zu: %s\n", i, describe(outputs[i]).c_str());
-  if (!outputs.empty() && outputs[0].shape.size() == 2) {
-    const std::vector<std::string> labels =
-        arguments.labels.empty() ? std::vector<std::string>{} : read_lines(arguments.labels);
-    const size_t rows = static_cast<size_t>(outputs[0].shape[0]);
-    for (size_t row = 0; row < rows; ++row) {
-      if (rows > 1) std::printf("row %zu\n", row);
-      print_top(outputs[0], row, arguments.top, labels);
-    }
-  }
+  print_classes(outputs, arguments);
   print_latency(milliseconds);
 }
 

@@ -5,6 +5,7 @@ what every native kernel produces.
 """
 
 from .attention import attention_scores, attention_values, softmax
+from .ends import pixel_codes, take_scores, top_k
 from .layer_norm import layer_norm
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
@@ -24,8 +25,11 @@ __all__ = [
     "lookup_table",
     "mean_tokens",
     "patch_embedding",
+    "pixel_codes",
     "quantize",
     "quantize_probabilities",
     "select_tokens",
     "softmax",
+    "take_scores",
+    "top_k",
 ]

@@ -1,8 +1,17 @@
 """The backend in ExecuTorch's Python runtime: importing this registers it."""
 
 from .library import executable_path, library_path, load_library, selected_tier, supported_tiers
-from .model import Model, load
+from .model import Model, TensorType, load
 
 load_library()
 
-__all__ = ["Model", "executable_path", "library_path", "load", "load_library", "selected_tier", "supported_tiers"]
+__all__ = [
+    "Model",
+    "TensorType",
+    "executable_path",
+    "library_path",
+    "load",
+    "load_library",
+    "selected_tier",
+    "supported_tiers",
+]

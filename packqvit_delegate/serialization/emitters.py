@@ -196,3 +196,29 @@ def emit_mean_tokens(plan: PlanBuilder, node: Node) -> fb.MeanTokensT:
     table.x, table.bias = plan.read(x), plan.constant(bias)
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
     return table
+
+
+@emits("pixel_codes")
+def emit_pixel_codes(plan: PlanBuilder, node: Node) -> fb.PixelCodesT:
+    """packqvit.pixel_codes."""
+    x, channels_last = node.args
+    table = fb.PixelCodesT()
+    table.x, table.channelsLast = plan.read(x), channels_last
+    return table
+
+
+@emits("top_k")
+def emit_top_k(plan: PlanBuilder, node: Node) -> fb.TopKT:
+    """packqvit.top_k; k is the last axis of the output."""
+    table = fb.TopKT()
+    table.x = plan.read(node.args[0])
+    return table
+
+
+@emits("take_scores")
+def emit_take_scores(plan: PlanBuilder, node: Node) -> fb.TakeScoresT:
+    """packqvit.take_scores."""
+    x, index = node.args
+    table = fb.TakeScoresT()
+    table.x, table.index = plan.read(x), plan.read(index)
+    return table

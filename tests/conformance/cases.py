@@ -277,6 +277,37 @@ def dequantize(r: Random) -> Iterator[Case]:
         yield x, scale[:1], 0 if dtype == torch.int32 else -5, 0
 
 
+def pixel_codes(r: Random) -> Iterator[Case]:
+    every_byte = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
+    for channels_last in (True, False):
+        yield Input(every_byte), channels_last
+        yield Input(r.integers(0, 255, (2, 5, 7, 3), torch.uint8)), channels_last
+        yield Input(r.integers(0, 255, (1, 3, 97, 101), torch.uint8)), channels_last
+        yield Input(r.integers(0, 255, (1, 97, 101, 3), torch.uint8)), channels_last
+
+
+def _scores(r: Random) -> torch.Tensor:
+    """Rows with many equal scores, all of them equal, in order, in reverse, and the special numbers."""
+    row = torch.arange(1000, dtype=torch.float32)
+    ties = torch.randint(-3, 4, (2, 1000), generator=r.generator).float()
+    special = torch.full((1000,), -1.0)
+    special[::97] = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1e-45, -1e-45, 3e38, -3e38, 2.0, 2.0, 0.0])
+    return torch.stack([*ties, torch.zeros(1000), row, -row, special])
+
+
+def top_k(r: Random) -> Iterator[Case]:
+    for k in (1, 5, 37):
+        yield Input(_scores(r)), k
+        yield Input(torch.randn(2, 3, 41, generator=r.generator)), k
+    yield Input(torch.randn(3, 5, generator=r.generator)), 5
+
+
+def take_scores(r: Random) -> Iterator[Case]:
+    for k in (1, 5):
+        yield Input(_scores(r)), Input(r.integers(0, 999, (6, k), torch.int32))
+    yield Input(torch.randn(2, 3, 4, generator=r.generator)), Input(r.integers(0, 3, (2, 3, 4), torch.int32))
+
+
 FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "quantize": (ops.quantize.default, quantize),
     "dequantize": (ops.dequantize.default, dequantize),
@@ -291,6 +322,9 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "lookup_table": (ops.lookup_table.default, lookup_table),
     "select_tokens": (ops.select_tokens.default, select_tokens),
     "mean_tokens": (ops.mean_tokens.default, mean_tokens),
+    "pixel_codes": (ops.pixel_codes.default, pixel_codes),
+    "top_k": (ops.top_k.default, top_k),
+    "take_scores": (ops.take_scores.default, take_scores),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from PIL import Image
@@ -105,3 +107,27 @@ def test_evaluate_refuses(run, arguments, reason):
     code, output, result = run(evaluate.app, arguments)
     assert code == 1, result.exception
     assert reason in output
+
+
+def test_bytes_and_best_classes(run, tmp_path):
+    """--input uint8 --top-k through export, evaluation and the program's own description."""
+    torch.manual_seed(0)
+    save_file(VisionTransformer(ViTConfig(image_size=224, num_classes=12)).state_dict(), tmp_path / "w.safetensors")
+    arguments = "--weights w.safetensors --calibration plain --calibration-images 2 --processes 1 --bits 8"
+    found = []
+    for options in ("", "--input uint8 --top-k 3", "--input uint8 --layout chw"):
+        code, output, result = run(export_deit.app, f"{arguments} --evaluate labelled --output m.pte {options}")
+        assert code == 0, result.exception
+        found.append(output)
+        code, evaluated, result = run(evaluate.app, "m.pte --data labelled --model deit_tiny --processes 1")
+        assert code == 0, result.exception
+        top1 = re.search(r"top-1 integer (.*?\))", output)
+        assert top1 is not None and top1[1] in evaluated
+    assert "float32 [1, 3, 224, 224]" in found[0]
+    assert "uint8 [1, 224, 224, 3]" in found[1]
+    assert "uint8 [1, 3, 224, 224]" in found[2]
+
+
+def test_too_many_best_classes(run, no_export, tmp_path):
+    code, output, _ = run(export_deit.app, "--weights random --top-k 0")
+    assert code == 2 and "--top-k" in output

@@ -306,6 +306,40 @@ bool check(NodeChecker& checker, const plan::MeanTokens& op) {
          check_grid_limit(checker, output->type, *op.requantizer());
 }
 
+bool check(NodeChecker& checker, const plan::PixelCodes& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::UInt8}) ||
+      !checker.has_type(*output, "output", {DataType::Int8}) || !checker.has_rank(*x, "x", 4)) {
+    return false;
+  }
+  return checker.has_shape(*output, "output",
+                           op.channels_last() ? Shape{x->dim(0), x->dim(3), x->dim(1), x->dim(2)} : x->shape);
+}
+
+// Rows of k best of float32 scores.
+bool check_best(const NodeChecker& checker, const Value& scores, const Value& best, const char* what) {
+  return checker.has_type(scores, "x", {DataType::Float32}) && checker.at_most("k", best.last(), scores.last()) &&
+         checker.has_rows(best, what, scores.size() / scores.last(), best.last());
+}
+
+bool check(NodeChecker& checker, const plan::TopK& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  return x != nullptr && output != nullptr && checker.has_type(*output, "output", {DataType::Int32}) &&
+         check_best(checker, *x, *output, "output");
+}
+
+bool check(NodeChecker& checker, const plan::TakeScores& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* index = checker.read(op.index(), "index");
+  const Value* output = checker.write(op.output());
+  return x != nullptr && index != nullptr && output != nullptr &&
+         checker.has_type(*index, "index", {DataType::Int32}) &&
+         checker.has_type(*output, "output", {DataType::Float32}) && check_best(checker, *x, *index, "index") &&
+         checker.has_rows(*output, "output", index->size() / index->last(), index->last());
+}
+
 // The scores and the softmax of an attention, to be traced under their own names.
 bool check_parts(const NodeChecker& checker, const plan::Node& node) {
   const size_t parts = node.parts() != nullptr ? node.parts()->size() : 0;
@@ -341,6 +375,12 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_MeanTokens());
     case plan::Operator::Attention:
       return verdict(node.op_as_Attention());
+    case plan::Operator::PixelCodes:
+      return verdict(node.op_as_PixelCodes());
+    case plan::Operator::TopK:
+      return verdict(node.op_as_TopK());
+    case plan::Operator::TakeScores:
+      return verdict(node.op_as_TakeScores());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));

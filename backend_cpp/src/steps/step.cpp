@@ -30,6 +30,12 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_MeanTokens());
     case plan::Operator::Attention:
       return make_step(context, *node.op_as_Attention(), node);
+    case plan::Operator::PixelCodes:
+      return make_step(context, *node.op_as_PixelCodes());
+    case plan::Operator::TopK:
+      return make_step(context, *node.op_as_TopK());
+    case plan::Operator::TakeScores:
+      return make_step(context, *node.op_as_TakeScores());
     case plan::Operator::NONE:
       break;
   }

@@ -64,6 +64,9 @@ StepResult make_step(const BuildContext& context, const plan::LayerNorm& op);
 StepResult make_step(const BuildContext& context, const plan::LookupTable& op);
 StepResult make_step(const BuildContext& context, const plan::SelectTokens& op);
 StepResult make_step(const BuildContext& context, const plan::MeanTokens& op);
+StepResult make_step(const BuildContext& context, const plan::PixelCodes& op);
+StepResult make_step(const BuildContext& context, const plan::TopK& op);
+StepResult make_step(const BuildContext& context, const plan::TakeScores& op);
 
 // The step of a node, whatever its operator.
 StepResult make_step(const BuildContext& context, const plan::Node& node);
