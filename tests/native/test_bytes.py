@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import aarch64_command, host_command
 from models import MICRO, plain_model
 from native.test_bits import run, runner_logits
 from packqvit_delegate import Program, export, runtime
@@ -156,8 +158,16 @@ def vit_tiny(data_root) -> tuple[Program, torch.Tensor, np.ndarray]:
     return byte_program, pixels, torch.cat(logits).numpy()
 
 
+MACHINES = [
+    pytest.param(partial(host_command, ""), id="host-best"),
+    pytest.param(partial(host_command, "reference"), id="host-reference"),
+    pytest.param(partial(aarch64_command, "max,sme=off"), id="aarch64-max,sme=off", marks=pytest.mark.aarch64),
+]  # the quick ones: test_logits_of_bytes runs on all
+
+
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.parametrize("native", MACHINES, indirect=True)
 def test_vit_tiny_on_the_bytes_of_real_pictures(native, vit_tiny, tmp_path: Path):
     program, pixels, expected = vit_tiny
     np.testing.assert_array_equal(runner_logits(native, program, laid_out(pixels, "hwc"), tmp_path), expected)
