@@ -20,17 +20,17 @@
 namespace packqvit::comparison {
 namespace {
 
-constexpr size_t kRows = 8;
+constexpr size_t kRows = 6;  // with 8 rows, compilers spill
+constexpr size_t kHalf = kRows / 2;
 constexpr size_t kColumns = 16;  // two for each lane: c and c + 8
 constexpr size_t kLanes = 8;
 constexpr size_t kStep = 8;       // k of one turn of the loop: a vector of int16 of each row
 constexpr size_t kMaxSteps = 64;  // 512 k: 63 x 512 = 32256 fits into 16 bits
 
-// Half of the rows of a tile, for two k: the products of 4 rows take turns.
+// Half of the rows of a tile, for two k: the products of 3 rows take turns.
 template <int kLane, size_t kFirst>
 inline void multiply_pair(const int16x8_t (&x)[kRows], int16x8_t w0, int16x8_t w1, int16x8_t (&whole)[kRows],
                           int16x8_t (&upper)[kRows]) {
-  constexpr size_t kHalf = kRows / 2;
   int16x8_t product[kHalf];
   for (size_t i = 0; i < kHalf; ++i) product[i] = vmulq_laneq_s16(w0, x[kFirst + i], kLane);
   for (size_t i = 0; i < kHalf; ++i) product[i] = vmlaq_laneq_s16(product[i], w1, x[kFirst + i], kLane + 1);
@@ -38,7 +38,7 @@ inline void multiply_pair(const int16x8_t (&x)[kRows], int16x8_t w0, int16x8_t w
   for (size_t i = 0; i < kHalf; ++i) whole[kFirst + i] = vaddq_s16(whole[kFirst + i], product[i]);
 }
 
-// sums[8][16] from a[steps][8][8] and b[steps][8][8 lanes]; written or, behind the first piece of k, added.
+// sums[6][16] from a[steps][6][8] and b[steps][8][8 lanes]; written or, behind the first piece of k, added.
 __attribute__((noinline)) void multiply_tile(const int16_t* a, const int16_t* b, size_t steps, bool add,
                                              int32_t* sums) {
   int16x8_t whole[kRows];
@@ -46,18 +46,18 @@ __attribute__((noinline)) void multiply_tile(const int16_t* a, const int16_t* b,
   for (size_t i = 0; i < kRows; ++i) whole[i] = upper[i] = vdupq_n_s16(0);
   const int16_t* const end = b + steps * kStep * kLanes;
   do {
-    PACKQVIT_MCA_BEGIN("two_in_lane_8x16 route=two_in_lane macs=1024");
+    PACKQVIT_MCA_BEGIN("two_in_lane_6x16 route=two_in_lane macs=768");
     int16x8_t x[kRows];
     for (size_t i = 0; i < kRows; ++i) x[i] = vld1q_s16(a + i * kStep);
     const auto weights = [b](size_t k) { return vld1q_s16(b + k * kLanes); };
     multiply_pair<0, 0>(x, weights(0), weights(1), whole, upper);
-    multiply_pair<0, 4>(x, weights(0), weights(1), whole, upper);
+    multiply_pair<0, kHalf>(x, weights(0), weights(1), whole, upper);
     multiply_pair<2, 0>(x, weights(2), weights(3), whole, upper);
-    multiply_pair<2, 4>(x, weights(2), weights(3), whole, upper);
+    multiply_pair<2, kHalf>(x, weights(2), weights(3), whole, upper);
     multiply_pair<4, 0>(x, weights(4), weights(5), whole, upper);
-    multiply_pair<4, 4>(x, weights(4), weights(5), whole, upper);
+    multiply_pair<4, kHalf>(x, weights(4), weights(5), whole, upper);
     multiply_pair<6, 0>(x, weights(6), weights(7), whole, upper);
-    multiply_pair<6, 4>(x, weights(6), weights(7), whole, upper);
+    multiply_pair<6, kHalf>(x, weights(6), weights(7), whole, upper);
     a += kRows * kStep;
     b += kStep * kLanes;
     PACKQVIT_MCA_END();
@@ -73,7 +73,7 @@ __attribute__((noinline)) void multiply_tile(const int16_t* a, const int16_t* b,
   }
 }
 
-// Rows to int16 [k / 8][8][8], zero beyond k.
+// Rows to int16 [k / 8][6][8], zero beyond k.
 void pack_tile(const int8_t* x, size_t rows, size_t k, size_t padded_k, int16_t* packed) {
   std::fill_n(packed, kRows * padded_k, int16_t{0});
   for (size_t i = 0; i < rows; ++i) {
