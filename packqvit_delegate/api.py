@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
@@ -28,6 +28,7 @@ from .passes import (
     take_bytes,
 )
 from .passes.patterns import layer_name
+from .progress import Progress, silent
 from .quantizer import PackQViTQuantizer
 from .report import DelegationReport, make_report
 
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...]
 ByteLayout = Literal["hwc", "chw"]
-Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def quantize(
     Raises:
         PackQViTError: As `export`.
     """
-    progress = progress or _silent
+    progress = progress or silent
     check_weights(model)
     batches = _Batches(calibration, example_inputs)
     module = capture(model, example_inputs)
@@ -219,10 +219,6 @@ def check_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise PackQViTError(f"{name} holds NaN or infinite values; the checkpoint is damaged or training diverged")
-
-
-def _silent(items: Iterable[Any], description: str, length: int | None) -> Iterable[Any]:
-    return items
 
 
 _CHUNK = 16

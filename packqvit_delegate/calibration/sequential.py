@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,14 +13,13 @@ from torch.fx import GraphModule, Node
 from ..errors import CalibrationError, PackQViTError
 from ..passes.equalize_layer_norm import STEP
 from ..passes.graph import add_constant, aten, constant, is_call, is_constant, is_trainable
+from ..progress import Progress, silent
 from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
 from ..row_sample import NOTHING_OBSERVED
 from .branches import branch_behind, sample_rows, stream_before
 from .breadth_first import Stream, last_uses
 from .rounding import gptq_with_scales, weighted_scales
 from .statistics import InputMoments
-
-Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +72,7 @@ def calibrate(
     """
     if not batches:
         raise CalibrationError(NOTHING_OBSERVED)
-    _Calibrator(prepared, batches, batch_size, method or CalibrationMethod()).run(progress or _silent)
-
-
-def _silent(items: Iterable[Any], description: str, length: int | None) -> Iterable[Any]:
-    return items
+    _Calibrator(prepared, batches, batch_size, method or CalibrationMethod()).run(progress or silent)
 
 
 class _Calibrator:
@@ -139,23 +134,16 @@ class _Calibrator:
     def _weighted_rows(self, value: Node, functions: list[Node], linear: Node) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of a value on the way into the residual stream: an even sample, and all with extreme values.
 
-        A row's error counts by one over the variance of the token that it becomes part of, see `_row_weights`.
+        A row's error counts by one over the variance of the token that it becomes part of, see `_token_variances`.
         """
         inputs = self._stream[value]
         for function in functions:
             assert callable(function.target)
             inputs = [function.target(x, *function.args[1:], **function.kwargs) for x in inputs]
-        weight: Any = linear.args[1]
-        matrix = constant(self._module, weight.args[0])
-        stream = stream_before(linear)
-        assert stream is not None
-        pairs = zip(self._stream[stream], inputs, strict=True)
-        variance = torch.cat(
-            [(before + nn.functional.linear(x, matrix)).var(-1, correction=0).flatten() for before, x in pairs]
-        )
+        variance = torch.cat([v.flatten() for v in self._token_variances(linear, inputs)])
         rows = torch.cat([x.flatten(0, -2) for x in self._stream[value]])
         chosen, counts = sample_rows(rows)
-        return rows[chosen], counts / variance[chosen].clamp_min(1e-12)
+        return rows[chosen], counts / variance[chosen]
 
     def _importance(self, observed: Node) -> torch.Tensor | None:
         """What an error of each channel costs behind the linears that read it: the energy of its weights."""
@@ -176,7 +164,7 @@ class _Calibrator:
         bias_node: Any = node.args[2] if len(node.args) > 2 else None
         corrects = bias_node is not None and self._method.bias_correction
         moments = InputMoments(weight.shape[1])
-        for x, row_weight in zip(self._stream[source], self._row_weights(node, weight), strict=True):
+        for x, row_weight in zip(self._stream[source], self._row_weights(node), strict=True):
             moments.add(x, row_weight)
         codes, scales = self._round(weight, moments.hessian(corrects), observer.quant_max)
         rounded = codes * scales.unsqueeze(1)
@@ -187,18 +175,25 @@ class _Calibrator:
             bias = constant(self._module, bias_node).double() + (weight - rounded) @ moments.mean()
             self._replace(node, 2, bias.float())
 
-    def _row_weights(self, node: Node, weight: torch.Tensor) -> list[torch.Tensor | None]:
-        """For a branch of the residual stream: one over the variance of what a token becomes.
+    def _row_weights(self, linear: Node) -> list[torch.Tensor | None]:
+        """For a branch of the residual stream one over `_token_variances`; else None: all rows count alike."""
+        source = linear.args[0]
+        assert isinstance(source, Node)
+        if stream_before(linear) is None:
+            return [None] * len(self._stream[source])
+        return [1.0 / variance for variance in self._token_variances(linear, self._stream[source])]
+
+    def _token_variances(self, linear: Node, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Variance of what a token becomes when a linear with these inputs is added into the residual stream.
 
         That is what the next LayerNorm divides it by. Without it, the few tokens with massive activations decide all.
         """
-        stream, source = stream_before(node), node.args[0]
-        assert isinstance(source, Node)
-        if stream is None:
-            return [None] * len(self._stream[source])
-        pairs = zip(self._stream[stream], self._stream[source], strict=True)
-        tokens = (before + nn.functional.linear(x, weight.float()) for before, x in pairs)
-        return [1.0 / token.var(-1, correction=0).clamp_min(1e-12) for token in tokens]
+        stream, observed = stream_before(linear), linear.args[1]
+        assert stream is not None and isinstance(observed, Node)
+        weight = constant(self._module, observed.args[0])
+        pairs = zip(self._stream[stream], inputs, strict=True)
+        tokens = (before + nn.functional.linear(x, weight) for before, x in pairs)
+        return [token.var(-1, correction=0).clamp_min(1e-12) for token in tokens]
 
     def _round(self, weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self._method.rounding == "gptq":
