@@ -143,23 +143,51 @@ def quantize(
     Raises:
         PackQViTError: As `export`.
     """
+    batches = Batches(calibration, example_inputs)
+    module = float_graph(model, example_inputs, batches, config, progress)
+    return lower_to_integer(convert_pt2e(calibrated(module, batches, config, method, progress)))
+
+
+def float_graph(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    batches: Batches,
+    config: QuantizationConfig,
+    progress: Progress | None = None,
+) -> GraphModule:
+    """The canonical float graph whose weights and values get codes: the same function as the model.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
     progress = progress or silent
     check_weights(model)
-    batches = _Batches(calibration, example_inputs)
-    module = capture(model, example_inputs)
-    module = canonicalize(module)
+    module = canonicalize(capture(model, example_inputs))
     if config.input_normalization is not None:
         fold_input_normalization(module, config.input_normalization[1])
-    quantizer = PackQViTQuantizer(config=config)
-    quantizer.check(module)
+    PackQViTQuantizer(config=config).check(module)
 
     def norm_bits(node: Node) -> int:
         return config.activation_bits_of(layer_name(node))
 
-    equalize_layer_norm(module, progress(batches, "equalising", len(batches)), norm_bits)
-    prepared = prepare_pt2e(module, quantizer)
-    calibrate(prepared, batches.chunks(), batches.size, method, progress)
-    return lower_to_integer(convert_pt2e(prepared))
+    return equalize_layer_norm(module, progress(batches, "equalising", len(batches)), norm_bits)
+
+
+def calibrated(
+    module: GraphModule,
+    batches: Batches,
+    config: QuantizationConfig,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+) -> GraphModule:
+    """A float graph with observers whose grids are decided, and with rounded weights; `module` is consumed.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    prepared = prepare_pt2e(module, PackQViTQuantizer(config=config))
+    calibrate(prepared, batches.chunks(), batches.size, method, progress or silent)
+    return prepared
 
 
 def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> Program:
@@ -221,11 +249,11 @@ def check_weights(model: nn.Module) -> None:
             raise PackQViTError(f"{name} holds NaN or infinite values; the checkpoint is damaged or training diverged")
 
 
-_CHUNK = 16
+CHUNK = 16
 """Images that calibration runs at once where the program takes one."""
 
 
-class _Batches:
+class Batches:
     """Calibration data cut to the batch size of the program; can be run over more than once."""
 
     def __init__(self, calibration: Iterable[Batch], example_inputs: tuple[torch.Tensor, ...]) -> None:
@@ -249,7 +277,7 @@ class _Batches:
         if self.size > 1:
             return list(self)
         joined = tuple(torch.cat(tensors) for tensors in zip(*self._batches, strict=True))
-        return list(zip(*(tensor.split(_CHUNK) for tensor in joined), strict=True))
+        return list(zip(*(tensor.split(CHUNK) for tensor in joined), strict=True))
 
     def __len__(self) -> int:
         return self._length

@@ -22,6 +22,7 @@ from .graph import (
     is_call,
     is_constant,
     is_trainable,
+    keep_module,
     linear_parameters,
     reshape,
     scaling,
@@ -186,10 +187,11 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
         if bias is not None and bool(bias.any()):
             name = f"{result.name}_bias"
             node = call(graph_module, aten.add.Tensor, node, add_constant(graph_module, bias, name, scores.trainable))
-        node = call(graph_module, aten.softmax.int, node, -1)
+        node = keep_module(call(graph_module, aten.softmax.int, node, -1), result)
         node = call(graph_module, aten.matmul.default, node, v)
         node = call(graph_module, aten.permute.default, node, [0, 2, 1, 3])
         node = reshape(graph_module, node, [batch, tokens, shape_of(node)[2] * shape_of(node)[3]])
+        keep_module(node, result)
         placed = place_rows(graph_module, node, output.positions)
     if not torch.equal(output.columns, torch.arange(len(output.columns))):
         _reorder_columns(graph_module, output)

@@ -12,6 +12,7 @@ from .graph import (
     is_call,
     is_constant,
     is_trainable,
+    keep_module,
     linear_parameters,
     shape_of,
 )
@@ -40,7 +41,7 @@ def fold_layer_scale(graph_module: GraphModule) -> GraphModule:
             args = [add_constant(graph_module, weight * gamma[:, None], f"{linear.args[1].target}_scaled", trainable)]  # type: ignore[union-attr]
             if bias is not None:
                 args.append(add_constant(graph_module, bias * gamma, f"{linear.args[2].target}_scaled", trainable))  # type: ignore[union-attr]
-            folded = call(graph_module, aten.linear.default, linear.args[0], *args)
+            folded = keep_module(call(graph_module, aten.linear.default, linear.args[0], *args), linear)
         node.replace_all_uses_with(folded)
     return clean_up(graph_module)
 

@@ -117,6 +117,14 @@ def call(graph_module: GraphModule, target: Callable[..., Any], *args: Argument,
     return node
 
 
+def keep_module(node: Node, source: Node) -> Node:
+    """Lets a new node tell the module and the source line of the one that it replaces; returns it."""
+    for key in ("nn_module_stack", "from_node", "stack_trace"):
+        if key in source.meta:
+            node.meta[key] = source.meta[key]
+    return node
+
+
 def reshape(graph_module: GraphModule, node: Node, shape: Iterable[int]) -> Node:
     """Inserts a reshape to `shape`, or returns `node` when it has that shape."""
     sizes = list(shape)
@@ -157,16 +165,11 @@ def add_linear(graph_module: GraphModule, like: Node, weight: Tensor, bias: Tens
     trainable = is_trainable(graph_module, *like.args)
     new_weight = add_constant(graph_module, weight, f"{weight_node.target}_{suffix}", trainable)  # type: ignore[union-attr]
     if bias is None:
-        return call(graph_module, aten.linear.default, x, new_weight)
+        return keep_module(call(graph_module, aten.linear.default, x, new_weight), like)
     bias_node = like.args[2] if len(like.args) > 2 else None
     name = bias_node.target if is_constant(bias_node) else f"{weight_node.target}_bias"  # type: ignore[union-attr]
-    return call(
-        graph_module,
-        aten.linear.default,
-        x,
-        new_weight,
-        add_constant(graph_module, bias, f"{name}_{suffix}", trainable),
-    )
+    new_bias = add_constant(graph_module, bias, f"{name}_{suffix}", trainable)
+    return keep_module(call(graph_module, aten.linear.default, x, new_weight, new_bias), like)
 
 
 def linear_parameters(graph_module: GraphModule, node: Node) -> tuple[Tensor, Tensor | None] | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from .graph import aten, call, clean_up, has_tensor, scalar_value, shape_of
+from .graph import aten, call, clean_up, has_tensor, keep_module, scalar_value, shape_of
 
 _POINTWISE = {
     aten.add.Tensor,
@@ -52,7 +52,8 @@ def normalize_unary(graph_module: GraphModule) -> GraphModule:
         for target, kwargs, function in _CANDIDATES:
             if torch.allclose(result, function(grid), rtol=0, atol=_TOLERANCE):
                 with graph_module.graph.inserting_before(node):
-                    node.replace_all_uses_with(call(graph_module, target, source, **kwargs))
+                    function_node = keep_module(call(graph_module, target, source, **kwargs), node)
+                    node.replace_all_uses_with(function_node)
                 break
     return clean_up(graph_module)
 

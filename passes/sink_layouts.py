@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import aten, call, clean_up, find, has_tensor, shape_of
+from .graph import aten, call, clean_up, find, has_tensor, keep_module, shape_of
 from .layout import index_map, is_bijective, place_rows, row_positions, trace
 
 _ROWWISE = (
@@ -39,6 +39,7 @@ def sink_layouts(graph_module: GraphModule) -> GraphModule:
         with graph_module.graph.inserting_before(node):
             args = (*sources, *node.args[len(sources) :])
             computed = call(graph_module, node.target, *args, **node.kwargs)  # type: ignore[arg-type]
+            keep_module(computed, node)
             placed = place_rows(graph_module, computed, positions[0])
         if placed is not None:
             node.replace_all_uses_with(placed)

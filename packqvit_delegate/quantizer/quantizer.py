@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from ..config import QuantizationConfig
-from ..errors import UnsupportedModelError
+from ..errors import PackQViTError, UnsupportedModelError
 from ..passes.attention import Attention
 from ..passes.canonicalize import canonicalize
 from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
@@ -89,7 +90,9 @@ class PackQViTQuantizer(Quantizer):
 
         Raises:
             UnsupportedModelError: There is no attention in the model.
+            PackQViTError: An override of the configuration is for a layer that the model does not have.
         """
+        self._check_overrides(model)
         if next(attentions(model), None) is None:
             if find(model, aten.dropout.default):
                 raise UnsupportedModelError(
@@ -101,6 +104,22 @@ class PackQViTQuantizer(Quantizer):
                 "Vision Transformer to run in integers; supported are ViT and DeiT from timm, Hugging Face and "
                 "plain PyTorch"
             )
+
+    def _check_overrides(self, model: GraphModule) -> None:
+        values = {attention.output for attention in attentions(model)}
+        values.update(find(model, aten.layer_norm.default, aten.mean.dim, *UNARY_FUNCTIONS))
+        layers = {
+            "weight_bits": {layer_name(n) for n in find(model, aten.linear.default, aten.conv2d.default)},
+            "activation_bits": {layer_name(n) for n in values},
+        }
+        for pattern, override in self.config.overrides.items():
+            for field, names in layers.items():
+                if getattr(override, field) is None or any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                    continue
+                raise PackQViTError(
+                    f"the override {pattern!r} sets {field}, but no layer of the model with {field} has such a name; "
+                    f"there are, for example, {', '.join(sorted(names)[:4])}"
+                )
 
     def validate(self, model: GraphModule) -> None:
         """Nothing beyond what annotate checks."""

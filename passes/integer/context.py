@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
 
 from ..codes import is_dequantize, is_quantize
-from ..graph import add_constant, call, constant, is_call, is_constant
+from ..graph import add_constant, call, constant, is_call, is_constant, keep_module
 
 
 class NotLowered(Exception):  # noqa: N818 - a control-flow signal with a reason, not an error
@@ -20,11 +20,11 @@ class NotLowered(Exception):  # noqa: N818 - a control-flow signal with a reason
 
 
 def keep_trace(node: Node, source: Node) -> Node:
-    """Lets a new node tell the module and the source line of the one it replaces; returns it."""
-    for key in ("nn_module_stack", "from_node", "stack_trace", "packqvit_grid", "packqvit_float_name"):
+    """Lets a new node tell the module and the source line of the one it replaces, and its codes; returns it."""
+    for key in ("packqvit_grid", "packqvit_float_name"):
         if key in source.meta:
             node.meta[key] = source.meta[key]
-    return node
+    return keep_module(node, source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import CASES, images, plain_model
-from packqvit_delegate import LayerOverride, Program, QuantizationConfig, export, runtime
+from packqvit_delegate import LayerOverride, PackQViTError, Program, QuantizationConfig, export, quantize, runtime
 from packqvit_delegate.passes import float_operators
 
 PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -123,6 +123,28 @@ def test_overrides_change_single_layers() -> None:
     ]
     assert widths == [4, 4, 4, 8, 4, 4, 4, 4]
     assert widths_add == [4, 8, 4, 4]
+
+
+def test_a_split_projection_has_the_name_of_the_fused_one() -> None:
+    overrides = {"blocks.0.attn.qkv": LayerOverride(weight_bits=8), "blocks.1.attn": LayerOverride(activation_bits=8)}
+    config = dataclasses.replace(QuantizationConfig.preset("w4a4"), overrides=overrides)
+    model, batch = CASES["timm_vit"].build(), images(2)
+    nodes = quantize(model, (batch[:1],), batch, config).graph.nodes
+    widths = [n.args[5] for n in nodes if str(n.target) == "packqvit.linear.default"]
+    largest = [n.args[-1] for n in nodes if str(n.target) == "packqvit.attention_values.default"]
+    assert widths == [8, 8, 8, 4, 4, 4, 4, 4]
+    assert largest == [7, 127]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "override"),
+    [("blocks.7.*", LayerOverride(weight_bits=8)), ("blocks.0.attn.qkv", LayerOverride(activation_bits=8))],
+)
+def test_an_override_for_no_layer_is_refused(pattern: str, override: LayerOverride) -> None:
+    config = dataclasses.replace(QuantizationConfig.preset("w4a4"), overrides={pattern: override})
+    batch = images(2)
+    with pytest.raises(PackQViTError, match="no layer of the model"):
+        export(CASES["timm_vit"].build(), (batch[:1],), batch, config=config)
 
 
 def test_exports_are_deterministic() -> None:
