@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -14,9 +16,10 @@ from PIL import Image
 from conftest import aarch64_command, host_command
 from models import MICRO, plain_model
 from native.test_bits import run, runner_logits
-from packqvit_delegate import Program, export, runtime
+from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, lower, quantize, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.models import load
+from packqvit_delegate.passes import take_bytes
 
 LAYOUTS = ("hwc", "chw")
 PREPROCESSING = Preprocessing(MICRO["image"])
@@ -143,31 +146,43 @@ def test_runner_refuses_a_picture_for_a_float_program(float_program, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def vit_tiny(data_root) -> tuple[Program, torch.Tensor, np.ndarray]:
-    """A program that takes bytes, 8 real pictures, and the float program's logits for them."""
+def vit_tiny(data_root) -> tuple[dict[str, Program], torch.Tensor, np.ndarray]:
+    """A program that takes bytes for each layout, 8 real pictures, and the float program's logits for them."""
     loaded = load("vit_tiny", data_root / "vit_tiny_patch16_224.in1k.safetensors")
     preprocessing = loaded.preprocessing
+    normalization = (preprocessing.mean, preprocessing.std)
     folder = ImageFolder.open(data_root / "imagenet_one_per_class_1000").sample(8)
     calibration = next(folder.batches(8, preprocessing)).images
-    options = {"input_normalization": (preprocessing.mean, preprocessing.std)}
-    float_program = export(loaded.module, (calibration[:1],), calibration, **options)
-    byte_program = export(loaded.module, (calibration[:1],), calibration, byte_input="hwc", **options)
+    config = dataclasses.replace(QuantizationConfig.from_bits(4), input_normalization=normalization)
+    method = CalibrationMethod(rounding="nearest")  # in seconds, and the programs share their weights all the same
+    module = quantize(loaded.module, (calibration[:1],), calibration, config, method=method)
     pixels = next(ImageFolder.open(data_root / "ilsvrc_val_500").batches(8, preprocessing)).pixels
-    model = runtime.load(float_program.buffer)
+
+    programs = {}
+    for layout in LAYOUTS:
+        takes_bytes = take_bytes(copy.deepcopy(module), *normalization, channels_last=layout == "hwc")
+        programs[layout] = lower(takes_bytes, (laid_out(pixels[:1], layout),))
+    model = runtime.load(lower(module, (calibration[:1],)).buffer)
     logits = [model.run(image)[0].flatten() for image in preprocessing.normalize(pixels).split(1)]
-    return byte_program, pixels, torch.cat(logits).numpy()
+    return programs, pixels, torch.cat(logits).numpy()
 
 
 MACHINES = [
     pytest.param(partial(host_command, ""), id="host-best"),
     pytest.param(partial(host_command, "reference"), id="host-reference"),
     pytest.param(partial(aarch64_command, "max,sme=off"), id="aarch64-max,sme=off", marks=pytest.mark.aarch64),
-]  # the quick ones: test_logits_of_bytes runs on all
+    pytest.param(partial(host_command, "avx2"), id="host-avx2", marks=pytest.mark.wide),
+    *(
+        pytest.param(partial(aarch64_command, cpu), id=f"aarch64-{cpu}", marks=[pytest.mark.aarch64, pytest.mark.wide])
+        for cpu in ("cortex-a72", "cortex-a76")
+    ),
+]
 
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("native", MACHINES, indirect=True)
-def test_vit_tiny_on_the_bytes_of_real_pictures(native, vit_tiny, tmp_path: Path):
-    program, pixels, expected = vit_tiny
-    np.testing.assert_array_equal(runner_logits(native, program, laid_out(pixels, "hwc"), tmp_path), expected)
+def test_vit_tiny_on_the_bytes_of_real_pictures(native, vit_tiny, layout, tmp_path: Path):
+    programs, pixels, expected = vit_tiny
+    np.testing.assert_array_equal(runner_logits(native, programs[layout], laid_out(pixels, layout), tmp_path), expected)
