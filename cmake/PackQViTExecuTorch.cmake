@@ -1,8 +1,12 @@
 # Provides the interface target packqvit_executorch: whatever ExecuTorch this build is given.
 #
-#   1. ExecuTorch is part of the same CMake build (add_subdirectory before ours): its own targets, executorch_core.
-#   2. An installed source build (`cmake --install` of ExecuTorch): the same bare names, from its package.
+#   1. ExecuTorch is part of the same CMake build (add_subdirectory before ours): executorch_shared where it is built with
+#      EXECUTORCH_BUILD_SHARED, else executorch_core.
+#   2. An installed source build (`cmake --install` of ExecuTorch): executorch-shared or executorch_core of its package.
 #   3. The Python package: executorch::runtime of the wheel, 1.5 or later in 1.x.
+#
+# Sets PACKQVIT_EXECUTORCH_IS_STATIC where the runtime, and with it the registry of backends, is copied into every binary
+# that links it: a shared library of ours would then register with a copy that nobody asks.
 #
 # For 2 and 3 set executorch_DIR to the folder of executorch-config.cmake; without it, the Python package is looked for.
 # Also installed beside our package config, for which it does the same.
@@ -12,7 +16,7 @@ if(TARGET packqvit_executorch)
 endif()
 add_library(packqvit_executorch INTERFACE)
 
-if(NOT TARGET executorch_core AND NOT TARGET executorch::runtime)
+if(NOT TARGET executorch_core AND NOT TARGET executorch_shared AND NOT TARGET executorch::runtime)
   if(NOT executorch_DIR)
     find_package(Python REQUIRED COMPONENTS Interpreter)
     execute_process(
@@ -43,10 +47,16 @@ if(NOT TARGET executorch_core AND NOT TARGET executorch::runtime)
   message(STATUS "ExecuTorch ${EXECUTORCH_BUILD_VERSION} in ${executorch_DIR}")
 endif()
 
-if(TARGET executorch_core)
+set(PACKQVIT_EXECUTORCH_IS_STATIC OFF)
+if(TARGET executorch_shared)
+  target_link_libraries(packqvit_executorch INTERFACE executorch_shared)
+elseif(TARGET executorch-shared)
+  target_link_libraries(packqvit_executorch INTERFACE executorch-shared)
+elseif(TARGET executorch_core)
   target_link_libraries(packqvit_executorch INTERFACE executorch_core)
-  if(TARGET extension_threadpool)
-    target_link_libraries(packqvit_executorch INTERFACE extension_threadpool)
+  get_target_property(packqvit_executorch_type executorch_core TYPE)
+  if(packqvit_executorch_type STREQUAL "STATIC_LIBRARY")
+    set(PACKQVIT_EXECUTORCH_IS_STATIC ON)
   endif()
 elseif(TARGET executorch::runtime)
   target_link_libraries(packqvit_executorch INTERFACE executorch::runtime)
@@ -62,4 +72,7 @@ elseif(TARGET executorch::runtime)
   endif()
 else()
   message(FATAL_ERROR "The ExecuTorch package in ${executorch_DIR} has neither executorch_core nor executorch::runtime")
+endif()
+if(TARGET extension_threadpool)
+  target_link_libraries(packqvit_executorch INTERFACE extension_threadpool)
 endif()

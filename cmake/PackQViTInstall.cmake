@@ -3,8 +3,12 @@ include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
 set(packqvit_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/packqvit")
+set(packqvit_libraries packqvit_backend_archive packqvit_backend_static)
+if(TARGET packqvit_backend)
+  list(APPEND packqvit_libraries packqvit_backend)
+endif()
 install(
-  TARGETS packqvit_backend packqvit_backend_archive packqvit_backend_static
+  TARGETS ${packqvit_libraries}
   EXPORT packqvit-targets
   LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}"
   ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}"

@@ -2,7 +2,8 @@
 
 ExecuTorch's sources are not at hand: for the two routes that build on them, stand-in projects expose ExecuTorch's
 target names over the Python package's libraries. They show that our CMake code is right about names and link options,
-not that it fits every detail of ExecuTorch's own build.
+not that it fits every detail of ExecuTorch's own build. The consumer project
+takes the real ones as well, by hand: EXECUTORCH_TREE names sources, executorch_DIR an installed package.
 """
 
 from __future__ import annotations
@@ -76,8 +77,11 @@ def assert_runs(case: tuple[Path, np.ndarray], program: Path, *emulator: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("route", ["wheel", "installed", "tree"])
-def test_route(case, build, route):
+@pytest.mark.parametrize(
+    ("route", "is_shared"),
+    [("wheel", True), ("installed", False), ("installed", True), ("tree", False), ("tree", True)],
+)
+def test_route(case, build, route, is_shared):
     as_the_wheel_spells_it = executorch_package() / "share" / "cmake" / ".." / ".."  # else everything compiles again
     options = {
         "wheel": [f"-Dexecutorch_DIR={executorch_package() / 'share' / 'cmake'}"],
@@ -87,15 +91,28 @@ def test_route(case, build, route):
     run(
         *("cmake", "--fresh", "-S", ROOT / "tests" / "cmake" / "consumer", "-B", build, "-G", "Ninja"),
         *("-DCMAKE_BUILD_TYPE=Debug", f"-DPACKQVIT_ROUTE={route}", f"-DEXECUTORCH_PACKAGE={as_the_wheel_spells_it}"),
-        *(f"-DPython_EXECUTABLE={sys.executable}", *options),
+        *(f"-DEXECUTORCH_BUILD_SHARED={is_shared}", f"-DPython_EXECUTABLE={sys.executable}", *options),
     )
     run("cmake", "--build", build, "-j", "2", "--target", "consumer_backend", "consumer_backend_static")
     for kind in KINDS:
         assert_runs(case, build / f"consumer_{kind}")
-    # The static one carries the backend, the other one asks for it.
+    # A shared library beside a static ExecuTorch would register with a runtime of its own, so there both are carried.
     needed = {kind: run("readelf", "-d", build / f"consumer_{kind}") for kind in KINDS}
-    assert "libpackqvit_backend.so" in needed["backend"]
+    assert ("libpackqvit_backend.so" in needed["backend"]) == is_shared
     assert "libpackqvit_backend.so" not in needed["backend_static"]
+
+
+def test_runner_needs_the_headers_of_etdump(tmp_path):
+    """An installed source build of ExecuTorch has the library alone."""
+    command = [
+        *("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"),
+        f"-Dexecutorch_DIR={ROOT / 'tests' / 'cmake' / 'standin_installed'}",
+        f"-DEXECUTORCH_PACKAGE={executorch_package()}",
+    ]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert result.returncode != 0
+    assert "-DPACKQVIT_EXECUTORCH_SOURCE=" in result.stderr
 
 
 @pytest.fixture(scope="module")
