@@ -12,7 +12,7 @@ import torch
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from .calibration import CalibrationMethod, calibrate
@@ -27,7 +27,6 @@ from .passes import (
     rank_classes,
     take_bytes,
 )
-from .passes.patterns import layer_name
 from .progress import Progress, silent
 from .quantizer import PackQViTQuantizer
 from .report import DelegationReport, make_report
@@ -165,12 +164,9 @@ def float_graph(
     module = canonicalize(capture(model, example_inputs))
     if config.input_normalization is not None:
         fold_input_normalization(module, config.input_normalization[1])
-    PackQViTQuantizer(config=config).check(module)
-
-    def norm_bits(node: Node) -> int:
-        return config.activation_bits_of(layer_name(node))
-
-    return equalize_layer_norm(module, progress(batches, "equalising", len(batches)), norm_bits)
+    quantizer = PackQViTQuantizer(config=config)
+    quantizer.check(module)
+    return equalize_layer_norm(module, progress(batches, "equalising", len(batches)), quantizer.output_codes)
 
 
 def calibrated(
@@ -278,6 +274,12 @@ class Batches:
             return list(self)
         joined = tuple(torch.cat(tensors) for tensors in zip(*self._batches, strict=True))
         return list(zip(*(tensor.split(CHUNK) for tensor in joined), strict=True))
+
+    def first(self, images: int) -> Batches:
+        """The first so many images, or one batch where that is more."""
+        example = tuple(tensor[: self.size] for tensor in next(iter(self)))
+        joined = tuple(torch.cat(tensors) for tensors in zip(*self._batches, strict=True))
+        return Batches([tuple(tensor[: max(images, self.size)] for tensor in joined)], example)
 
     def __len__(self) -> int:
         return self._length

@@ -13,6 +13,9 @@ SUPPORTED_BITS = (4, 8)
 MAX_CHANNEL_SHIFT = 7
 """Residual codes are shifted by at most this, so that they fit into 16 bits."""
 
+INNER_PRODUCT_LEVELS = 240
+"""With no more codes than that, an 8-bit activation and a 4-bit weight add up within a byte (docs/kernels.md)."""
+
 
 def check_bits(name: str, bits: int) -> None:
     """Raises PackQViTError unless `bits` is a supported width."""
@@ -137,7 +140,9 @@ class QuantizationConfig:
 
 PRESETS: dict[str, QuantizationConfig] = {
     "w8a8": QuantizationConfig(weight_bits=8, activation_bits=8, probabilities="linear"),
-    "w4a8": QuantizationConfig(weight_bits=4, activation_bits=8, activation_levels=240, probabilities="linear"),
+    "w4a8": QuantizationConfig(
+        weight_bits=4, activation_bits=8, activation_levels=INNER_PRODUCT_LEVELS, probabilities="linear"
+    ),
     "w4a4": QuantizationConfig(weight_bits=4, activation_bits=4, probabilities="log2"),
 }
 """Weights and activations of the blocks; the first and last layers, q, k and v have 8 bits in all of them."""

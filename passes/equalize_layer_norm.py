@@ -14,24 +14,27 @@ from .graph import add_constant, aten, clean_up, constant, is_call, is_constant,
 STEP = "packqvit_step"
 """Key of node.meta: the step that all channels of an equalised LayerNorm have; their value of code 0 is 0."""
 
+CodeRange = tuple[int, int]
+
+_WIDE = 128
 _FRACTIONS = torch.linspace(1.0, 0.4, 24).tolist()
 
 
 def equalize_layer_norm(
-    graph_module: GraphModule, batches: Iterable[tuple[torch.Tensor, ...]], bits: Callable[[Node], int]
+    graph_module: GraphModule, batches: Iterable[tuple[torch.Tensor, ...]], codes: Callable[[Node], CodeRange]
 ) -> GraphModule:
     """Gives every channel of a LayerNorm's output the same range, so that one scale and zero point serve all.
 
     Before: linear(layer_norm(x, g, b), W, c)
     After:  linear(layer_norm(x, g / f, (b - m) / f), W f, c + W m), the same function
 
-    f and m are the step and the value of code 0 of a `bits`-bit grid of each channel alone, of least squared error on
+    f and m are the step and the value of code 0 of a grid of `codes` for each channel alone, of least squared error on
     the batches (RepQ-ViT, ICCV 2023, eq. 5-8, with the search of the range added).
 
     Args:
         graph_module: Canonical float graph; changed in place.
         batches: Inputs of the graph.
-        bits: Width of a LayerNorm's output.
+        codes: Smallest and largest code of a LayerNorm's output.
 
     Raises:
         CalibrationError: There is no batch, or activations are not finite.
@@ -43,30 +46,31 @@ def equalize_layer_norm(
         for batch in batches:
             recorder.run(*batch)
     for node, linears in consumers.items():
-        step, zero = channel_grids(samples[node], bits(node))
+        step, zero = channel_grids(samples[node], *codes(node))
         _fold(graph_module, node, linears, step, zero)
     return clean_up(graph_module)
 
 
-def channel_grids(sample: RowSample, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def channel_grids(sample: RowSample, qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Affine grid of least squared error for each channel alone.
 
     Args:
         sample: Of rows [R, C].
-        bits: Width of the codes.
+        qmin: Smallest code.
+        qmax: Largest code.
 
     Returns:
-        Step and value of code 0, float32 [C] each; codes are -2^(bits-1) .. 2^(bits-1) - 1.
+        Step and value of code 0, float32 [C] each.
     """
     rows, (low, high) = sample.rows(), sample.channel_range()
-    qmin, levels = -(2 ** (bits - 1)), 2**bits - 1
+    steps = qmax - qmin
     least = torch.full_like(low, float("inf"))
     best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
-    for fraction in _FRACTIONS if bits < 8 else _FRACTIONS[:1]:
+    for fraction in _FRACTIONS if steps < _WIDE else _FRACTIONS[:1]:
         middle, half = (high + low) / 2, (high - low) / 2 * fraction
-        step = (2 * half / levels).clamp_min(1e-6)
+        step = (2 * half / steps).clamp_min(1e-6)
         zero = middle - half - qmin * step
-        rounded = ((rows - zero) / step).round().clamp(qmin, qmin + levels) * step + zero
+        rounded = ((rows - zero) / step).round().clamp(qmin, qmax) * step + zero
         error = (rounded - rows).square().sum(0)
         better = error < least
         least = torch.where(better, error, least)

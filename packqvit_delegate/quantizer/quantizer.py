@@ -105,6 +105,11 @@ class PackQViTQuantizer(Quantizer):
                 "plain PyTorch"
             )
 
+    def output_codes(self, node: Node) -> tuple[int, int]:
+        """Smallest and largest code of what a LayerNorm or an activation function of the canonical graph gives."""
+        bits = self._bits_of(node)
+        return self.specs.activation_codes(8 if bits is None else bits)
+
     def _check_overrides(self, model: GraphModule) -> None:
         values = {attention.output for attention in attentions(model)}
         values.update(find(model, aten.layer_norm.default, aten.mean.dim, *UNARY_FUNCTIONS))
@@ -149,15 +154,21 @@ class PackQViTQuantizer(Quantizer):
         if is_call(node, aten.linear.default):
             self._annotate_linear(node)
         elif is_call(node, aten.layer_norm.default, *UNARY_FUNCTIONS, aten.mean.dim):
-            linears = _linear_consumers(node)
-            if linears is not None:
-                edge = any(_feeds_output(linear) for linear in linears)
-                bits = self.config.activation_bits_of(layer_name(node), edge=edge)
+            bits = self._bits_of(node)
+            if bits is not None:
                 _set_output(node, self.specs.activation(bits))
             elif is_call(node, aten.mean.dim) and _all_users(node, aten.layer_norm.default):
                 _set_output(node, self.specs.residual())
         elif is_residual_add(node):
             _set_output(node, self.specs.residual())
+
+    def _bits_of(self, node: Node) -> int | None:
+        """Width of a value that linears read; None where anything else reads it."""
+        linears = _linear_consumers(node)
+        if linears is None:
+            return None
+        edge = any(_feeds_output(linear) for linear in linears)
+        return self.config.activation_bits_of(layer_name(node), edge=edge)
 
     def _annotate_linear(self, node: Node) -> None:
         weight = node.args[1]

@@ -62,9 +62,13 @@ class SpecFactory:
 
     def activation(self, bits: int) -> QuantizationSpec:
         """Affine per tensor, least squared error."""
+        return self._spec(MinMSEObserver, *self.activation_codes(bits))
+
+    def activation_codes(self, bits: int) -> tuple[int, int]:
+        """Smallest and largest code of an activation."""
         qmin, qmax = code_range(bits)
         levels = self.config.activation_levels
-        return self._spec(MinMSEObserver, max(qmin, -(levels // 2)), min(qmax, (levels - 1) // 2))
+        return max(qmin, -(levels // 2)), min(qmax, (levels - 1) // 2)
 
     def before(self, function: Callable[[torch.Tensor], torch.Tensor]) -> QuantizationSpec:
         """Affine, 8 bits, least squared error after `function`: the input of a table."""

@@ -1,0 +1,24 @@
+"""Where an integer program loses accuracy, and which layers should have 8 instead of 4 bits."""
+
+from .mixed_precision import SEARCH_IMAGES, Limits, MixedPrecision, suggest, suggest_for
+from .pair import Pair, make_pair
+from .plot import plot
+from .report import OperatorLoss, SensitivityReport, analyze, measure
+from .table import block_table, worst_table
+
+__all__ = [
+    "SEARCH_IMAGES",
+    "Limits",
+    "MixedPrecision",
+    "OperatorLoss",
+    "Pair",
+    "SensitivityReport",
+    "analyze",
+    "block_table",
+    "make_pair",
+    "measure",
+    "plot",
+    "suggest",
+    "suggest_for",
+    "worst_table",
+]

@@ -1,0 +1,222 @@
+"""Which operator and which block of an integer graph loses how much against the float model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ..api import CHUNK, Batch, Batches
+from ..calibration import CalibrationMethod
+from ..config import QuantizationConfig
+from ..passes.lower_to_integer import FLOAT_NAME, GRID
+from ..progress import Progress, silent
+from .codes import values_of
+from .pair import make_pair
+from .roles import Place, block_count, places, selected_tokens
+from .signal import SignalToNoise
+from .streams import OnDemand, Steps, computed, output_of
+
+_STREAM = ("embedding", "stream 1", "stream 2")
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorLoss:
+    """What one operator of the integer graph loses.
+
+    All figures are signal-to-noise ratios in decibels against the float model: larger is better, 6 dB are one bit.
+
+    Attributes:
+        layer: Module that it came from, e.g. `blocks.3.mlp.fc1`.
+        block: Number of its block; -1 before the first one, the number of blocks behind the last one.
+        role: What it does there, one of roles.ROLES.
+        snr: Of its values, each token's noise over that token's own signal (for the residual stream the variance,
+            which the next LayerNorm divides by). All losses before it are in it.
+        plain_snr: The same without the division: all tokens' noise over all tokens' signal. A few tokens with massive
+            activations decide it.
+        own_snr: As `snr`, for what this operator alone loses: it is compared with the float operator on the very values
+            that it got.
+    """
+
+    layer: str
+    block: int
+    role: str
+    snr: float
+    plain_snr: float
+    own_snr: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityReport:
+    """How far an integer graph is from the float model, operator by operator.
+
+    Attributes:
+        operators: In the order of the graph; the last one is the output.
+        blocks: Number of blocks.
+        images: Number of images that were measured.
+        agreement: Share of outputs with the same best class as the float model's.
+        divergence: Mean Kullback-Leibler divergence of the integer model's class probabilities from the float
+            model's, in nats; None when the output is not [B, classes].
+    """
+
+    operators: tuple[OperatorLoss, ...]
+    blocks: int
+    images: int
+    agreement: float
+    divergence: float | None
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report as JSON."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+
+@torch.no_grad()
+def measure(
+    reference: GraphModule, integer: GraphModule, images: Batches, progress: Progress | None = None
+) -> SensitivityReport:
+    """Runs both graphs on the same images and compares them at every operator.
+
+    Args:
+        reference: The float graph that `integer` was made from (api.float_graph); it has to have the same names.
+        integer: Result of lower_to_integer.
+        images: Inputs. At most `api.CHUNK` of them run at once, and all values live only as long as they are read.
+        progress: Wraps the loop over the chunks.
+
+    Returns:
+        The report. The same images give the same report.
+    """
+    comparison = _Comparison(reference, integer, images.size)
+    chunks = images.chunks()
+    for chunk in (progress or silent)(chunks, "comparing with float", len(chunks)):
+        for part in zip(*(tensor.split(max(images.size, CHUNK // 4)) for tensor in chunk), strict=True):
+            comparison.add(part)
+    return comparison.report()
+
+
+def analyze(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    calibration: Iterable[Batch],
+    config: QuantizationConfig | None = None,
+    *,
+    images: Iterable[Batch] | None = None,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+) -> SensitivityReport:
+    """Quantises a model as `packqvit_delegate.export` does, and measures what each operator loses.
+
+    Args:
+        model: As for `export`.
+        example_inputs: As for `export`.
+        calibration: As for `export`.
+        config: All choices; None: W4A4.
+        images: Inputs that are compared; None: those of `calibration`, on which the integers look a little better.
+        method: As for `export`.
+        progress: As for `export`.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    batches = Batches(calibration, example_inputs)
+    compared = batches if images is None else Batches(images, example_inputs)
+    pair = make_pair(model, example_inputs, batches, config or QuantizationConfig.preset("w4a4"), method, progress)
+    return measure(pair.reference, pair.to_integer(), compared, progress)
+
+
+class _Comparison:
+    """Three streams side by side: the float model, the integer one, and the float operators on the integers' values."""
+
+    def __init__(self, reference: GraphModule, integer: GraphModule, batch_size: int) -> None:
+        self._reference, self._integer, self._batch_size = reference, integer, batch_size
+        self._places = {node: place for node, place in places(integer).items() if FLOAT_NAME in node.meta}
+        self._float_nodes = {node.name: node for node in reference.graph.nodes}
+        self._tokens = selected_tokens(integer)
+        self._outputs = output_of(reference), output_of(integer)
+        self._whole = {node: SignalToNoise(place.role in _STREAM) for node, place in self._places.items()}
+        self._own = {node: SignalToNoise(place.role in _STREAM) for node, place in self._places.items()}
+        self._logits, self._own_logits = SignalToNoise(False), SignalToNoise(False)
+        self._images = self._same = self._answers = 0
+        self._divergence = 0.0
+
+    def add(self, batch: tuple[torch.Tensor, ...]) -> None:
+        """Takes images."""
+        twins = [self._float_nodes[node.meta[FLOAT_NAME]] for node in self._places]
+        truth = OnDemand(self._reference, batch, self._batch_size, twins)
+        local = OnDemand(self._reference, batch, self._batch_size, twins)
+        stream = Steps(self._integer, [batch], self._batch_size)
+        for node in computed(self._integer):
+            stream.run(node)
+            if node in self._places:
+                twin = self._float_nodes[node.meta[FLOAT_NAME]]
+                value = values_of(stream[node][0], node.meta[GRID])
+                self._whole[node].add(self._rows(node, truth.take(twin), value), value)
+                expected = local.take(twin)
+                self._own[node].add(self._rows(node, expected, value), value)
+                local.replace(twin, self._merged(node, expected, value))
+            stream.release(node)
+        output = stream[self._outputs[1]][0].float()
+        wanted = truth.take(self._outputs[0])
+        self._logits.add(wanted, output)
+        self._own_logits.add(local.take(self._outputs[0]), output)
+        self._images += batch[0].shape[0]
+        self._answers += output[..., 0].numel()
+        self._same += int((wanted.argmax(-1) == output.argmax(-1)).sum())
+        if output.ndim == 2:
+            self._divergence += float(divergence(wanted, output).sum())
+
+    def _rows(self, node: Node, reference: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """The part of a float value that the integer graph computes: it leaves out tokens that nobody reads."""
+        if reference.numel() != value.numel():
+            reference = reference.index_select(-2, torch.tensor(self._tokens[node]))
+        return reference.reshape(value.shape)
+
+    def _merged(self, node: Node, reference: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """A float value with the tokens that the integer graph computes replaced by the latter's."""
+        if reference.numel() == value.numel():
+            return value.reshape(reference.shape)
+        index = torch.tensor(self._tokens[node])
+        shape = (*reference.shape[:-2], index.numel(), reference.shape[-1])
+        return reference.index_copy(-2, index, value.reshape(shape))
+
+    def report(self) -> SensitivityReport:
+        """What was measured."""
+        blocks = block_count(self._integer)
+        operators = [_loss(place, self._whole[node], self._own[node]) for node, place in self._places.items()]
+        last = Place("output", blocks, "logits")
+        operators.append(_loss(last, self._logits, self._own_logits))
+        wide = len(self._outputs[0].meta["val"].shape) == 2
+        return SensitivityReport(
+            tuple(operators),
+            blocks,
+            self._images,
+            self._same / max(self._answers, 1),
+            self._divergence / max(self._images, 1) if wide else None,
+        )
+
+
+def divergence(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of the class probabilities.
+
+    Args:
+        reference: Logits, float32 [B, classes].
+        output: Logits that are compared with them, of the same shape.
+
+    Returns:
+        float32 [B], in nats.
+    """
+    wanted, got = reference.log_softmax(-1), output.log_softmax(-1)
+    return (wanted.exp() * (wanted - got)).sum(-1)
+
+
+def _loss(place: Place, whole: SignalToNoise, own: SignalToNoise) -> OperatorLoss:
+    figures = (round(f, 2) for f in (whole.decibel_per_row(), whole.decibel(), own.decibel_per_row()))
+    return OperatorLoss(place.layer, place.block, place.role, *figures)

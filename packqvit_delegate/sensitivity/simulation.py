@@ -1,0 +1,150 @@
+"""A calibrated model in float arithmetic on its grids, with any choice of layers at 8 instead of 4 bits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ..api import Batches
+from ..config import INNER_PRODUCT_LEVELS
+from ..passes.graph import aten, constant, is_call
+from ..progress import Progress, silent
+from ..quantizer.observers import MinMSEObserver, WeightObserver
+from .report import divergence
+from .streams import Steps, computed, output_of
+from .widths import Choice, observer_of
+
+
+class Simulation:
+    """How far the outputs of a calibrated model are from the float model's.
+
+    Activations are rounded to the grids that calibration decided, and weights are those that it rounded. A layer at
+    8 bits gets a grid of its own from the same sample, and its float weights rounded to 8 bits.
+    """
+
+    def __init__(self, reference: GraphModule, prepared: GraphModule, images: Batches) -> None:
+        """Runs the float model.
+
+        Args:
+            reference: The float graph that `prepared` was made from.
+            prepared: After calibration.
+            images: All of them are held in memory, together with the largest activations of one block.
+        """
+        self._prepared, self._reference = prepared, reference
+        self._size, self._chunks = images.size, images.chunks()
+        self._nodes = computed(prepared)
+        self._output = output_of(prepared)
+        self._wide: dict[Node, Any] = {}
+        self._float_nodes = {node.name: node for node in reference.graph.nodes}
+        self._targets = self._float_outputs()
+
+    @torch.no_grad()
+    def loss(self, raised: Iterable[Choice] = ()) -> float:
+        """Mean loss over the images with some layers at 8 bits; see `loss_of`."""
+        return self._finish(Steps(self._prepared, self._chunks, self._size), self._nodes, self._changed(raised))
+
+    @torch.no_grad()
+    def losses(self, each: Sequence[Choice], progress: Progress | None = None) -> list[float]:
+        """The loss with one layer at 8 bits, for each of some.
+
+        All of them in one go through the graph: what is before a layer is computed once.
+        """
+        first = {choice: min(self._position(node) for node in choice.nodes) for choice in each}
+        stream, done = Steps(self._prepared, self._chunks, self._size), 0
+        found: dict[Choice, float] = {}
+        ordered = sorted(each, key=first.__getitem__)
+        for choice in (progress or silent)(ordered, "trying layers", len(ordered)):
+            for node in self._nodes[done : first[choice]]:
+                self._step(stream, node, frozenset())
+            done = first[choice]
+            found[choice] = self._finish(stream.fork(), self._nodes[done:], self._changed([choice]))
+        return [found[choice] for choice in each]
+
+    def _position(self, observer: Node) -> int:
+        """Where a change of an observer is felt first: weights by the linear that reads them."""
+        is_weight = isinstance(observer_of(self._prepared, observer), WeightObserver)
+        return self._nodes.index(next(iter(observer.users)) if is_weight else observer)
+
+    def _changed(self, raised: Iterable[Choice]) -> frozenset[Node]:
+        return frozenset(node for choice in raised for node in choice.nodes)
+
+    def _finish(self, stream: Steps, nodes: Sequence[Node], changed: frozenset[Node]) -> float:
+        for node in nodes:
+            self._step(stream, node, changed)
+        losses = [loss_of(*pair) for pair in zip(self._targets, stream[self._output], strict=True)]
+        return float(torch.cat(losses).double().mean())
+
+    def _step(self, stream: Steps, node: Node, changed: frozenset[Node]) -> None:
+        observer = observer_of(self._prepared, node)
+        if observer is None:
+            weight = node.args[1] if is_call(node, aten.linear.default) else None
+            if isinstance(weight, Node) and weight in changed:
+                stream[node] = self._wide_linear(stream, node, weight)
+            else:
+                stream.run(node)
+        else:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            if isinstance(observer, WeightObserver):
+                stream[node] = observer.fake_quantize(stream[source][0])
+            else:
+                grid = self._wide_grid(node, observer) if node in changed else observer
+                stream[node] = [grid.fake_quantize(value) for value in stream[source]]
+        stream.release(node)
+
+    def _wide_linear(self, stream: Steps, linear: Node, observer: Node) -> list[torch.Tensor]:
+        """A linear with 8-bit weights, and with a bias that no longer makes up for 4-bit ones."""
+        source = linear.args[0]
+        assert isinstance(source, Node)
+        twin = self._float_nodes[linear.name]
+        bias = constant(self._reference, twin.args[2]) if len(twin.args) > 2 else None
+        weight = self._wide_weight(observer)
+        return [nn.functional.linear(x, weight, bias) for x in stream[source]]
+
+    def _wide_weight(self, node: Node) -> torch.Tensor:
+        """The float weights behind a weight observer, rounded to 8 bits."""
+        if node not in self._wide:
+            (linear,) = node.users
+            weight = constant(self._reference, self._float_nodes[linear.name].args[1])
+            observer = WeightObserver(quant_min=-127, quant_max=127)
+            self._wide[node] = observer.fake_quantize(observer(weight))
+        return self._wide[node]
+
+    def _wide_grid(self, node: Node, observer: MinMSEObserver | Any) -> MinMSEObserver:
+        """The grid that an activation observer would choose at 8 bits."""
+        if node not in self._wide:
+            wide = copy.copy(observer)
+            wide.quant_min, wide.quant_max = -(INNER_PRODUCT_LEVELS // 2), (INNER_PRODUCT_LEVELS - 1) // 2
+            wide._chosen, wide._fixed = None, False
+            self._wide[node] = wide
+        return self._wide[node]
+
+    @torch.no_grad()
+    def _float_outputs(self) -> list[torch.Tensor]:
+        stream = Steps(self._reference, self._chunks, self._size)
+        for node in computed(self._reference):
+            stream.run(node)
+            stream.release(node)
+        return stream[output_of(self._reference)]
+
+
+def loss_of(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """What an output loses.
+
+    Args:
+        reference: The float model's output, float32 [B, ...].
+        output: That of a quantised one.
+
+    Returns:
+        float32 [B]: the Kullback-Leibler divergence of the class probabilities for [B, classes]; for anything else the
+        squared error of each row over the row's energy, averaged.
+    """
+    if reference.ndim == 2:
+        return divergence(reference, output)
+    errors = (output - reference).square().sum(-1) / reference.square().sum(-1).clamp_min(1e-12)
+    return errors.flatten(1).mean(1)
