@@ -25,12 +25,16 @@ from evaluate import open_labelled, predict_float, predict_program, top1
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
-from packqvit_delegate.models import RANDOM, ZOO, load
+from packqvit_delegate.models import RANDOM, ZOO, LoadedModel, load
+from packqvit_delegate.sensitivity import Limits, MixedPrecision, suggest
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub, else random."
+MIX_HELP = "A file of widths of single layers, as examples/sensitivity.py writes it."
+BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at most so many percent."
+WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may move to 8-bit activations."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
@@ -50,6 +54,9 @@ def main(
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
+    mixed_precision: Annotated[Path | None, typer.Option(help=MIX_HELP)] = None,
+    budget: Annotated[float | None, typer.Option(help=BUDGET_HELP, min=0, max=100)] = None,
+    wide_macs: Annotated[float, typer.Option(help=WIDE_HELP, min=0, max=100)] = 25,
     input: Annotated[Literal["float", "uint8"], typer.Option(help=INPUT_HELP)] = "float",
     layout: Annotated[Literal["hwc", "chw"], typer.Option(help="Of uint8 inputs.")] = "hwc",
     top_k: Annotated[int | None, typer.Option(help="Best classes and scores instead of all logits.", min=1)] = None,
@@ -61,6 +68,10 @@ def main(
     config = QuantizationConfig.from_bits(bits, activation_bits)
     choices: dict[str, Any] = {"residual": residual, "probabilities": probabilities}
     config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    if mixed_precision is not None:
+        if budget is not None:
+            raise PackQViTError("--mixed-precision is a mix that was found, --budget searches one: give one of them")
+        config = MixedPrecision.load(mixed_precision).apply(config)
     if weights not in (None, RANDOM):
         if not Path(weights).is_file():
             raise PackQViTError(f"there is no weight file {weights}")
@@ -85,12 +96,15 @@ def main(
     if evaluation_folder is not None:
         _check_labels(evaluation_folder, loaded.module, images)
 
+    method = CalibrationMethod(rounding=rounding)
+    if budget is not None:
+        config = _mix(loaded, images, config, method, Limits(budget / 100, wide_macs / 100))
     program = export(
         loaded.module,
         (images[:1],),
         images.split(16),
         config=config,
-        method=CalibrationMethod(rounding=rounding),
+        method=method,
         input_normalization=(preprocessing.mean, preprocessing.std),
         byte_input=layout if input == "uint8" else None,
         top_k=top_k,
@@ -119,6 +133,17 @@ def _file_stem(model: str) -> str:
 def _read(folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
     batches = progress(folder.batches(1, preprocessing), "reading images", len(folder))
     return torch.cat([batch.images for batch in batches])
+
+
+def _mix(
+    loaded: LoadedModel, images: Tensor, config: QuantizationConfig, method: CalibrationMethod, limits: Limits
+) -> QuantizationConfig:
+    mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
+    config = dataclasses.replace(config, input_normalization=(tuple(mean), tuple(std)))
+    batches = images.split(16)
+    found = suggest(loaded.module, (images[:1],), batches, config, limits=limits, method=method, progress=progress)
+    errors.print("8 bits for", ", ".join(found.overrides) or "no layer", highlight=False)
+    return found.apply(config)
 
 
 def _check_labels(folder: ImageFolder, model: nn.Module, images: Tensor) -> None:

@@ -51,6 +51,8 @@ def no_export(monkeypatch):
         ("--bits 0", "bits is 0, but only 4 and 8"),
         ("--bits 4 --activation-bits 16", "activation_bits is 16, but only 4 and 8"),
         ("--bits 8 --activation-bits 4", "8-bit weights with 4-bit activations gain nothing"),
+        ("--mixed-precision gone.json", "cannot read the mixed precision gone.json"),
+        ("--mixed-precision gone.json --budget 15", "give one of them"),
         ("--weights gone.pt --calibration plain", "there is no weight file gone.pt"),
         ("--weights weights.pt", "trained weights need --calibration FOLDER"),
         ("--weights weights.pt --calibration plain", "weights.pt is not a readable weight file"),
@@ -71,7 +73,15 @@ def test_export_refuses(run, no_export, arguments, reason):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--bits four", "--residual int4", "--probabilities sqrt", "--calibration-images 0", "--processes 0"]
+    "arguments",
+    [
+        "--bits four",
+        "--residual int4",
+        "--probabilities sqrt",
+        "--calibration-images 0",
+        "--processes 0",
+        "--budget -1",
+    ],
 )
 def test_export_refuses_by_usage(run, no_export, arguments):
     code, output, _ = run(export_deit.app, arguments)
