@@ -4,13 +4,14 @@
 #   examples/android/run_on_device.sh RUNNER MODEL.pte [IMAGE] [-- RUNNER OPTIONS]
 #
 # RUNNER is the Android build of packqvit_runner (docs/android.md), IMAGE a .ppm or raw RGB bytes for programs that take
-# bytes; without it the input is pseudo-random. ANDROID_SERIAL picks one of several devices, LIBCXX_SHARED names the NDK's
-# libc++_shared.so where it does not lie beside RUNNER, PYTHON a Python that has packqvit_delegate (python3), OUT the folder for
-# the ETDump (.).
+# bytes; without it the input is pseudo-random. Libraries in ../lib beside RUNNER's folder are pushed with it.
+# ANDROID_SERIAL picks one of several devices, LIBCXX_SHARED names the NDK's libc++_shared.so where it does not lie beside
+# RUNNER, PYTHON a Python that has packqvit_delegate (python3), OUT the folder for the ETDump (.).
 set -euo pipefail
 
 DEVICE_DIR=/data/local/tmp/packqvit
 OUT=${OUT:-.}
+PYTHON=${PYTHON:-python3}
 
 die() {
   echo "run_on_device: $*" >&2
@@ -35,6 +36,9 @@ options=("$@")
 for file in "$runner" "$model" ${image:+"$image"}; do
   [ -f "$file" ] || die "there is no file $file"
 done
+[ -d "$OUT" ] || die "there is no folder $OUT for the ETDump"
+"$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("executorch") and u.find_spec("packqvit_delegate")))' ||
+  die "$PYTHON has no packqvit_delegate, which the table of operators needs: name one that has with PYTHON"
 command -v adb >/dev/null || die "adb is missing: install the Android SDK platform tools and put them on the PATH"
 adb start-server >/dev/null 2>&1 || die "adb does not start"
 state=$(adb get-state 2>&1) || die "no device: $state. Connect one with USB debugging on; 'adb devices' lists what is
@@ -45,8 +49,7 @@ abi=$(adb shell getprop ro.product.cpu.abi | tr -d '\r')
 
 files=("$runner" "$model" ${image:+"$image"})
 libcxx=${LIBCXX_SHARED:-$(dirname "$runner")/libc++_shared.so}
-backend=$(dirname "$runner")/../lib/libpackqvit_backend.so
-for library in "$libcxx" "$backend"; do
+for library in "$libcxx" "$(dirname "$runner")"/../lib/*.so; do
   if [ -f "$library" ]; then files+=("$library"); fi
 done
 
@@ -58,4 +61,4 @@ adb shell "cd $DEVICE_DIR && chmod +x $(printf %q "$(basename "$runner")") && \
   LD_LIBRARY_PATH=. ./$(printf %q "$(basename "$runner")")$quoted"
 adb pull "$DEVICE_DIR/model.etdump" "$OUT/model.etdump" >/dev/null
 echo "ETDump: $OUT/model.etdump"
-"${PYTHON:-python3}" "$(dirname "$0")/operator_times.py" "$model" "$OUT/model.etdump"
+"$PYTHON" "$(dirname "$0")/operator_times.py" "$model" "$OUT/model.etdump"

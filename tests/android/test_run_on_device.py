@@ -40,12 +40,17 @@ def phone(tmp_path):
     (tmp_path / "model.pte").write_bytes(b"")
 
     def run(
-        *arguments: object, state: str = "device", abi: str = "arm64-v8a", path: str = f"{tools}:{os.environ['PATH']}"
+        *arguments: object,
+        state: str = "device",
+        abi: str = "arm64-v8a",
+        path: str = f"{tools}:{os.environ['PATH']}",
+        out: Path = tmp_path,
+        python: str = sys.executable,
     ):
         environment = {
             **os.environ,
             **{"PATH": path, "FAKE_ROOT": str(tmp_path / "phone"), "FAKE_STATE": state, "FAKE_ABI": abi},
-            **{"PYTHON": sys.executable, "OUT": str(tmp_path), "FAKE_LIBRARIES": LIBRARIES},
+            **{"PYTHON": python, "OUT": str(out), "FAKE_LIBRARIES": LIBRARIES},
         }
         return subprocess.run(
             ["/bin/bash", str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, env=environment
@@ -65,6 +70,8 @@ RUNNER = runtime.executable_path("packqvit_runner")
         ({"state": ""}, "no device: error: no devices found"),
         ({"state": "unauthorized"}, "the device is 'unauthorized': unlock it"),
         ({"abi": "x86_64"}, "the device runs x86_64"),
+        ({"out": Path("/nowhere/out")}, "there is no folder /nowhere/out for the ETDump"),
+        ({"python": "/usr/bin/false"}, "/usr/bin/false has no packqvit_delegate"),
     ],
 )
 def test_what_is_missing(phone, tmp_path, options, reason):

@@ -9,14 +9,14 @@ android {
 
     defaultConfig {
         applicationId = "org.packqvit.example"
-        minSdk = 26
+        minSdk = 28 // ImageDecoder; the native library asks for 26
         targetSdk = 35
         versionCode = 1
         versionName = "1.0"
         ndk { abiFilters += "arm64-v8a" }
     }
 
-    // A program is mapped from its file; compressing int4 weights gains next to nothing.
+    // Copied into a file at the first start; compressing int4 weights gains next to nothing.
     androidResources { noCompress += "pte" }
 
     compileOptions {
@@ -27,10 +27,12 @@ android {
 }
 
 dependencies {
-    // ExecuTorch with our backend in its libexecutorch.so (docs/android.md). A file has no list of what it depends on.
+    // ExecuTorch with our backend in its libexecutorch.so (docs/android.md). A file has no list of what it depends on:
+    // the next three are the versions in ExecuTorch's extension/android/executorch_android/build.gradle.
     implementation(files("libs/executorch.aar"))
     implementation("com.facebook.fbjni:fbjni:0.7.0")
     implementation("com.facebook.soloader:nativeloader:0.10.5")
+    implementation("androidx.core:core-ktx:1.13.1")
     implementation("androidx.activity:activity-ktx:1.9.3")
     implementation("androidx.lifecycle:lifecycle-runtime-ktx:2.8.7")
     implementation("org.jetbrains.kotlinx:kotlinx-coroutines-android:1.9.0")

@@ -19,7 +19,7 @@ data class Result(val guesses: List<Guess>, val prepareMilliseconds: Double, val
  * Not thread-safe: run one picture at a time.
  */
 class Classifier(context: Context) : AutoCloseable {
-    private val module = Module.load(copyOfAsset(context, MODEL).path)
+    private val module = Module.load(copyOfAsset(context, MODEL).path, Module.LOAD_MODE_MMAP)
     private val names = context.assets.open(NAMES).bufferedReader().readLines()
     private val pixels = IntArray(SIZE * SIZE)
     private val bytes = ByteArray(CHANNELS * SIZE * SIZE)
@@ -67,7 +67,7 @@ class Classifier(context: Context) : AutoCloseable {
         const val CHANNELS = 3
         const val CROP_FRACTION = 0.9f
 
-        /** ExecuTorch maps a file, and an asset is none. Replaced when the application is updated. */
+        /** ExecuTorch maps a file, which an asset is not. Replaced when the application is updated. */
         fun copyOfAsset(context: Context, name: String): File {
             val file = File(context.filesDir, name)
             val installed = context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime

@@ -1,11 +1,10 @@
 package org.packqvit.example
 
+import android.content.ActivityNotFoundException
 import android.graphics.Bitmap
 import android.graphics.ImageDecoder
 import android.net.Uri
-import android.os.Build
 import android.os.Bundle
-import android.provider.MediaStore
 import android.widget.Button
 import android.widget.ImageView
 import android.widget.LinearLayout
@@ -13,9 +12,12 @@ import android.widget.TextView
 import androidx.activity.ComponentActivity
 import androidx.activity.result.PickVisualMediaRequest
 import androidx.activity.result.contract.ActivityResultContracts.PickVisualMedia
-import androidx.activity.result.contract.ActivityResultContracts.TakePicturePreview
+import androidx.activity.result.contract.ActivityResultContracts.TakePicture
+import androidx.core.content.FileProvider
 import androidx.lifecycle.lifecycleScope
+import java.io.File
 import java.util.concurrent.Executors
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.asCoroutineDispatcher
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
@@ -32,7 +34,12 @@ class MainActivity : ComponentActivity() {
     private val pick =
         registerForActivityResult(PickVisualMedia()) { uri -> if (uri != null) show { read(uri) } }
     private val take =
-        registerForActivityResult(TakePicturePreview()) { bitmap -> if (bitmap != null) show { bitmap } }
+        registerForActivityResult(TakePicture()) { taken -> if (taken) show { read(photo) } }
+
+    /** Where the camera application puts its picture. */
+    private val photo: Uri by lazy {
+        FileProvider.getUriForFile(this, "$packageName.pictures", File(cacheDir, "photo.jpg"))
+    }
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
@@ -62,15 +69,23 @@ class MainActivity : ComponentActivity() {
         }
         val takeButton = Button(this).apply {
             setText(R.string.take)
-            setOnClickListener { take.launch(null) }
+            setOnClickListener { takePicture() }
         }
         buttons = listOf(pickButton, takeButton).onEach { it.isEnabled = false }
         val root = LinearLayout(this).apply {
             orientation = LinearLayout.VERTICAL
             fitsSystemWindows = true
-            (buttons + text + picture).forEach(::addView)
+            for (view in buttons + text + picture) addView(view)
         }
         setContentView(root)
+    }
+
+    private fun takePicture() {
+        try {
+            take.launch(photo)
+        } catch (error: ActivityNotFoundException) {
+            text.setText(R.string.no_camera)
+        }
     }
 
     private fun show(source: () -> Bitmap) {
@@ -89,8 +104,9 @@ class MainActivity : ComponentActivity() {
         text.text =
             try {
                 block()
+            } catch (error: CancellationException) {
+                throw error
             } catch (error: Exception) {
-                if (error is kotlinx.coroutines.CancellationException) throw error
                 error.toString()
             }
     }
@@ -101,13 +117,15 @@ class MainActivity : ComponentActivity() {
         return (lines + times).joinToString("\n")
     }
 
-    private fun read(uri: Uri): Bitmap {
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.P) {
-            @Suppress("DEPRECATION") return MediaStore.Images.Media.getBitmap(contentResolver, uri)
+    /** The picture, upright, and not much larger than a model needs. */
+    private fun read(uri: Uri): Bitmap =
+        ImageDecoder.decodeBitmap(ImageDecoder.createSource(contentResolver, uri)) { decoder, info, _ ->
+            decoder.setTargetSampleSize(maxOf(1, minOf(info.size.width, info.size.height) / SHORT_SIDE))
+            decoder.allocator = ImageDecoder.ALLOCATOR_SOFTWARE // a hardware bitmap has no pixels for the CPU
         }
-        // Pixels are read on the CPU: a hardware bitmap has none.
-        return ImageDecoder.decodeBitmap(ImageDecoder.createSource(contentResolver, uri)) { decoder, _, _ ->
-            decoder.allocator = ImageDecoder.ALLOCATOR_SOFTWARE
-        }
+
+    private companion object {
+        /** At least, in pixels. A camera's whole picture can take more memory than an application gets. */
+        const val SHORT_SIDE = 512
     }
 }
