@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from console import command, console, errors, facts, progress, size
 from evaluate import open_labelled, predict_float, predict_program, top1
-from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, runtime
+from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import RANDOM, ZOO, LoadedModel, load
@@ -35,6 +35,7 @@ WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub,
 MIX_HELP = "A file of widths of single layers, as examples/sensitivity.py writes it."
 BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at most so many percent."
 WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may move to 8-bit activations."
+TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
@@ -54,6 +55,9 @@ def main(
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
+    tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
+    tune_images: Annotated[int, typer.Option(help="With --tune: images of --calibration to train on.", min=1)] = 1000,
+    tune_steps: Annotated[int, typer.Option(help="With --tune: steps of 16 images.", min=1)] = TuningMethod.steps,
     mixed_precision: Annotated[Path | None, typer.Option(help=MIX_HELP)] = None,
     budget: Annotated[float | None, typer.Option(help=BUDGET_HELP, min=0, max=100)] = None,
     wide_macs: Annotated[float, typer.Option(help=WIDE_HELP, min=0, max=100)] = 25,
@@ -77,6 +81,8 @@ def main(
             raise PackQViTError(f"there is no weight file {weights}")
         if calibration is None:
             raise PackQViTError(NEEDS_CALIBRATION)
+    if tune and calibration is None:
+        raise PackQViTError("--tune needs --calibration FOLDER with some hundreds of images to train on")
     calibration_folder = ImageFolder.open(calibration).sample(calibration_images, seed) if calibration else None
     evaluation_folder = open_labelled(evaluate, labels, evaluate_images, seed) if evaluate else None
     output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
@@ -96,6 +102,10 @@ def main(
     if evaluation_folder is not None:
         _check_labels(evaluation_folder, loaded.module, images)
 
+    tuning_images = None
+    if tune:
+        assert calibration is not None
+        tuning_images = _read(ImageFolder.open(calibration).sample(tune_images, seed), preprocessing)
     method = CalibrationMethod(rounding=rounding)
     if budget is not None:
         config = _mix(loaded, images, config, method, Limits(budget / 100, wide_macs / 100))
@@ -105,6 +115,8 @@ def main(
         images.split(16),
         config=config,
         method=method,
+        tuning=TuningMethod(steps=tune_steps, seed=seed) if tune else None,
+        tuning_images=tuning_images,
         input_normalization=(preprocessing.mean, preprocessing.std),
         byte_input=layout if input == "uint8" else None,
         top_k=top_k,

@@ -15,6 +15,7 @@ from .errors import CalibrationError, PackQViTError, PlanError, RuntimeLibraryEr
 from .partitioner import PackQViTPartitioner
 from .quantizer import PackQViTQuantizer
 from .report import DelegationReport
+from .tuning import TuningMethod
 
 try:
     __version__ = metadata.version("packqvit-delegate")
@@ -34,6 +35,7 @@ __all__ = [
     "Program",
     "QuantizationConfig",
     "RuntimeLibraryError",
+    "TuningMethod",
     "UnsupportedModelError",
     "export",
     "lower",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ from .passes import (
 from .progress import Progress, silent
 from .quantizer import PackQViTQuantizer
 from .report import DelegationReport, make_report
+from .tuning import TuningMethod, tune
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ def export(
     activation_bits: int | None = None,
     config: QuantizationConfig | None = None,
     method: CalibrationMethod | None = None,
+    tuning: TuningMethod | None = None,
+    tuning_images: torch.Tensor | None = None,
     input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     byte_input: ByteLayout | None = None,
     top_k: int | None = None,
@@ -86,6 +90,8 @@ def export(
         activation_bits: 4 or 8; None: as `bits`.
         config: All choices; replaces `bits` and `activation_bits`.
         method: How weights are rounded; None: CalibrationMethod().
+        tuning: Trains the calibrated model to answer like the float model, without labels; None: it is left as it is.
+        tuning_images: float32 [N, C, H, W], some hundreds, to train on; None: those of `calibration`.
         input_normalization: (mean, std) per channel when inputs are normalised pixels; see QuantizationConfig.
         byte_input: The program takes RGB bytes, uint8 [B, H, W, 3] ("hwc") or [B, 3, H, W] ("chw"), and gives the bits
             that it gives for the normalised image. Needs `input_normalization`; `model`, `example_inputs` and
@@ -105,7 +111,16 @@ def export(
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
     _check_ends(config, byte_input, top_k)
-    integer_module = quantize(model, example_inputs, calibration, config, method=method, progress=progress)
+    integer_module = quantize(
+        model,
+        example_inputs,
+        calibration,
+        config,
+        method=method,
+        tuning=tuning,
+        tuning_images=tuning_images,
+        progress=progress,
+    )
     if byte_input is not None:
         assert config.input_normalization is not None
         take_bytes(integer_module, *config.input_normalization, channels_last=byte_input == "hwc")
@@ -135,6 +150,8 @@ def quantize(
     config: QuantizationConfig,
     *,
     method: CalibrationMethod | None = None,
+    tuning: TuningMethod | None = None,
+    tuning_images: torch.Tensor | None = None,
     progress: Progress | None = None,
 ) -> GraphModule:
     """The first half of `export`: from the float model to the eager integer graph.
@@ -144,7 +161,13 @@ def quantize(
     """
     batches = Batches(calibration, example_inputs)
     module = float_graph(model, example_inputs, batches, config, progress)
-    return lower_to_integer(convert_pt2e(calibrated(module, batches, config, method, progress)))
+    teacher = copy.deepcopy(module) if tuning is not None else None
+    prepared = calibrated(module, batches, config, method, progress)
+    if teacher is not None:
+        images = batches if tuning_images is None else Batches(tuning_images, example_inputs)
+        result = tune(prepared, teacher, images.joined(), batches.size, tuning, progress)
+        logger.info("tuning: distance %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
+    return lower_to_integer(convert_pt2e(prepared))
 
 
 def float_graph(
@@ -280,6 +303,18 @@ class Batches:
         example = tuple(tensor[: self.size] for tensor in next(iter(self)))
         joined = tuple(torch.cat(tensors) for tensors in zip(*self._batches, strict=True))
         return Batches([tuple(tensor[: max(images, self.size)] for tensor in joined)], example)
+
+    def joined(self) -> torch.Tensor:
+        """All images of the first input, [N, ...].
+
+        Raises:
+            PackQViTError: The model takes more than one input.
+        """
+        if len(self._batches[0]) != 1:
+            raise PackQViTError(
+                f"tuning needs a model with one input, its images; this one has {len(self._batches[0])}"
+            )
+        return torch.cat([batch[0] for batch in self._batches])
 
     def __len__(self) -> int:
         return self._length

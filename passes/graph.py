@@ -78,6 +78,14 @@ def constant(graph_module: GraphModule, node: Node) -> Tensor:
     return value.detach()
 
 
+def set_constant(graph_module: GraphModule, node: Node, value: Tensor) -> None:
+    """Gives a get_attr node another tensor of the same shape; the old one, which a model may share, stays as it is."""
+    path, _, name = str(node.target).rpartition(".")
+    owner = graph_module.get_submodule(path)
+    old = getattr(owner, name)
+    setattr(owner, name, nn.Parameter(value, requires_grad=False) if isinstance(old, nn.Parameter) else value)
+
+
 def is_trainable(graph_module: GraphModule, *nodes: Any) -> bool:
     """Whether one of `nodes` is a parameter that asks for gradients."""
     parameters = dict(graph_module.named_parameters(remove_duplicate=False))

@@ -9,7 +9,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from ..passes.graph import aten, constant, is_call
+from ..batching import arguments_for_batch
+from ..passes.graph import constant
 
 Values = list[torch.Tensor]
 
@@ -64,12 +65,7 @@ class Stream:
 
         operands: Any = map_arg((node.args, node.kwargs), value_of)
         args, kwargs = operands
-        images = self._batches[index][0].shape[0]
-        if is_call(node, aten.reshape.default, aten.expand.default) and args[1][0] == self._batch_size:
-            args = (args[0], [images, *args[1][1:]])
-        elif is_call(node, aten.cat.default):
-            parts = [part if part.shape[0] == images else part[:1].expand(images, *part.shape[1:]) for part in args[0]]
-            args = (parts, *args[1:])
+        args = arguments_for_batch(node, args, self._batches[index][0].shape[0], self._batch_size)
         target: Any = self._module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         return target(*args, **kwargs)
 

@@ -168,7 +168,7 @@ class _Calibrator:
             moments.add(x, row_weight)
         codes, scales = self._round(weight, moments.hessian(corrects), observer.quant_max)
         rounded = codes * scales.unsqueeze(1)
-        observer.fix(rounded.float(), scales.float())
+        observer.fix(rounded.float(), scales.float(), source=weight.float())
         self._replace(observed, 0, rounded.float())
         self._stream[observed] = rounded.float()
         if corrects:

@@ -92,11 +92,22 @@ class ChannelShiftObserver(ResidualGrid, SampledObserver):
         super().__init__(**kwargs)
         self.max_shift = max_shift
         self._chosen: tuple[float, torch.Tensor] | None = None
+        self._fixed = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Records x and returns it unchanged."""
-        self._chosen = None
+        if not self._fixed:
+            self._chosen = None
         return super().forward(x)
+
+    def fix(self, scale: float, shift: torch.Tensor) -> None:
+        """Takes a grid that was decided elsewhere.
+
+        Args:
+            scale: Base scale.
+            shift: uint8 [C], 0..max_shift.
+        """
+        self._chosen, self._fixed = (scale, shift), True
 
     def scale_and_shift(self) -> tuple[float, torch.Tensor]:
         """Base scale, and uint8 [C] shifts, of least error."""

@@ -52,6 +52,7 @@ class WeightObserver(CodeObserver):
         self.qscheme = torch.per_channel_symmetric
         self._weight: torch.Tensor | None = None
         self._scales: torch.Tensor | None = None
+        self._source: torch.Tensor | None = None
         self._fixed = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,14 +63,22 @@ class WeightObserver(CodeObserver):
             self._weight, self._scales = x.detach(), None
         return x
 
-    def fix(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+    def fix(self, weight: torch.Tensor, scales: torch.Tensor, source: torch.Tensor | None = None) -> None:
         """Takes weights that lie on a grid already.
 
         Args:
             weight: float32 [O, ...], codes times scales.
             scales: float32 [O].
+            source: float32 [O, ...], what they were rounded from; None: themselves.
         """
         self._weight, self._scales, self._fixed = weight, scales, True
+        self._source = source
+
+    def rounded_and_source(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights on the grid, and what they were rounded from; float32 [O, ...] both."""
+        assert self._weight is not None
+        weight = self._weight if self._fixed else self.fake_quantize(self._weight)
+        return weight, self._weight if self._source is None else self._source
 
     def scales(self) -> torch.Tensor:
         """float32 [O]."""

@@ -1,0 +1,185 @@
+"""A calibrated model as an nn.Module whose weights, biases, norms and grids learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from ..batching import arguments_for_batch
+from ..errors import PackQViTError
+from ..passes.graph import aten, constant, set_constant
+from ..passes.patterns import layer_name
+from ..quantizer.observers import CodeObserver
+from .grids import LearnedGrid, WideResidual, learned_grid
+
+_TRAINED: dict[object, tuple[int, ...]] = {
+    aten.linear.default: (1, 2),
+    aten.conv2d.default: (1, 2),
+    aten.layer_norm.default: (2, 3),
+}
+"""Arguments that are trained where they are constants; weights with a grid are LearnedWeights instead."""
+
+
+class TrainableModel(nn.Module):
+    """A prepared and calibrated graph that trains like any PyTorch module, on any batch size.
+
+    Its forward rounds weights and activations to the grids of the integer program, with straight-through gradients.
+    Parameters are the latent weights and the logarithms of their steps (`LearnedWeight`), the logarithms of activation
+    scales (`LearnedAffine`, `LearnedChannelShifts`), biases, and the weights of LayerNorms. The embedding of positions
+    and of the class token, and zero points, stay.
+
+    `commit` writes what was learned into the prepared graph, for torchao's convert_pt2e and `lower_to_integer`.
+    """
+
+    def __init__(self, prepared: GraphModule, batch_size: int = 1) -> None:
+        """Takes over a graph.
+
+        Args:
+            prepared: Of prepare_pt2e with PackQViTQuantizer, then calibrated. `commit` changes it.
+            batch_size: Images that it was exported for.
+
+        Raises:
+            PackQViTError: An observer has no counterpart that trains.
+        """
+        super().__init__()
+        self._prepared = [prepared]  # a list hides it from nn.Module: its weights are not trained
+        self._batch_size = batch_size
+        self._nodes: list[Node] = list(prepared.graph.nodes)
+        self.grids = nn.ModuleDict()
+        self.learned = nn.ParameterDict()
+        trained = _trained_constants(self._nodes)
+        for node in self._nodes:
+            if node.op == "get_attr":
+                value = constant(prepared, node).clone()
+                if node in trained:
+                    self.learned[_key(node)] = nn.Parameter(value)
+                else:
+                    self.register_buffer(_buffer(node), value, persistent=False)
+            elif node.op == "call_module" and node.users:
+                observer = prepared.get_submodule(str(node.target))
+                assert isinstance(observer, CodeObserver)
+                self.grids[node.name] = learned_grid(observer)
+        self._last_use = {operand: node for node in self._nodes for operand in node.all_input_nodes}
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """The outputs of the graph: a tensor where there is one, else a tuple.
+
+        Args:
+            *inputs: In the order of the model's arguments; float32 [B, ...], B as large as memory allows.
+        """
+        return self._run(inputs, None)
+
+    def first_non_finite(self, *inputs: torch.Tensor) -> str | None:
+        """Where NaN or infinity begins: the name of a module of the model or of an operator; None: nowhere.
+
+        Args:
+            *inputs: As for `forward`.
+        """
+        found: list[str] = []
+
+        def look(node: Node, value: Any) -> None:
+            if isinstance(value, torch.Tensor) and not found and not bool(torch.isfinite(value).all()):
+                found.append(str(node.target) if node.op == "get_attr" else layer_name(node))
+
+        with torch.no_grad():
+            self._run(inputs, look)
+        return found[0] if found else None
+
+    def _run(self, inputs: tuple[torch.Tensor, ...], look: Callable[[Node, Any], None] | None) -> Any:
+        values: dict[Node, Any] = {}
+        waiting = iter(inputs)
+        for node in self._nodes:
+            if node.op == "placeholder":
+                values[node] = next(waiting)
+            elif node.op == "output":
+                outputs = map_arg(node.args[0], values.__getitem__)
+                return outputs[0] if isinstance(outputs, (tuple, list)) and len(outputs) == 1 else outputs
+            elif node.op == "call_module" and not node.users:
+                continue  # torch.export's check of the input shapes, which are not those of a training batch
+            else:
+                values[node] = self._value(node, values, inputs[0].shape[0])
+            if look is not None:
+                look(node, values.get(node))
+            for operand in node.all_input_nodes:
+                if self._last_use[operand] is node:
+                    values.pop(operand, None)
+        raise AssertionError("a graph without an output")
+
+    def _value(self, node: Node, values: dict[Node, Any], images: int) -> Any:
+        if node.op == "get_attr":
+            return self.learned[_key(node)] if _key(node) in self.learned else self.get_buffer(_buffer(node))
+        operands: Any = map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = operands
+        if node.op == "call_module":
+            return self.grids[node.name](*args)
+        assert callable(node.target)
+        return node.target(*arguments_for_batch(node, args, images, self._batch_size), **kwargs)
+
+    @torch.no_grad()
+    def commit(self, batches: list[torch.Tensor]) -> GraphModule:
+        """Writes what was learned into the prepared graph.
+
+        Args:
+            batches: Inputs, float32 [B, ...] each, over which the range of an int16 residual is taken again.
+
+        Returns:
+            The graph that this module was made from, changed.
+
+        Raises:
+            PackQViTError: A parameter is not finite.
+        """
+        for name, parameter in self.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise PackQViTError(f"training left NaN or infinity in {name}; lower the learning rates")
+        prepared = self._prepared[0]
+        for grid in self.grids.values():
+            assert isinstance(grid, LearnedGrid)
+            grid.commit()
+        for node in self._nodes:
+            if node.op == "get_attr" and _key(node) in self.learned:
+                set_constant(prepared, node, self.learned[_key(node)].detach().cpu())
+            elif node.op == "call_module" and node.name in self.grids and _holds_weight(node):
+                source = node.args[0]
+                assert isinstance(source, Node)
+                set_constant(prepared, source, self.grids[node.name](None).cpu())
+        self._observe_residuals(batches)
+        return prepared
+
+    def _observe_residuals(self, batches: list[torch.Tensor]) -> None:
+        residuals = [grid for grid in self.grids.values() if isinstance(grid, WideResidual)]
+        for grid in residuals:
+            grid.forget()
+            grid.observes = True
+        for batch in batches:
+            self(batch)
+        for grid in residuals:
+            grid.observes = False
+
+
+def _key(node: Node) -> str:
+    """A name for nn.Module, the same for all nodes that read one tensor."""
+    return str(node.target).replace(".", "__")
+
+
+def _buffer(node: Node) -> str:
+    return f"constant_{_key(node)}"
+
+
+def _holds_weight(node: Node) -> bool:
+    source = node.args[0]
+    return isinstance(source, Node) and source.op == "get_attr"
+
+
+def _trained_constants(nodes: list[Node]) -> set[Node]:
+    found: set[Node] = set()
+    for node in nodes:
+        for index in _TRAINED.get(node.target, ()) if node.op == "call_function" else ():
+            operand = node.args[index] if len(node.args) > index else None
+            if isinstance(operand, Node) and operand.op == "get_attr":
+                found.add(operand)
+    return found

@@ -1,0 +1,173 @@
+"""Tunes weights, scales, norms and biases of a calibrated model, all at once, against the float model's answers."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch.fx import GraphModule
+
+from ..errors import CalibrationError, PackQViTError
+from ..progress import Progress, silent
+from ..training import TrainableModel
+from ..training.augment import random_views
+from ..training.losses import distance
+from ..training.memory import keep_freed_memory
+from ..training.optimizer import cosine_schedule, parameter_groups
+from .method import TuningMethod
+
+_RESIDUAL_IMAGES = 128
+"""Images over which the range of an int16 residual is taken again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningReport:
+    """What tuning did to the distance from the float model (training/losses.py), on images that it did not train on.
+
+    Attributes:
+        before: As calibrated.
+        after: Of the state that was kept; at most `before`.
+        steps: Optimiser steps that were made.
+    """
+
+    before: float
+    after: float
+    steps: int
+
+
+def tune(
+    prepared: GraphModule,
+    float_module: GraphModule,
+    images: torch.Tensor,
+    batch_size: int = 1,
+    method: TuningMethod | None = None,
+    progress: Progress | None = None,
+) -> TuningReport:
+    """Trains a calibrated graph in place, without labels.
+
+    The state of least distance on held-out images is kept, and the calibrated one is among those it competes with.
+
+    Args:
+        prepared: Of prepare_pt2e with PackQViTQuantizer, then calibrated.
+        float_module: The graph that it was prepared from.
+        images: float32 [N, C, H, W], a few hundred to a thousand.
+        batch_size: Images that the graphs were exported for.
+        method: How; None: TuningMethod().
+        progress: Wraps the loop over the steps: progress(iterable, description, length).
+
+    Raises:
+        CalibrationError: There are too few images.
+        PackQViTError: The loss is not finite, the device is not there, or the model gives more than one tensor.
+    """
+    method = method or TuningMethod()
+    keep_freed_memory()
+    return _Tuner(prepared, float_module, images, batch_size, method).run(progress or silent)
+
+
+class _Tuner:
+    def __init__(
+        self,
+        prepared: GraphModule,
+        float_module: GraphModule,
+        images: torch.Tensor,
+        batch_size: int,
+        method: TuningMethod,
+    ) -> None:
+        self._method = method
+        self._device = _device(method.device)
+        self._generator = torch.Generator().manual_seed(method.seed)
+        self._model = TrainableModel(prepared, batch_size).to(self._device)
+        self._teacher = TrainableModel(float_module, batch_size).to(self._device).requires_grad_(False)
+        order = torch.randperm(len(images), generator=self._generator)
+        held_out = max(1, round(method.held_out * len(images)))
+        if len(images) - held_out < method.batch:
+            raise CalibrationError(
+                f"{len(images)} images are too few to tune with: {held_out} are held out, and one step takes "
+                f"{method.batch}; give some hundreds"
+            )
+        self._images = images
+        self._held_out, self._trained_on = order[:held_out], order[held_out:]
+        self._targets = [self._ask_teacher(batch) for batch in self._batches(self._held_out)]
+
+    def run(self, progress: Progress) -> TuningReport:
+        method = self._method
+        optimizer = torch.optim.Adam(parameter_groups(self._model, method.rates), betas=(0.9, 0.99))
+        schedule = cosine_schedule(optimizer, method.steps)
+        before = best = self._held_out_distance()
+        best_state, since = self._state(), 0
+        check_after = {round(method.steps * (i + 1) / method.checks) for i in range(method.checks)}
+        step = 0
+        for step, chosen in progress(enumerate(self._draws(), start=1), "tuning", method.steps):
+            self._step(chosen, step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            if step not in check_after:
+                continue
+            found = self._held_out_distance()
+            since = 0 if found < best else since + 1
+            if found < best:
+                best, best_state = found, self._state()
+            if since == method.patience:
+                break
+        if best < before:
+            self._model.load_state_dict(best_state)
+            self._model.cpu().commit(list(self._images[:_RESIDUAL_IMAGES].split(method.micro_batch)))
+        return TuningReport(before, best, step)
+
+    def _draws(self) -> Iterator[torch.Tensor]:
+        """Indices of the images of each step: all of them once, in a new order, then again."""
+        waiting = torch.empty(0, dtype=torch.int64)
+        for _ in range(self._method.steps):
+            if len(waiting) < self._method.batch:
+                waiting = self._trained_on[torch.randperm(len(self._trained_on), generator=self._generator)]
+            yield waiting[: self._method.batch]
+            waiting = waiting[self._method.batch :]
+
+    def _step(self, chosen: torch.Tensor, step: int) -> None:
+        """Adds up the gradients of one batch."""
+        for part in chosen.split(self._method.micro_batch):
+            views = random_views(self._images[part], self._method.smallest_crop, self._generator).to(self._device)
+            loss = distance(_single(self._model(views)), self._ask_teacher(views))
+            if not bool(torch.isfinite(loss)):
+                origin = self._model.first_non_finite(views) or "the loss"
+                raise PackQViTError(
+                    f"tuning diverged: the loss is {loss.item()} at step {step}, from {origin} on; lower the "
+                    "learning rates (TuningMethod.rates)"
+                )
+            (loss * (len(part) / len(chosen))).backward()
+
+    @torch.no_grad()
+    def _held_out_distance(self) -> float:
+        parts = zip(self._batches(self._held_out), self._targets, strict=True)
+        total = sum(float(distance(_single(self._model(x)), target)) * len(x) for x, target in parts)
+        return total / len(self._held_out)
+
+    @torch.no_grad()
+    def _ask_teacher(self, x: torch.Tensor) -> torch.Tensor:
+        return _single(self._teacher(x))
+
+    def _batches(self, indices: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in indices.split(self._method.micro_batch):
+            yield self._images[part].to(self._device)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return copy.deepcopy(self._model.state_dict())
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PackQViTError(f"cannot tune on the device {name!r}: {reason}; use 'cpu'") from error
+    return device
+
+
+def _single(output: object) -> torch.Tensor:
+    if not isinstance(output, torch.Tensor):
+        raise PackQViTError("tuning needs a model with one output tensor, its logits or features")
+    return output

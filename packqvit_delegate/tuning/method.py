@@ -1,0 +1,52 @@
+"""How a model is tuned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..errors import PackQViTError
+from ..training.optimizer import LearningRates
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningMethod:
+    """What tuning does; the same method, images, seed and number of threads give the same program.
+
+    Attributes:
+        steps: Optimiser steps at most. Time is in proportion to `steps * batch`.
+        batch: Images of a step.
+        micro_batch: Images that pass the model at once; memory is in proportion to it, the result hardly changes.
+        rates: Learning rates at their highest.
+        smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
+        held_out: Share of the images that is never trained on and decides which state is kept.
+        checks: How often in all the held-out images are looked at.
+        patience: Tuning ends when so many checks in a row brought nothing better.
+        seed: Of all draws.
+        device: Where to train: `cpu`, `cuda`.
+
+    Raises:
+        PackQViTError: A value is outside its range.
+    """
+
+    steps: int = 750
+    batch: int = 16
+    micro_batch: int = 8
+    rates: LearningRates = dataclasses.field(default_factory=LearningRates)
+    smallest_crop: float = 0.5
+    held_out: float = 0.1
+    checks: int = 10
+    patience: int = 4
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        for name in ("steps", "batch", "micro_batch", "checks", "patience"):
+            if getattr(self, name) < 1:
+                raise PackQViTError(f"{name} of the tuning is {getattr(self, name)}, but must be at least 1")
+        if self.batch % self.micro_batch:
+            raise PackQViTError(f"a batch of {self.batch} images is not a multiple of micro_batch {self.micro_batch}")
+        if not 0 < self.smallest_crop <= 1:
+            raise PackQViTError(f"smallest_crop is {self.smallest_crop}, outside (0, 1]")
+        if not 0 < self.held_out < 1:
+            raise PackQViTError(f"held_out is {self.held_out}, outside (0, 1)")

@@ -1,0 +1,128 @@
+"""Tuning without labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+from models import images, plain_model
+from packqvit_delegate import CalibrationError, PackQViTError, QuantizationConfig, TuningMethod, quantize
+from packqvit_delegate.passes import lower_to_integer
+from packqvit_delegate.training.losses import distance
+from packqvit_delegate.training.optimizer import LearningRates
+from packqvit_delegate.tuning import TuningReport, tune
+from training.support import calibrated_model
+
+FAST = {"steps": 40, "batch": 8, "micro_batch": 8, "checks": 4, "smallest_crop": 1.0}
+QUICK = LearningRates(weights=0.01, weight_scales=2e-3, activation_scales=4e-3, others=2e-3)
+WILD = LearningRates(weights=5.0, weight_scales=1.0, activation_scales=1.0, others=1.0)
+
+
+def tuned(count: int = 48, **method: Any) -> tuple[GraphModule, GraphModule, TuningReport]:
+    float_module, prepared = calibrated_model()
+    report = tune(prepared, float_module, images(count, seed=7), 1, TuningMethod(**{**FAST, "rates": QUICK, **method}))
+    return float_module, prepared, report
+
+
+def integer_distance(prepared: GraphModule, float_module: GraphModule, x: torch.Tensor) -> float:
+    integer = lower_to_integer(convert_pt2e(copy.deepcopy(prepared)))
+    with torch.no_grad():
+        pairs = [(integer(image), float_module(image)) for image in x.split(1)]
+    return float(distance(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])))
+
+
+def test_the_integer_program_comes_closer_on_images_that_it_never_saw() -> None:
+    _, calibrated = calibrated_model()
+    float_module, prepared, report = tuned(count=300, steps=120)
+    assert report.after < 0.8 * report.before and report.steps == 120
+    x = images(24, seed=11)
+    assert integer_distance(prepared, float_module, x) < 0.9 * integer_distance(calibrated, float_module, x)
+
+
+def test_the_same_seed_gives_the_same_program() -> None:
+    x = images(1, seed=5)
+    answers = []
+    for seed in (0, 0, 1):
+        _, prepared, _ = tuned(steps=4, checks=1, seed=seed)
+        with torch.no_grad():
+            answers.append(lower_to_integer(convert_pt2e(prepared))(x))
+    assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
+
+
+def test_it_never_ends_worse_than_it_began_and_stops_early() -> None:
+    _, calibrated = calibrated_model()
+    _, prepared, report = tuned(rates=WILD, patience=2)
+    assert report.after == report.before
+    assert report.steps == 20  # two checks of ten steps each
+    x = images(1, seed=5)
+    with torch.no_grad():
+        expected, found = (lower_to_integer(convert_pt2e(module))(x) for module in (calibrated, prepared))
+    assert torch.equal(found, expected)
+
+
+def test_a_program_for_batches_is_tuned_as_well() -> None:
+    float_module, prepared = calibrated_model(batch_size=2)
+    report = tune(prepared, float_module, images(32, seed=7), 2, TuningMethod(**{**FAST, "rates": QUICK, "steps": 12}))  # type: ignore[arg-type]
+    assert report.after < report.before
+    assert lower_to_integer(convert_pt2e(prepared))(images(2)).shape == (2, 10)
+
+
+def test_tuning_is_part_of_quantize() -> None:
+    progress: list[str] = []
+
+    def record(items: Iterable[Any], description: str, length: int | None) -> Iterable[Any]:
+        progress.append(description)
+        return items
+
+    method = TuningMethod(**{**FAST, "rates": QUICK, "steps": 12})  # type: ignore[arg-type]
+    x, config = images(16, seed=1), QuantizationConfig()
+    plain = quantize(plain_model(), (x[:1],), x, config)
+    other = quantize(
+        plain_model(), (x[:1],), x, config, tuning=method, tuning_images=images(32, seed=7), progress=record
+    )
+    assert progress[-1] == "tuning"
+    with torch.no_grad():
+        assert not torch.equal(plain(x[:1]), other(x[:1]))
+
+
+def test_too_few_images() -> None:
+    with pytest.raises(CalibrationError, match="8 images are too few"):
+        tuned(count=8)
+
+
+def test_a_loss_that_is_not_finite_says_where_it_began() -> None:
+    float_module, prepared = calibrated_model()
+    x = images(32, seed=7)
+    x[:, 0, 0, 0] = float("nan")
+    with pytest.raises(PackQViTError, match="diverged: the loss is nan at step 1, from"):
+        tune(prepared, float_module, x, 1, TuningMethod(**FAST))  # type: ignore[arg-type]
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(PackQViTError, match="device 'nonsense'"):
+        tuned(device="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "steps of the tuning is 0"),
+        ("micro_batch", 3, "not a multiple of micro_batch 3"),
+        ("smallest_crop", 0.0, "smallest_crop is 0.0"),
+        ("held_out", 1.0, "held_out is 1.0"),
+    ],
+)
+def test_methods_that_make_no_sense(field: str, value: float, message: str) -> None:
+    with pytest.raises(PackQViTError, match=message):
+        TuningMethod(**{field: value})  # type: ignore[arg-type]
+
+
+def test_rates_that_make_no_sense() -> None:
+    with pytest.raises(PackQViTError, match="learning rate of weights is -1"):
+        LearningRates(weights=-1.0)
