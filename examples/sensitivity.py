@@ -93,7 +93,7 @@ def main(
         found = suggest_for(pair, batches.first(SEARCH_IMAGES), limits, progress)
         found.save(mix)
     report = measure(pair.reference, pair.to_integer(), compared, progress)
-    console.print(block_table(report), worst_table(report))
+    console.print(block_table(report), block_table(report, "own_snr"), worst_table(report))
     if json is not None:
         report.save(json)
     if picture is not None:

@@ -38,8 +38,9 @@ def plot(report: SensitivityReport, path: str | Path, title: str = "") -> None:
         (axes[0], {(loss.role, loss.block): loss.snr for loss in inner}, "everything before included"),
         (axes[1], {(loss.role, loss.block): loss.own_snr for loss in inner}, "the operator alone"),
     ):
-        _draw(figure, axis, figures, roles, report.blocks)
+        image = _draw(axis, figures, roles, report.blocks)
         axis.set_title(label, fontsize=10)
+    figure.colorbar(image, ax=axes, label="signal-to-noise, dB")
     figure.suptitle(f"{title}   top-1 agreement {100 * report.agreement:.1f} %".strip(), fontsize=11)
     try:
         figure.savefig(path, dpi=150)
@@ -49,7 +50,7 @@ def plot(report: SensitivityReport, path: str | Path, title: str = "") -> None:
         pyplot.close(figure)
 
 
-def _draw(figure: Any, axis: Any, figures: dict[tuple[str, int], float], roles: list[str], blocks: int) -> None:
+def _draw(axis: Any, figures: dict[tuple[str, int], float], roles: list[str], blocks: int) -> Any:
     rows = [[figures.get((role, block), float("nan")) for block in range(blocks)] for role in roles]
     image = axis.imshow(rows, cmap="RdYlGn", vmin=0, vmax=40, aspect="auto")
     axis.set_xticks(range(blocks))
@@ -59,4 +60,4 @@ def _draw(figure: Any, axis: Any, figures: dict[tuple[str, int], float], roles: 
         for x, value in enumerate(row):
             if value == value:
                 axis.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=8)
-    figure.colorbar(image, ax=axis, label="signal-to-noise, dB")
+    return image
