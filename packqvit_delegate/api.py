@@ -110,7 +110,7 @@ def export(
     if input_normalization is not None:
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
-    _check_ends(config, byte_input, top_k)
+    check_ends(config, byte_input, top_k)
     integer_module = quantize(
         model,
         example_inputs,
@@ -121,6 +121,29 @@ def export(
         tuning_images=tuning_images,
         progress=progress,
     )
+    return finish(integer_module, example_inputs, config, byte_input, top_k)
+
+
+def finish(
+    integer_module: GraphModule,
+    example_inputs: tuple[torch.Tensor, ...],
+    config: QuantizationConfig,
+    byte_input: ByteLayout | None = None,
+    top_k: int | None = None,
+) -> Program:
+    """The end of `export`: from the integer graph to a program with the wanted input and output.
+
+    Args:
+        integer_module: Result of `quantize` or of passes.lower_to_integer; changed in place.
+        example_inputs: As for `export`.
+        config: What it was quantised with.
+        byte_input: As for `export`.
+        top_k: As for `export`.
+
+    Raises:
+        PackQViTError: `byte_input` or `top_k` cannot be had.
+    """
+    check_ends(config, byte_input, top_k)
     if byte_input is not None:
         assert config.input_normalization is not None
         take_bytes(integer_module, *config.input_normalization, channels_last=byte_input == "hwc")
@@ -132,7 +155,12 @@ def export(
     return lower(integer_module, example_inputs)
 
 
-def _check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None) -> None:
+def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None) -> None:
+    """Refuses ends that a program of this configuration cannot have.
+
+    Raises:
+        PackQViTError: They are unknown, or bytes have no meaning.
+    """
     if byte_input not in (None, "hwc", "chw"):
         raise PackQViTError(f"byte_input is {byte_input!r}, but must be 'hwc', 'chw' or None")
     if byte_input is not None and config.input_normalization is None:

@@ -63,9 +63,11 @@ class LearnedChannelShifts(LearnedGrid):
     Attributes:
         log_scale: float32 [], natural logarithm of the base scale.
         ratio: float32 [C], 2^shift; a buffer.
+        mean_square: float32 [C], of what came in last in training mode, over images and tokens, with its gradient.
     """
 
     ratio: torch.Tensor
+    mean_square: torch.Tensor | None
 
     def __init__(self, observer: ChannelShiftObserver) -> None:
         """Starts from the observer's grid."""
@@ -76,9 +78,13 @@ class LearnedChannelShifts(LearnedGrid):
         self.low, self.high = observer.quant_min, observer.quant_max
         self.log_scale = nn.Parameter(log_scale(scale))
         self.register_buffer("ratio", torch.exp2(shift.float()))
+        self.mean_square = None
+        self.measures = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X [..., C] rounded to the grid."""
+        """X [..., C] rounded to the grid; `mean_square` is taken while `measures` is set."""
+        if self.measures and self.training:
+            self.mean_square = x.float().square().flatten(0, -2).mean(0)
         return round_to_grid(x, self.log_scale.exp() * self.ratio, self.low, self.high)
 
     def commit(self) -> None:

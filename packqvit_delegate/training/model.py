@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -121,11 +121,12 @@ class TrainableModel(nn.Module):
         return node.target(*arguments_for_batch(node, args, images, self._batch_size), **kwargs)
 
     @torch.no_grad()
-    def commit(self, batches: list[torch.Tensor]) -> GraphModule:
+    def commit(self, batches: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> GraphModule:
         """Writes what was learned into the prepared graph.
 
         Args:
-            batches: Inputs, float32 [B, ...] each, over which the range of an int16 residual is taken again.
+            batches: Inputs, float32 [B, ...], or tuples of them, over which the range of an int16 residual is taken
+                again.
 
         Returns:
             The graph that this module was made from, changed.
@@ -150,13 +151,14 @@ class TrainableModel(nn.Module):
         self._observe_residuals(batches)
         return prepared
 
-    def _observe_residuals(self, batches: list[torch.Tensor]) -> None:
+    def _observe_residuals(self, batches: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:
         residuals = [grid for grid in self.grids.values() if isinstance(grid, WideResidual)]
         for grid in residuals:
             grid.forget()
             grid.observes = True
-        for batch in batches:
-            self(batch)
+        device = next(self.parameters()).device
+        for batch in batches if residuals else ():
+            self(*(tensor.to(device) for tensor in (batch if isinstance(batch, tuple) else (batch,))))
         for grid in residuals:
             grid.observes = False
 

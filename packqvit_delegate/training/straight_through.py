@@ -50,9 +50,9 @@ def round_to_grid(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> 
         high: Largest code.
 
     Returns:
-        float32 of x's shape.
+        float32 of x's shape: a grid is exact also where torch.autocast computes in less.
     """
-    result: torch.Tensor = _RoundToGrid.apply(x, scale, low, high)
+    result: torch.Tensor = _RoundToGrid.apply(x.float(), scale, low, high)
     return result
 
 
@@ -80,7 +80,7 @@ def round_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
     Returns:
         float32 of x's shape.
     """
-    result: torch.Tensor = _RoundProbabilities.apply(x, log2)
+    result: torch.Tensor = _RoundProbabilities.apply(x.float(), log2)
     return result
 
 

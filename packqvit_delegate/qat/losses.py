@@ -1,0 +1,67 @@
+"""What training makes small."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from ..errors import PackQViTError
+from ..training.losses import distance
+from ..training.outliers import outlier_consistency
+from .method import TrainingMethod
+from .preparation import QatModel
+
+
+def objective(
+    method: TrainingMethod,
+    model: QatModel,
+    output: torch.Tensor,
+    target: torch.Tensor | None,
+    labels: torch.Tensor | None,
+) -> torch.Tensor:
+    """The loss of a batch, as TrainingMethod says it.
+
+    Args:
+        method: Weighs its parts.
+        model: That just gave the output, in training mode.
+        output: Float [B, classes], or features [B, T, C].
+        target: The teacher's, of the same shape; None: without distillation.
+        labels: int64 [B]; None: there are none.
+
+    Returns:
+        float32 [].
+
+    Raises:
+        PackQViTError: Labels are wanted and missing, the output is not logits where it has to be, or the teacher's
+            answer is of another shape.
+    """
+    output = output.float()
+    total = output.new_zeros(())
+    if target is not None:
+        if target.shape != output.shape:
+            raise PackQViTError(
+                f"the teacher answers with the shape {list(target.shape)}, the model with {list(output.shape)}; both "
+                "need the same classes"
+            )
+        if method.distillation == "hard":
+            term = functional.cross_entropy(_logits(output), target.argmax(-1))
+        else:
+            term = distance(output, target.float())
+        total = total + (1 - method.label_weight) * term
+    if method.label_weight > 0:
+        if labels is None:
+            raise PackQViTError("label_weight is not 0, but the data set gives images without labels")
+        term = functional.cross_entropy(_logits(output), labels, label_smoothing=method.label_smoothing)
+        total = total + method.label_weight * term
+    if method.outlier_weight > 0:
+        total = total + method.outlier_weight * outlier_consistency(model)
+    return total
+
+
+def _logits(output: torch.Tensor) -> torch.Tensor:
+    if output.ndim != 2:
+        raise PackQViTError(
+            f"labels and hard distillation need logits [B, classes]; the model gives {list(output.shape)}: use soft "
+            "distillation"
+        )
+    return output

@@ -1,0 +1,108 @@
+"""From a float model to one that trains on the integer grids, and from that to its program."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+from ..api import Batch, Batches, ByteLayout, Program, calibrated, check_ends, finish, float_graph
+from ..calibration import CalibrationMethod
+from ..config import QuantizationConfig
+from ..passes import lower_to_integer
+from ..progress import Progress
+from ..training import TrainableModel
+
+_RANGE_IMAGES = 128
+"""Images over which the ranges of an int16 residual are taken again after training."""
+
+
+class QatModel(TrainableModel):
+    """A TrainableModel that knows what `convert` and `export` need.
+
+    Attributes:
+        config: Widths and grids.
+        example_inputs: Fix the shapes of the program.
+    """
+
+    def __init__(
+        self,
+        prepared: GraphModule,
+        example_inputs: tuple[torch.Tensor, ...],
+        config: QuantizationConfig,
+        ranges: list[tuple[torch.Tensor, ...]],
+    ) -> None:
+        """Takes over a calibrated graph.
+
+        Args:
+            prepared: As TrainableModel's.
+            example_inputs: As for `packqvit_delegate.export`.
+            config: What it was calibrated with.
+            ranges: Batches of inputs over which the ranges of an int16 residual are taken again after training.
+        """
+        super().__init__(prepared, example_inputs[0].shape[0])
+        self.config, self.example_inputs = config, example_inputs
+        self.ranges = ranges
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    calibration: Iterable[Batch],
+    config: QuantizationConfig | None = None,
+    *,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+) -> QatModel:
+    """Calibrates a float model and makes it trainable.
+
+    Calibration is what `packqvit_delegate.export` does, so that training starts where post-training quantisation ends.
+    For an int8 residual it also chooses outlier channels and their shifts, which training then leaves alone.
+
+    Args:
+        model: As for `export`; it stays as it is, and can be the teacher.
+        example_inputs: As for `export`.
+        calibration: As for `export`.
+        config: All choices; None: the preset `w4a4`.
+        method: As for `export`.
+        progress: As for `export`.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    config = config or QuantizationConfig()
+    batches = Batches(calibration, example_inputs)
+    module = float_graph(model, example_inputs, batches, config, progress)
+    prepared = calibrated(module, batches, config, method, progress)
+    return QatModel(prepared, example_inputs, config, batches.first(_RANGE_IMAGES).chunks())
+
+
+def convert(model: QatModel) -> GraphModule:
+    """The eager integer graph of what was trained; the model can be trained on afterwards.
+
+    Args:
+        model: Of `prepare`; on any device. The ranges of its int16 residual are taken again.
+
+    Raises:
+        PackQViTError: A parameter is not finite, or a constant cannot be expressed in integers.
+    """
+    return lower_to_integer(convert_pt2e(copy.deepcopy(model.commit(model.ranges))))
+
+
+def export(model: QatModel, *, byte_input: ByteLayout | None = None, top_k: int | None = None) -> Program:
+    """The program of what was trained.
+
+    Args:
+        model: Of `prepare`.
+        byte_input: As for `packqvit_delegate.export`.
+        top_k: As for `packqvit_delegate.export`.
+
+    Raises:
+        PackQViTError: As `convert`, and as `packqvit_delegate.export` for the ends.
+    """
+    check_ends(model.config, byte_input, top_k)
+    return finish(convert(model), model.example_inputs, model.config, byte_input, top_k)

@@ -1,0 +1,219 @@
+"""Training on the integer grids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from models import images, plain_model
+from packqvit_delegate import PackQViTError, qat, runtime
+from packqvit_delegate.training.losses import distance
+from packqvit_delegate.training.optimizer import LearningRates
+from qat.support import data, method, parameters, prepared
+
+WILD = LearningRates(weights=1e30, weight_scales=1e30, activation_scales=1e30, others=1e30)
+
+
+def integer_distance(model: qat.QatModel, x: torch.Tensor) -> float:
+    teacher, integer = plain_model(), qat.convert(model)
+    with torch.no_grad():
+        pairs = [(integer(image), teacher(image)) for image in x.split(1)]
+    return float(distance(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])))
+
+
+def test_the_program_learns_from_the_float_model_and_runs_what_was_trained() -> None:
+    model, x = prepared(), images(24, seed=11)
+    before = integer_distance(model, x)
+    history = qat.train(model, data(300), teacher=plain_model(), method=method(steps=120, batch=16))
+    assert integer_distance(model, x) < 0.85 * before
+    assert len(history.losses) == 120 and sum(history.losses[-20:]) < 0.7 * sum(history.losses[:20])
+    assert history.rates[0] == 1.0 and 0 < history.rates[-1] < 0.01
+    program = qat.export(model)
+    assert program.report.is_whole
+    (answer,) = runtime.load(program.buffer).run(x[:1])
+    assert torch.equal(answer, program.integer_module(x[:1]))
+
+
+def test_converting_is_no_end_of_training() -> None:
+    model, x = prepared(), images(1)
+    first = qat.convert(model)(x)
+    assert torch.equal(qat.convert(model)(x), first)
+    qat.train(model, data(), teacher=plain_model(), method=method())
+    assert not torch.equal(qat.convert(model)(x), first)
+
+
+def test_ends_of_the_program() -> None:
+    model = prepared(input_normalization=((0.5,) * 3, (0.5,) * 3))
+    pixels = (images(1, seed=3).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+    classes, scores = runtime.load(qat.export(model, byte_input="chw", top_k=2).buffer).run(pixels)
+    (logits,) = runtime.load(qat.export(model).buffer).run((pixels.float() / 255 - 0.5) / 0.5)
+    assert torch.equal(scores, logits.topk(2).values) and torch.equal(classes.long(), logits.topk(2).indices)
+    with pytest.raises(PackQViTError, match="byte_input needs input_normalization"):
+        qat.export(prepared(), byte_input="hwc")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distillation": "hard", "label_weight": 0.5, "label_smoothing": 0.1},
+        {"distillation": "none", "label_weight": 1.0},
+        {"micro_batch": 4, "clip": None, "ema": None},
+        {"autocast": True},
+        {"smallest_crop": 0.5, "steps": 80},
+    ],
+)
+def test_every_choice_trains(changes: dict[str, Any]) -> None:
+    model = prepared()
+    before = parameters(model)
+    chosen = method(**{"steps": 20, **changes})
+    teacher = None if chosen.distillation == "none" else plain_model()
+    history = qat.train(model, data(16, labels=chosen.label_weight > 0), teacher=teacher, method=chosen)
+    assert sum(history.losses[-5:]) < sum(history.losses[:5])
+    assert all(not torch.equal(value, before[name]) for name, value in parameters(model).items())
+
+
+def test_a_batch_in_parts_gives_the_same_step() -> None:
+    found = []
+    for micro_batch in (None, 2):
+        model = prepared()
+        qat.train(model, data(), teacher=plain_model(), method=method(steps=1, micro_batch=micro_batch, ema=None))
+        found.append(parameters(model))
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=0, atol=1e-3)
+
+
+def test_autocast_keeps_the_grids() -> None:
+    model, x = prepared(), images(4, seed=3)
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(x)
+    assert not torch.equal(rough.float(), exact)
+    assert (rough - exact).abs().mean() < 0.1 * exact.std()
+
+
+def test_the_mean_of_the_parameters_is_evaluated_and_kept() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(model: qat.QatModel) -> float:
+        assert not model.training and not torch.is_grad_enabled()
+        seen.append(parameters(model))
+        return float(len(seen))
+
+    model = prepared()
+    chosen = method(steps=5, ema=0.9)
+    history = qat.train(model, data(), teacher=plain_model(), method=chosen, evaluate=evaluate, every=2)
+    assert history.checks == [(2, 1.0), (4, 2.0), (5, 3.0)]
+    assert all(torch.equal(value, seen[-1][name]) for name, value in parameters(model).items())
+    raw = prepared()
+    qat.train(raw, data(), teacher=plain_model(), method=method(steps=5, ema=None))
+    assert any(not torch.equal(value, seen[-1][name]) for name, value in parameters(raw).items())
+
+
+class Features(nn.Module):
+    """A model without a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = plain_model()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.model._embed(self.model.patch(x))
+        for block in self.model.blocks:
+            x = block(x)
+        return self.model.norm(x)
+
+
+class WithNaN(Dataset):
+    """Images of which the one that comes last in the second step holds a NaN."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __init__(self, step: int, batch: int) -> None:
+        self.calls, self.step, self.batch = 0, step, batch
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = images(1, seed=index)[0]
+        self.calls += 1
+        if self.calls == self.step * self.batch:
+            image[0, 0, 0] = float("nan")
+        return image
+
+
+def test_a_loss_that_is_not_finite_says_where_it_began() -> None:
+    with pytest.raises(PackQViTError, match="the loss is nan at step 3, from x on; lower"):
+        qat.train(prepared(), WithNaN(3, 8), teacher=plain_model(), method=method())
+    model = prepared()
+    name = next(name for name in model.learned if "blocks__1" in name and "fc2__bias" in name)
+    with torch.no_grad():
+        model.learned[name].fill_(float("inf"))
+    with pytest.raises(PackQViTError, match=r"the loss is nan at step 1, from blocks\.1\.fc2\.bias"):
+        qat.train(model, data(), teacher=plain_model(), method=method())
+    with pytest.raises(PackQViTError, match="training diverged: .* at step 2, from"):
+        qat.train(prepared(), data(), teacher=plain_model(), method=method(rates=WILD))
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    model = prepared()
+    name, parameter = next((n, p) for n, p in model.named_parameters() if "fc1" in n and "bias" in n)
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(PackQViTError, match=f"a gradient is not finite at step 1, from {name} on"):
+        qat.train(model, data(), teacher=plain_model(), method=method())
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        ({}, {"teacher": None}, "distillation is 'soft': give the float model as teacher"),
+        ({"distillation": "none", "label_weight": 1.0}, {}, "give no teacher"),
+        ({"batch": 49}, {}, "48 images, but one step takes 49"),
+        ({"label_weight": 0.5}, {}, "images without labels"),
+        ({"outlier_weight": 1.0}, {}, "residual is not int8"),
+        ({}, {"every": 0}, "every is 0"),
+        (
+            {},
+            {"teacher": nn.Sequential(plain_model(), nn.Unflatten(1, (2, 5)))},
+            r"\[8, 2, 5\], the model with \[8, 10\]",
+        ),
+        ({"distillation": "hard"}, {"teacher": Features(), "model": Features()}, r"the model gives \[8, 17, 48\]"),
+    ],
+)
+def test_what_cannot_be_trained(changes: dict[str, Any], given: dict[str, Any], message: str) -> None:
+    arguments = {"teacher": plain_model(), **given}
+    x = images(16, seed=1)
+    model = qat.prepare(arguments.pop("model"), (x[:1],), x) if "model" in arguments else prepared()
+    with pytest.raises(PackQViTError, match=message):
+        qat.train(model, data(), method=method(**changes), **arguments)
+
+
+def test_features_learn_as_well() -> None:
+    x = images(16, seed=1)
+    model = qat.prepare(Features(), (x[:1],), x)
+    history = qat.train(model, data(), teacher=Features(), method=method(steps=30))
+    assert sum(history.losses[-5:]) < 0.9 * sum(history.losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "steps of the training is 0"),
+        ("micro_batch", 5, "not a multiple of micro_batch 5"),
+        ("distillation", "cosine", "distillation is 'cosine'"),
+        ("label_weight", 1.5, "label_weight is 1.5"),
+        ("label_weight", 1.0, "distillation 'soft' with a label_weight of 1.0"),
+        ("label_smoothing", 1.0, "label_smoothing is 1.0"),
+        ("outlier_weight", -1.0, "outlier_weight is -1.0"),
+        ("clip", 0.0, "clip is 0.0"),
+        ("seed", -1, "seed is -1"),
+        ("ema", 1.0, "ema is 1.0"),
+        ("smallest_crop", 0.0, "smallest_crop is 0.0"),
+    ],
+)
+def test_methods_that_make_no_sense(field: str, value: Any, message: str) -> None:
+    with pytest.raises(PackQViTError, match=message):
+        method(**{field: value})
