@@ -122,15 +122,17 @@ def _add(table: Table, name: str, report: SensitivityReport) -> None:
 def _steps(found: MixedPrecision) -> Table:
     known = found.facts
     names = {"weight_bits": "weights", "activation_bits": "output"}
-    table = Table("8 bits for", "of", "bytes", "multiply-accumulates", "loss", title="in the order of their use")
-    table.add_row("", "", "", "", f"{known['loss']['before']:.3f}")
-    for step in known["steps"]:
-        extra = f"+{size(step['extra_bytes'])}" if step["extra_bytes"] else ""
-        share = f"{100 * step['macs'] / known['macs_of_linear_layers']:.1f} %" if step["macs"] else ""
-        table.add_row(names[step["field"]], escape(step["layer"]), extra, share, f"{step['loss']:.3f}")
+    table = Table(
+        "8 bits for", "of", "bytes", "multiply-accumulates", "loss alone", title="most use for its cost first"
+    )
+    for layer in known["layers"]:
+        extra = f"+{size(layer['extra_bytes'])}" if layer["extra_bytes"] else ""
+        share = f"{100 * layer['macs'] / known['macs_of_linear_layers']:.1f} %" if layer["macs"] else ""
+        table.add_row(names[layer["field"]], escape(layer["layer"]), extra, share, f"{layer['loss_alone']:.4f}")
     before, after = known["weight_bytes"]["before"], known["weight_bytes"]["after"]
     wide = known["macs_at_8_bit_activations"]["after"] / known["macs_of_linear_layers"]
-    table.add_row("in all", "", f"+{100 * (after / before - 1):.1f} %", f"{100 * wide:.1f} % at 8 bits", "")
+    loss = f"{known['loss']['before']:.2f} -> {known['loss']['after']:.2f}"
+    table.add_row("in all", "", f"+{100 * (after / before - 1):.1f} %", f"{100 * wide:.1f} %", loss)
     return table
 
 

@@ -17,9 +17,9 @@ from ..config import INNER_PRODUCT_LEVELS, LayerOverride, QuantizationConfig
 from ..errors import PackQViTError
 from ..progress import Progress
 from .pair import Pair, make_pair
-from .search import Budget, search
+from .search import Budget, select
 from .simulation import Simulation
-from .widths import Size, choices, size_of
+from .widths import Choice, Size, choices, size_of
 
 _FORMAT = 1
 _FORMAT_KEY = "packqvit_mixed_precision"
@@ -169,34 +169,38 @@ def suggest_for(
         raise PackQViTError("no layer has 4 bits, so there is none to be given 8; start from W4A4 or W4A8")
     size = size_of(pair.reference, pair.prepared)
     budget = Budget(int(limits.extra_bytes * size.weight_bytes), int(limits.wide_macs * size.macs))
-    initial, steps = search(Simulation(pair.reference, pair.prepared, images), each, budget, progress)
+    simulation = Simulation(pair.reference, pair.prepared, images)
+    alone = simulation.losses_alone([choice for choice in each if budget.allows(choice)], progress)
+    chosen = select(alone, budget)
     overrides: dict[str, LayerOverride] = {}
-    for step in steps:
-        name, override = step.choice.override
+    for choice in chosen:
+        name, override = choice.override
         before = overrides.get(name, LayerOverride())
         overrides[name] = LayerOverride(
             before.weight_bits or override.weight_bits, before.activation_bits or override.activation_bits
         )
-    return MixedPrecision(overrides, _facts(size, limits, initial, steps))
+    losses = {"before": round(simulation.loss(), 4), "after": round(simulation.loss(chosen), 4)}
+    return MixedPrecision(overrides, {**_costs(size, limits, chosen), "loss": losses, "layers": _layers(chosen, alone)})
 
 
-def _facts(size: Size, limits: Limits, initial: float, steps: list[Any]) -> dict[str, Any]:
-    extra = sum(step.choice.extra_bytes for step in steps)
-    wide = sum(step.choice.macs for step in steps)
+def _costs(size: Size, limits: Limits, chosen: list[Choice]) -> dict[str, Any]:
+    extra, wide = sum(choice.extra_bytes for choice in chosen), sum(choice.macs for choice in chosen)
     return {
         "limits": dataclasses.asdict(limits),
         "weight_bytes": {"before": size.weight_bytes, "after": size.weight_bytes + extra},
         "macs_of_linear_layers": size.macs,
         "macs_at_8_bit_activations": {"before": size.wide_macs, "after": size.wide_macs + wide},
-        "loss": {"before": round(initial, 4), "after": round(steps[-1].loss if steps else initial, 4)},
-        "steps": [
-            {
-                "layer": step.choice.layer,
-                "field": step.choice.field,
-                "extra_bytes": step.choice.extra_bytes,
-                "macs": step.choice.macs,
-                "loss": round(step.loss, 4),
-            }
-            for step in steps
-        ],
     }
+
+
+def _layers(chosen: list[Choice], alone: Mapping[Choice, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": choice.layer,
+            "field": choice.field,
+            "extra_bytes": choice.extra_bytes,
+            "macs": choice.macs,
+            "loss_alone": round(alone[choice], 4),
+        }
+        for choice in chosen
+    ]

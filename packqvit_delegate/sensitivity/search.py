@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 
-from ..progress import Progress, silent
-from .simulation import Simulation
 from .widths import Choice
-
-_LEAST_GAIN = 0.002
-"""A layer that wins back less of the first loss than this is left alone: it may be chance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,66 +30,22 @@ class Budget:
 
     def share(self, choice: Choice) -> float:
         """How much of both budgets a layer takes; never 0."""
-        return max(choice.extra_bytes / max(self.extra_bytes, 1) + choice.macs / max(self.macs, 1), 1e-4)
+        return max(choice.extra_bytes / max(self.extra_bytes, 1) + choice.macs / max(self.macs, 1), 1e-6)
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A layer that was given 8 bits.
-
-    Attributes:
-        choice: The layer.
-        loss: With it and all before it, on the images of the search.
-    """
-
-    choice: Choice
-    loss: float
-
-
-def search(
-    simulation: Simulation, each: Sequence[Choice], budget: Budget, progress: Progress | None = None
-) -> tuple[float, list[Step]]:
-    """Gives layers 8 bits one after the other, the largest gain per share of the budget first.
-
-    A gain is measured again, beside all layers that were chosen before, when the layer's turn comes; layers behind the
-    leader wait with the gain that they had last (lazy greedy search: Minoux, 1978).
+def select(gains: Mapping[Choice, float], budget: Budget) -> list[Choice]:
+    """The layers that get 8 bits: the largest gain per share of the budget first, as long as it lasts.
 
     Args:
-        simulation: Measures losses.
-        each: What may be chosen.
-        budget: What it may cost.
-        progress: Wraps the loops.
+        gains: What 8 bits win back, for each layer alone.
+        budget: What they may cost.
 
     Returns:
-        The loss with none, and the layers in the order in which they were chosen. Ties fall to the earlier layer.
+        Layers in the order in which they were chosen; ties fall to the earlier one.
     """
-    progress = progress or silent
-    initial = simulation.loss()
-    affordable = [choice for choice in each if budget.allows(choice)]
-    alone = simulation.losses(affordable, progress)
-    gains = [(choice, initial - loss) for choice, loss in zip(affordable, alone, strict=True)]
-    return initial, list(progress(_choose(simulation, initial, gains, budget), "choosing layers", None))
-
-
-def _choose(
-    simulation: Simulation, initial: float, gains: Sequence[tuple[Choice, float]], budget: Budget
-) -> Iterator[Step]:
-    chosen: list[Choice] = []
-    loss, left = initial, budget
-    # Gain per share of the budget, negative so that the largest is first; tie break; with how many chosen; layer.
-    waiting = [(-gain / budget.share(c), i, 0, c) for i, (c, gain) in enumerate(gains) if gain > _LEAST_GAIN * initial]
-    heapq.heapify(waiting)
-    with_leader: dict[int, float] = {}
-    while waiting:
-        _, index, measured_with, choice = heapq.heappop(waiting)
-        if not left.allows(choice):
-            continue
-        if measured_with == len(chosen) and index in with_leader:
+    chosen, left = [], budget
+    for choice in sorted(gains, key=lambda choice: -gains[choice] / budget.share(choice)):
+        if gains[choice] > 0 and left.allows(choice):
             chosen.append(choice)
-            left, loss = left.without(choice), with_leader.pop(index)
-            yield Step(choice, loss)
-            continue
-        with_leader[index] = simulation.loss([*chosen, choice])
-        gain = loss - with_leader[index]
-        if gain > _LEAST_GAIN * initial:
-            heapq.heappush(waiting, (-gain / budget.share(choice), index, len(chosen), choice))
+            left = left.without(choice)
+    return chosen

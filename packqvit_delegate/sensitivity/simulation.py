@@ -21,10 +21,10 @@ from .widths import Choice, observer_of
 
 
 class Simulation:
-    """How far the outputs of a calibrated model are from the float model's.
+    """How far the outputs of a calibrated model, or of parts of it, are from the float model's.
 
-    Activations are rounded to the grids that calibration decided, and weights are those that it rounded. A layer at
-    8 bits gets a grid of its own from the same sample, and its float weights rounded to 8 bits.
+    Activations are rounded to the grids that calibration decided, and weights are those that it rounded. A layer that
+    is raised to 8 bits gets a grid of its own from the same sample, and its float weights rounded to 8 bits.
     """
 
     def __init__(self, reference: GraphModule, prepared: GraphModule, images: Batches) -> None:
@@ -37,8 +37,6 @@ class Simulation:
         """
         self._prepared, self._reference = prepared, reference
         self._size, self._chunks = images.size, images.chunks()
-        self._nodes = computed(prepared)
-        self._output = output_of(prepared)
         self._wide: dict[Node, Any] = {}
         self._float_nodes = {node.name: node for node in reference.graph.nodes}
         self._targets = self._float_outputs()
@@ -46,37 +44,64 @@ class Simulation:
     @torch.no_grad()
     def loss(self, raised: Iterable[Choice] = ()) -> float:
         """Mean loss over the images with some layers at 8 bits; see `loss_of`."""
-        return self._finish(Steps(self._prepared, self._chunks, self._size), self._nodes, self._changed(raised))
+        changed = frozenset(node for choice in raised for node in choice.nodes)
+        stream = Steps(self._prepared, self._chunks, self._size)
+        for node in computed(self._prepared):
+            self._step(stream, node, changed)
+        return self._mean_loss(stream[output_of(self._prepared)])
 
     @torch.no_grad()
-    def losses(self, each: Sequence[Choice], progress: Progress | None = None) -> list[float]:
-        """The loss with one layer at 8 bits, for each of some.
+    def losses_alone(self, each: Sequence[Choice], progress: Progress | None = None) -> dict[Choice, float]:
+        """The loss of the float model with a single layer at 4 bits, for each of some.
 
-        All of them in one go through the graph: what is before a layer is computed once.
+        Against the float model the loss of one layer stands out; beside all others at 4 bits it drowns in what any
+        change does to their rounding. All of them are measured in one go through the graph: what is before a layer is
+        computed once.
         """
-        first = {choice: min(self._position(node) for node in choice.nodes) for choice in each}
-        stream, done = Steps(self._prepared, self._chunks, self._size), 0
+        narrow = {choice: self._narrow(choice) for choice in each}
+        nodes = computed(self._reference)
+        first = {choice: min(nodes.index(node) for node in narrow[choice]) for choice in each}
+        stream, done = Steps(self._reference, self._chunks, self._size), 0
         found: dict[Choice, float] = {}
         ordered = sorted(each, key=first.__getitem__)
         for choice in (progress or silent)(ordered, "trying layers", len(ordered)):
-            for node in self._nodes[done : first[choice]]:
-                self._step(stream, node, frozenset())
-            done = first[choice]
-            found[choice] = self._finish(stream.fork(), self._nodes[done:], self._changed([choice]))
-        return [found[choice] for choice in each]
+            for node in nodes[done : first[choice]]:
+                self._float_step(stream, node, {})
+            done, alone = first[choice], stream.fork()
+            for node in nodes[done:]:
+                self._float_step(alone, node, narrow[choice])
+            found[choice] = self._mean_loss(alone[output_of(self._reference)])
+        return {choice: found[choice] for choice in each}
 
-    def _position(self, observer: Node) -> int:
-        """Where a change of an observer is felt first: weights by the linear that reads them."""
-        is_weight = isinstance(observer_of(self._prepared, observer), WeightObserver)
-        return self._nodes.index(next(iter(observer.users)) if is_weight else observer)
+    def _narrow(self, choice: Choice) -> dict[Node, Any]:
+        """The float graph's nodes that a layer at 4 bits changes, and how."""
+        changes: dict[Node, Any] = {}
+        for node in choice.nodes:
+            observer, source = observer_of(self._prepared, node), node.args[0]
+            assert observer is not None and isinstance(source, Node)
+            if isinstance(observer, WeightObserver):
+                (linear,) = node.users
+                weight = observer.fake_quantize(constant(self._prepared, source))
+                bias = constant(self._prepared, linear.args[2]) if len(linear.args) > 2 else None
+                changes[self._float_nodes[linear.name]] = (weight, bias)
+            else:
+                changes[self._float_nodes[source.name]] = observer
+        return changes
 
-    def _changed(self, raised: Iterable[Choice]) -> frozenset[Node]:
-        return frozenset(node for choice in raised for node in choice.nodes)
+    def _float_step(self, stream: Steps, node: Node, narrow: dict[Node, Any]) -> None:
+        change = narrow.get(node)
+        if isinstance(change, tuple):
+            source = node.args[0]
+            assert isinstance(source, Node)
+            stream[node] = [nn.functional.linear(x, *change) for x in stream[source]]
+        else:
+            stream.run(node)
+            if change is not None:
+                stream[node] = [change.fake_quantize(value) for value in stream[node]]
+        stream.release(node)
 
-    def _finish(self, stream: Steps, nodes: Sequence[Node], changed: frozenset[Node]) -> float:
-        for node in nodes:
-            self._step(stream, node, changed)
-        losses = [loss_of(*pair) for pair in zip(self._targets, stream[self._output], strict=True)]
+    def _mean_loss(self, outputs: Sequence[torch.Tensor]) -> float:
+        losses = [loss_of(*pair) for pair in zip(self._targets, outputs, strict=True)]
         return float(torch.cat(losses).double().mean())
 
     def _step(self, stream: Steps, node: Node, changed: frozenset[Node]) -> None:

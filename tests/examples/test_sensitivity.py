@@ -42,7 +42,7 @@ def test_a_mix_is_found_written_and_applied(run, tmp_path: Path) -> None:
         sensitivity.app,
         f"{MODEL} --calibration-images 8 --images 4 --budget 15 --wide-macs 50 --json r.json --plot r.png",
     )
-    assert "with the mix" in output and "in the order of their use" in output
+    assert "with the mix" in output and "most use for its cost first" in output
     mix = json.loads((tmp_path / "mixed_precision.json").read_text())
     assert mix["overrides"]
     report = json.loads((tmp_path / "r.json").read_text())
