@@ -25,3 +25,20 @@ def distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return functional.kl_div(log_probability, log_target, log_target=True, reduction="batchmean")
     variance = target.var(-1, keepdim=True, correction=0).clamp_min(1e-12)
     return ((output - target).square() / variance).mean()
+
+
+def feature_distance(features: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
+    """Mean squared error of features over the variance of their channels, averaged over the list.
+
+    Args:
+        features: float32 [B, ..., C] each, of the model that learns.
+        targets: Of the model that it learns from; the same shapes.
+
+    Returns:
+        float32 [].
+    """
+    errors = []
+    for feature, target in zip(features, targets, strict=True):
+        variance = target.flatten(0, -2).var(0, correction=0).mean().clamp_min(1e-12)
+        errors.append((feature - target).square().mean() / variance)
+    return torch.stack(errors).mean()

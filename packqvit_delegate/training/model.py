@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 
 from ..batching import arguments_for_batch
 from ..errors import PackQViTError
-from ..passes.graph import aten, constant, set_constant
+from ..passes.graph import aten, constant, is_call, set_constant
 from ..passes.patterns import layer_name
 from ..quantizer.observers import CodeObserver
 from .grids import LearnedGrid, WideResidual, learned_grid
@@ -73,6 +73,22 @@ class TrainableModel(nn.Module):
             *inputs: In the order of the model's arguments; float32 [B, ...], B as large as memory allows.
         """
         return self._run(inputs, None)
+
+    def outputs_and_norms(self, *inputs: torch.Tensor) -> tuple[Any, list[torch.Tensor]]:
+        """The outputs, and what every LayerNorm gives before it is rounded, float32 [B, ..., C], in graph order.
+
+        The same model without observers gives the same number of them, so that the two can be compared.
+
+        Args:
+            *inputs: As for `forward`.
+        """
+        norms: list[torch.Tensor] = []
+
+        def look(node: Node, value: Any) -> None:
+            if is_call(node, aten.layer_norm.default):
+                norms.append(value)
+
+        return self._run(inputs, look), norms
 
     def first_non_finite(self, *inputs: torch.Tensor) -> str | None:
         """Where NaN or infinity begins: the name of a module of the model or of an operator; None: nowhere.

@@ -13,7 +13,7 @@ from ..errors import CalibrationError, PackQViTError
 from ..progress import Progress, silent
 from ..training import TrainableModel
 from ..training.augment import random_views
-from ..training.losses import distance
+from ..training.losses import distance, feature_distance
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups
 from .method import TuningMethod
@@ -130,7 +130,7 @@ class _Tuner:
         """Adds up the gradients of one batch."""
         for part in chosen.split(self._method.micro_batch):
             views = random_views(self._images[part], self._method.smallest_crop, self._generator).to(self._device)
-            loss = distance(_single(self._model(views)), self._ask_teacher(views))
+            loss = self._loss(views)
             if not bool(torch.isfinite(loss)):
                 origin = self._model.first_non_finite(views) or "the loss"
                 raise PackQViTError(
@@ -138,6 +138,15 @@ class _Tuner:
                     "learning rates (TuningMethod.rates)"
                 )
             (loss * (len(part) / len(chosen))).backward()
+
+    def _loss(self, views: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            target, target_norms = self._teacher.outputs_and_norms(views)
+        output, norms = self._model.outputs_and_norms(views)
+        loss = distance(_single(output), _single(target))
+        if self._method.features > 0:
+            loss = loss + self._method.features * feature_distance(norms, target_norms)
+        return loss
 
     @torch.no_grad()
     def _held_out_distance(self) -> float:

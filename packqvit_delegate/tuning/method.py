@@ -17,6 +17,8 @@ class TuningMethod:
         batch: Images of a step.
         micro_batch: Images that pass the model at once; memory is in proportion to it, the result hardly changes.
         rates: Learning rates at their highest.
+        features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are learned
+            by heart from a few hundred images; features, one for each token, are not.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
         held_out: Share of the images that is never trained on and decides which state is kept.
         checks: How often in all the held-out images are looked at.
@@ -32,6 +34,7 @@ class TuningMethod:
     batch: int = 16
     micro_batch: int = 8
     rates: LearningRates = dataclasses.field(default_factory=LearningRates)
+    features: float = 3.0
     smallest_crop: float = 0.5
     held_out: float = 0.1
     checks: int = 10
@@ -46,6 +49,8 @@ class TuningMethod:
                 raise PackQViTError(f"{name} of the tuning is {getattr(self, name)}, but must be at least 1")
         if self.batch % self.micro_batch:
             raise PackQViTError(f"a batch of {self.batch} images is not a multiple of micro_batch {self.micro_batch}")
+        if not self.features >= 0:
+            raise PackQViTError(f"features of the tuning is {self.features}, but must not be negative")
         if not 0 < self.smallest_crop <= 1:
             raise PackQViTError(f"smallest_crop is {self.smallest_crop}, outside (0, 1]")
         if not 0 < self.held_out < 1:
