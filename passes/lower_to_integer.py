@@ -79,12 +79,12 @@ def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
                 return
             except NotLowered as reason:
                 context.reasons[value] = str(reason)
-        codes = _quantize_float(context, value, grid)
+        codes = quantize_float(context, value, grid)
         if codes is not None:
             context.codes[value] = codes
 
 
-def _quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:
+def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:
     """packqvit.quantize of a float value: the input of the model, or what a float operator left outside produces."""
     source, ratio = value, torch.ones(1, dtype=torch.float64)
     axis = 1 if isinstance(grid, OffsetGrid) else -1
@@ -121,21 +121,28 @@ def _move(context: LoweringContext, node: Node) -> None:
 
 
 def _lower_float_output(context: LoweringContext, node: Node) -> None:
-    """A linear whose result is wanted in float: integer accumulators, dequantised."""
     if node in context.codes:
         return
     with context.graph_module.graph.inserting_before(node):
         try:
-            x, layer = linear_operands(context, node)
+            result = float_output(context, node)
         except NotLowered as reason:
             context.reasons.setdefault(node, str(reason))
             return
-        weight, bias = layer.constants(context, node.name)
-        accumulator = context.call(ops.linear_accumulate.default, (x.node, weight, bias, layer.bits), node)
-        scale = context.constant(f"{node.name}_scale", layer.scales.float())
-        axis = len(shape_of(node)) - 1
-        result = context.call(ops.dequantize.default, (accumulator, scale, 0, axis), node)
     node.replace_all_uses_with(result)
+
+
+def float_output(context: LoweringContext, node: Node) -> Node:
+    """A linear whose result is wanted in float: integer accumulators, dequantised.
+
+    Raises:
+        NotLowered: Its input or its weight has no codes.
+    """
+    x, layer = linear_operands(context, node)
+    weight, bias = layer.constants(context, node.name)
+    accumulator = context.call(ops.linear_accumulate.default, (x.node, weight, bias, layer.bits), node)
+    scale = context.constant(f"{node.name}_scale", layer.scales.float())
+    return context.call(ops.dequantize.default, (accumulator, scale, 0, len(shape_of(node)) - 1), node)
 
 
 def _replace_dequantize(context: LoweringContext, node: Node) -> None:

@@ -35,6 +35,7 @@ class QatModel(TrainableModel):
         example_inputs: tuple[torch.Tensor, ...],
         config: QuantizationConfig,
         ranges: list[tuple[torch.Tensor, ...]],
+        integer_functions: bool = True,
     ) -> None:
         """Takes over a calibrated graph.
 
@@ -43,8 +44,9 @@ class QatModel(TrainableModel):
             example_inputs: As for `packqvit_delegate.export`.
             config: What it was calibrated with.
             ranges: Batches of inputs over which the ranges of an int16 residual are taken again after training.
+            integer_functions: As TrainableModel's.
         """
-        super().__init__(prepared, example_inputs[0].shape[0])
+        super().__init__(prepared, example_inputs[0].shape[0], integer_functions)
         self.config, self.example_inputs = config, example_inputs
         self.ranges = ranges
 
@@ -56,6 +58,7 @@ def prepare(
     config: QuantizationConfig | None = None,
     *,
     method: CalibrationMethod | None = None,
+    integer_functions: bool = True,
     progress: Progress | None = None,
 ) -> QatModel:
     """Calibrates a float model and makes it trainable.
@@ -69,6 +72,8 @@ def prepare(
         calibration: As for `export`.
         config: All choices; None: the preset `w4a4`.
         method: As for `export`.
+        integer_functions: Whether its values are those of the integer operators, bit for bit, or those of float
+            arithmetic rounded to the same grids, in about half the time (training/model.py). May be set later.
         progress: As for `export`.
 
     Raises:
@@ -78,7 +83,7 @@ def prepare(
     batches = Batches(calibration, example_inputs)
     module = float_graph(model, example_inputs, batches, config, progress)
     prepared = calibrated(module, batches, config, method, progress)
-    return QatModel(prepared, example_inputs, config, batches.first(_RANGE_IMAGES).chunks())
+    return QatModel(prepared, example_inputs, config, batches.first(_RANGE_IMAGES).chunks(), integer_functions)
 
 
 def convert(model: QatModel) -> GraphModule:

@@ -144,22 +144,30 @@ class _Training:
         size = self._method.micro_batch or self._method.batch
         for first in range(0, len(images), size):
             part = slice(first, first + size)
-            loss = self._loss(images[part].to(self._device), None if labels is None else labels[part].to(self._device))
+            seen, known = images[part].to(self._device), None if labels is None else labels[part].to(self._device)
+            try:
+                loss = self._loss(seen, known)
+            except PackQViTError as error:  # integers cannot express what has become of a parameter
+                origin = self._model.first_non_finite(seen)
+                if origin is None:
+                    raise
+                raise _diverged(str(error), step, origin) from error
             if not bool(torch.isfinite(loss)):
-                origin = self._model.first_non_finite(images[part].to(self._device)) or "the loss"
-                self._diverged(f"the loss is {loss.item()}", step, origin)
-            share = len(images[part]) / len(images)
+                origin = self._model.first_non_finite(seen) or "the loss"
+                raise _diverged(f"the loss is {loss.item()}", step, origin)
+            share = len(seen) / len(images)
             (loss * share).backward()
             losses.append(loss.item() * share)
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._method.clip or float("inf"))
         if not bool(torch.isfinite(norm)):
             named = ((name, parameter.grad) for name, parameter in self._model.named_parameters())
             worst = next(name for name, grad in named if grad is not None and not bool(torch.isfinite(grad).all()))
-            self._diverged("a gradient is not finite", step, worst)
+            raise _diverged("a gradient is not finite", step, worst)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._history.losses.append(sum(losses))
-        self._history.rates.append(self._schedule.get_last_lr()[0] / max(self._schedule.base_lrs[0], 1e-30))
+        self._history.losses.append(float(sum(losses)))
+        rate, highest = float(self._schedule.get_last_lr()[0]), float(self._schedule.base_lrs[0])
+        self._history.rates.append(rate / highest if highest > 0 else 0.0)
         self._schedule.step()
         if self._average is not None:
             self._average.update()
@@ -172,12 +180,6 @@ class _Training:
                     target = _single(self._teacher(images))
             output = _single(self._forward(images))
         return objective(self._method, self._model, output, target, labels)
-
-    def _diverged(self, what: str, step: int, origin: str) -> None:
-        raise PackQViTError(
-            f"training diverged: {what} at step {step + 1}, from {origin} on; lower the learning rates "
-            "(TrainingMethod.rates), or look at the images where it begins with the input"
-        )
 
     @torch.no_grad()
     def _evaluate(self, evaluate: Evaluate) -> float:
@@ -195,3 +197,10 @@ def _single(output: object) -> torch.Tensor:
     if not isinstance(output, torch.Tensor):
         raise PackQViTError("training needs models with one output tensor, logits or features")
     return output
+
+
+def _diverged(what: str, step: int, origin: str) -> PackQViTError:
+    return PackQViTError(
+        f"training diverged: {what} at step {step + 1}, from {origin} on; lower the learning rates "
+        "(TrainingMethod.rates), or look at the images where it begins with the input"
+    )

@@ -15,11 +15,11 @@ from torch.fx import GraphModule, Node
 from ..api import CHUNK, Batch, Batches
 from ..calibration import CalibrationMethod
 from ..config import QuantizationConfig
+from ..grids import values_of
 from ..passes.graph import is_call
 from ..passes.lower_to_integer import FLOAT_NAME, GRID
 from ..passes.patterns import UNARY_FUNCTIONS
 from ..progress import Progress, silent
-from .codes import values_of
 from .pair import make_pair
 from .roles import Place, block_count, places, selected_tokens
 from .signal import SignalToNoise

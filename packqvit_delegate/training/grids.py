@@ -7,7 +7,9 @@ import abc
 import torch
 from torch import nn
 
-from ..errors import PackQViTError
+from ..errors import CalibrationError, PackQViTError
+from ..grids import AffineGrid, Grid, OffsetGrid, ResidualGrid
+from ..grids import ProbabilityGrid as ProbabilityCodes
 from ..quantizer.observers import (
     AffineObserver,
     ChannelShiftObserver,
@@ -17,6 +19,7 @@ from ..quantizer.observers import (
     ProbabilityObserver,
     WeightObserver,
 )
+from ..row_sample import NOT_FINITE
 from .straight_through import log_scale, round_probabilities, round_to_grid
 
 
@@ -26,6 +29,14 @@ class LearnedGrid(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X rounded to the grid: float32 of x's shape."""
+
+    def integer_grid(self) -> Grid | None:
+        """The grid as it would be exported now; None for weights.
+
+        Raises:
+            PackQViTError: A learned scale has become 0 or infinite.
+        """
+        return None
 
     def commit(self) -> None:
         """Hands what was learned to the observer, which convert_pt2e asks. Grids that learn nothing have no need to."""
@@ -49,6 +60,11 @@ class LearnedAffine(LearnedGrid):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X rounded to the grid."""
         return round_to_grid(x, self.log_scale.exp(), self.low, self.high)
+
+    def integer_grid(self) -> Grid:
+        """Scale, zero point and codes."""
+        observer = self._observer[0]
+        return AffineGrid(_scale(self.log_scale), self.zero_point, observer.quant_min, observer.quant_max)
 
     def commit(self) -> None:
         """Hands over scale and zero point."""
@@ -86,6 +102,11 @@ class LearnedChannelShifts(LearnedGrid):
         if self.measures and self.training:
             self.mean_square = x.float().square().flatten(0, -2).mean(0)
         return round_to_grid(x, self.log_scale.exp() * self.ratio, self.low, self.high)
+
+    def integer_grid(self) -> Grid:
+        """Base scale and shifts, brought to a smallest shift of 0."""
+        least = int(self._shift.min())
+        return ResidualGrid(_scale(self.log_scale) * 2.0**least, self._shift - least, torch.int8)
 
     def commit(self) -> None:
         """Hands over the base scale, with the shifts that it came with."""
@@ -151,6 +172,10 @@ class PixelGrid(LearnedGrid):
         """X [B, C, H, W] rounded to the grid."""
         return ((x - self.offset) / self.scale).round().clamp(self.low, self.high) * self.scale + self.offset
 
+    def integer_grid(self) -> Grid:
+        """Step and offsets, as float32 holds them."""
+        return OffsetGrid(float(torch.tensor(self.scale)), self.offset.flatten().double().cpu())
+
 
 class ProbabilityGrid(LearnedGrid):
     """Codes of attention probabilities, with a straight-through gradient; nothing to learn."""
@@ -164,25 +189,56 @@ class ProbabilityGrid(LearnedGrid):
         """X rounded to the grid."""
         return round_probabilities(x, self.log2)
 
+    def integer_grid(self) -> Grid:
+        """What the codes mean."""
+        return ProbabilityCodes(self.log2)
+
 
 class WideResidual(LearnedGrid):
-    """An int16 residual: fine enough to train without it. Its range is taken again after training."""
+    """An int16 residual: fine enough for its gradient to pass as if it were not rounded.
+
+    Its range is observed, not learned.
+
+    Attributes:
+        bound: float32 [1], the largest magnitude that was observed; a buffer.
+    """
+
+    bound: torch.Tensor
 
     def __init__(self, observer: Int16ResidualObserver) -> None:
-        """Remembers the observer."""
+        """Starts from the observer's range."""
         super().__init__()
         self._observer = [observer]
-        self.observes = False
+        self.register_buffer("bound", observer.bound.clone())
+        self.observes = self.follows = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X, observed while `observes` is set."""
-        if self.observes:
-            self._observer[0](x.detach().cpu())
+        """X, observed while `observes` is set, or `follows` in training mode."""
+        if self.observes or (self.follows and self.training):
+            torch.maximum(self.bound, x.detach().abs().amax(), out=self.bound)
         return x
 
     def forget(self) -> None:
         """Empties the range."""
-        self._observer[0].bound.zero_()
+        self.bound.zero_()
+
+    def integer_grid(self) -> Grid:
+        """The step of the range and its margin."""
+        self.commit()
+        return ResidualGrid(float(self._observer[0].channel_scales()), None, torch.int16)
+
+    def commit(self) -> None:
+        """Hands over the range."""
+        if not bool(torch.isfinite(self.bound)):
+            raise CalibrationError(NOT_FINITE)
+        self._observer[0].bound = self.bound.cpu().clone()
+
+
+def _scale(logarithm: torch.Tensor) -> float:
+    scale = float(logarithm.detach().exp())
+    if not 0 < scale < float("inf"):
+        raise PackQViTError(f"a learned scale has become {scale}; lower the learning rates")
+    return scale
 
 
 _GRIDS: tuple[tuple[type[CodeObserver], type[LearnedGrid]], ...] = (

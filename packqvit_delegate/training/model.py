@@ -13,9 +13,11 @@ from torch.fx.node import map_arg
 from ..batching import arguments_for_batch
 from ..errors import PackQViTError
 from ..passes.graph import aten, constant, is_call, set_constant
+from ..passes.integer.token_rules import MOVES
 from ..passes.patterns import layer_name
 from ..quantizer.observers import CodeObserver
 from .grids import LearnedGrid, WideResidual, learned_grid
+from .integer_values import IntegerPass, IntegerValues
 
 _TRAINED: dict[object, tuple[int, ...]] = {
     aten.linear.default: (1, 2),
@@ -33,15 +35,23 @@ class TrainableModel(nn.Module):
     scales (`LearnedAffine`, `LearnedChannelShifts`), biases, and the weights of LayerNorms. The embedding of positions
     and of the class token, and zero points, stay.
 
+    With `integer_functions` the values are those of the integer operators, requantisation, softmax, LayerNorm and
+    tables included, and the gradients those of the float ones: the output is, bit for bit, that of the integer graph
+    that the present parameters would give (training/integer_values.py). It takes about twice the time.
+
+    Attributes:
+        integer_functions: Whether values are those of the integer operators; may be set at any time.
+
     `commit` writes what was learned into the prepared graph, for torchao's convert_pt2e and `lower_to_integer`.
     """
 
-    def __init__(self, prepared: GraphModule, batch_size: int = 1) -> None:
+    def __init__(self, prepared: GraphModule, batch_size: int = 1, integer_functions: bool = False) -> None:
         """Takes over a graph.
 
         Args:
             prepared: Of prepare_pt2e with PackQViTQuantizer, then calibrated. `commit` changes it.
             batch_size: Images that it was exported for.
+            integer_functions: See the class.
 
         Raises:
             PackQViTError: An observer has no counterpart that trains.
@@ -65,6 +75,8 @@ class TrainableModel(nn.Module):
                 assert isinstance(observer, CodeObserver)
                 self.grids[node.name] = learned_grid(observer)
         self._last_use = {operand: node for node in self._nodes for operand in node.all_input_nodes}
+        self.integer_functions = integer_functions
+        self._integer: list[IntegerValues] = []
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """The outputs of the graph: a tensor where there is one, else a tuple.
@@ -103,11 +115,17 @@ class TrainableModel(nn.Module):
                 found.append(str(node.target) if node.op == "get_attr" else layer_name(node))
 
         with torch.no_grad():
-            self._run(inputs, look)
+            self._run(inputs, look, integer=False)
         return found[0] if found else None
 
-    def _run(self, inputs: tuple[torch.Tensor, ...], look: Callable[[Node, Any], None] | None) -> Any:
+    def _run(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        look: Callable[[Node, Any], None] | None,
+        integer: bool | None = None,
+    ) -> Any:
         values: dict[Node, Any] = {}
+        program = self._begin(inputs) if (self.integer_functions if integer is None else integer) else None
         waiting = iter(inputs)
         for node in self._nodes:
             if node.op == "placeholder":
@@ -119,6 +137,8 @@ class TrainableModel(nn.Module):
                 continue  # torch.export's check of the input shapes, which are not those of a training batch
             else:
                 values[node] = self._value(node, values, inputs[0].shape[0])
+                if program is not None:
+                    values[node] = self._integer_value(program, node, values)
             if look is not None:
                 look(node, values.get(node))
             for operand in node.all_input_nodes:
@@ -136,13 +156,41 @@ class TrainableModel(nn.Module):
         assert callable(node.target)
         return node.target(*arguments_for_batch(node, args, images, self._batch_size), **kwargs)
 
+    def _begin(self, inputs: tuple[torch.Tensor, ...]) -> IntegerPass:
+        if not self._integer:
+            self._integer.append(IntegerValues(self._prepared[0], self._batch_size))
+        for grid in self.grids.values():
+            if isinstance(grid, WideResidual):
+                grid.follows = True  # while weights move, the stream may outgrow what calibration saw
+        return self._integer[0].begin(inputs, dict(self.grids.items()), self._learned_constant)
+
+    def _integer_value(self, program: IntegerPass, node: Node, values: dict[Node, Any]) -> Any:
+        value = values[node]
+        if node.op == "call_module":
+            source, grid = node.args[0], self.grids[node.name]
+            assert isinstance(source, Node) and isinstance(grid, LearnedGrid)
+            if source.op == "get_attr":
+                return value
+            codes = grid.integer_grid()
+            assert codes is not None
+            return program.rounded(source.name, values[source], codes, value)
+        if node.op == "call_function" and node.target in MOVES:
+            program.moved(node.name)
+        elif program.stays_float(node.name):
+            return program.float_output(node.name, value)
+        return value
+
+    def _learned_constant(self, node: Node) -> torch.Tensor | None:
+        key = _key(node)
+        return self.learned[key] if key in self.learned else None
+
     @torch.no_grad()
     def commit(self, batches: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> GraphModule:
         """Writes what was learned into the prepared graph.
 
         Args:
             batches: Inputs, float32 [B, ...], or tuples of them, over which the range of an int16 residual is taken
-                again.
+                again; none: it stays.
 
         Returns:
             The graph that this module was made from, changed.
@@ -154,6 +202,7 @@ class TrainableModel(nn.Module):
             if not bool(torch.isfinite(parameter).all()):
                 raise PackQViTError(f"training left NaN or infinity in {name}; lower the learning rates")
         prepared = self._prepared[0]
+        self._observe_residuals(batches)
         for grid in self.grids.values():
             assert isinstance(grid, LearnedGrid)
             grid.commit()
@@ -164,17 +213,19 @@ class TrainableModel(nn.Module):
                 source = node.args[0]
                 assert isinstance(source, Node)
                 set_constant(prepared, source, self.grids[node.name](None).cpu())
-        self._observe_residuals(batches)
         return prepared
 
     def _observe_residuals(self, batches: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:
         residuals = [grid for grid in self.grids.values() if isinstance(grid, WideResidual)]
+        if not residuals or not batches:
+            return
         for grid in residuals:
             grid.forget()
             grid.observes = True
         device = next(self.parameters()).device
-        for batch in batches if residuals else ():
-            self(*(tensor.to(device) for tensor in (batch if isinstance(batch, tuple) else (batch,))))
+        for batch in batches:
+            tensors = batch if isinstance(batch, tuple) else (batch,)
+            self._run(tuple(tensor.to(device) for tensor in tensors), None, integer=False)
         for grid in residuals:
             grid.observes = False
 

@@ -123,6 +123,6 @@ def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         qmax,
     )
     mean = context.call(ops.mean_tokens.default, args, node)
-    if shape_of(mean) != shape_of(node):
+    if len(shape_of(node)) != len(shape):  # keepdim=False
         mean = context.call(aten.reshape.default, (mean, list(shape_of(node))), node)
     return Codes(mean, grid)

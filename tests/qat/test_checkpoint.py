@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from models import plain_model
+from models import images, plain_model
 from packqvit_delegate import PackQViTError, qat
 from qat.support import data, method, parameters, prepared
 
@@ -19,7 +19,7 @@ class PowerCut(Exception):
     """Of a power cut."""
 
 
-def interrupted(path: Path, **changes: Any) -> None:
+def interrupted(path: Path, integer_functions: bool = False, **changes: Any) -> None:
     """Trains for five steps; the last checkpoint is that of step 4."""
 
     def cut(items: Any, description: str, length: int | None) -> Any:
@@ -30,7 +30,7 @@ def interrupted(path: Path, **changes: Any) -> None:
 
     with pytest.raises(PowerCut):
         qat.train(
-            prepared(),
+            prepared(integer_functions),
             data(),
             teacher=plain_model(),
             method=method(**STEPS, **changes),
@@ -40,20 +40,25 @@ def interrupted(path: Path, **changes: Any) -> None:
         )
 
 
+@pytest.mark.parametrize("integer_functions", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"ema": None}])
-def test_a_resumed_training_gives_the_same_bits(tmp_path: Path, changes: dict[str, Any]) -> None:
-    straight = prepared()
+def test_a_resumed_training_gives_the_same_bits(
+    tmp_path: Path, changes: dict[str, Any], integer_functions: bool
+) -> None:
+    straight = prepared(integer_functions)
     expected = qat.train(straight, data(), teacher=plain_model(), method=method(**STEPS, **changes))
     path = tmp_path / "qat.pt"
-    interrupted(path, **changes)
+    interrupted(path, integer_functions, **changes)
     torch.manual_seed(99)  # nothing of this process's past counts
-    resumed = prepared()
+    resumed = prepared(integer_functions)
     history = qat.train(
         resumed, data(), teacher=plain_model(), method=method(**STEPS, **changes), checkpoint=path, every=2
     )
     wanted = parameters(straight)
     assert all(torch.equal(value, wanted[name]) for name, value in parameters(resumed).items())
     assert history.losses == expected.losses and history.rates == expected.rates
+    x = images(2)
+    assert torch.equal(qat.convert(resumed)(x[:1]), qat.convert(straight)(x[:1]))
     assert not list(tmp_path.glob("*.partial"))
 
 

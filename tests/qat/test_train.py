@@ -38,6 +38,16 @@ def test_the_program_learns_from_the_float_model_and_runs_what_was_trained() -> 
     assert torch.equal(answer, program.integer_module(x[:1]))
 
 
+@pytest.mark.parametrize("residual", ["int16", "int8"])
+def test_what_was_trained_is_bit_for_bit_what_runs(residual: str) -> None:
+    model, x = prepared(integer_functions=True, residual=residual), images(4, seed=11)
+    history = qat.train(model, data(), teacher=plain_model(), method=method())
+    assert len(set(history.losses)) == 6
+    program = runtime.load(qat.export(model).buffer)
+    with torch.no_grad():
+        assert torch.equal(model(x), torch.cat([program.run(image)[0] for image in x.split(1)]))
+
+
 def test_converting_is_no_end_of_training() -> None:
     model, x = prepared(), images(1)
     first = qat.convert(model)(x)
@@ -64,10 +74,11 @@ def test_ends_of_the_program() -> None:
         {"micro_batch": 4, "clip": None, "ema": None},
         {"autocast": True},
         {"smallest_crop": 0.5, "steps": 80},
+        {"outlier_weight": 0.1},
     ],
 )
 def test_every_choice_trains(changes: dict[str, Any]) -> None:
-    model = prepared()
+    model = prepared(residual="int8" if "outlier_weight" in changes else "int16")
     before = parameters(model)
     chosen = method(**{"steps": 20, **changes})
     teacher = None if chosen.distillation == "none" else plain_model()
@@ -154,8 +165,9 @@ def test_a_loss_that_is_not_finite_says_where_it_began() -> None:
         model.learned[name].fill_(float("inf"))
     with pytest.raises(PackQViTError, match=r"the loss is nan at step 1, from blocks\.1\.fc2\.bias"):
         qat.train(model, data(), teacher=plain_model(), method=method())
-    with pytest.raises(PackQViTError, match="training diverged: .* at step 2, from"):
-        qat.train(prepared(), data(), teacher=plain_model(), method=method(rates=WILD))
+    for integer_functions in (False, True):
+        with pytest.raises(PackQViTError, match="training diverged: .* at step 2, from"):
+            qat.train(prepared(integer_functions), data(), teacher=plain_model(), method=method(rates=WILD))
 
 
 def test_a_gradient_that_is_not_finite_is_named() -> None:
