@@ -35,6 +35,7 @@ WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub,
 MIX_HELP = "A file of widths of single layers, as examples/sensitivity.py writes it."
 BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at most so many percent."
 WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may move to 8-bit activations."
+SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
@@ -55,6 +56,7 @@ def main(
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
+    split_outliers: Annotated[bool, typer.Option(help=SPLIT_HELP)] = True,
     tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
     tune_images: Annotated[int, typer.Option(help="With --tune: images of --calibration to train on.", min=1)] = 1000,
     tune_steps: Annotated[int, typer.Option(help="With --tune: steps of 16 images.", min=1)] = TuningMethod.steps,
@@ -106,7 +108,7 @@ def main(
     if tune:
         assert calibration is not None
         tuning_images = _read(ImageFolder.open(calibration).sample(tune_images, seed), preprocessing)
-    method = CalibrationMethod(rounding=rounding)
+    method = CalibrationMethod(rounding=rounding, split_outliers=split_outliers)
     if budget is not None:
         config = _mix(loaded, images, config, method, Limits(budget / 100, wide_macs / 100))
     program = export(

@@ -26,6 +26,7 @@ from .passes import (
     fold_input_normalization,
     lower_to_integer,
     rank_classes,
+    split_outlier_channels,
     take_bytes,
 )
 from .progress import Progress, silent
@@ -188,7 +189,7 @@ def quantize(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
-    module = float_graph(model, example_inputs, batches, config, progress)
+    module = float_graph(model, example_inputs, batches, config, method, progress)
     teacher = copy.deepcopy(module) if tuning is not None else None
     prepared = calibrated(module, batches, config, method, progress)
     if teacher is not None:
@@ -203,6 +204,7 @@ def float_graph(
     example_inputs: tuple[torch.Tensor, ...],
     batches: Batches,
     config: QuantizationConfig,
+    method: CalibrationMethod | None = None,
     progress: Progress | None = None,
 ) -> GraphModule:
     """The canonical float graph whose weights and values get codes: the same function as the model.
@@ -217,6 +219,8 @@ def float_graph(
         fold_input_normalization(module, config.input_normalization[1])
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
+    if (method or CalibrationMethod()).split_outliers:
+        split_outlier_channels(module, progress(batches, "looking for outliers", len(batches)))
     return equalize_layer_norm(module, progress(batches, "equalising", len(batches)), quantizer.output_codes)
 
 

@@ -16,6 +16,7 @@ from .rank_classes import rank_classes
 from .remove_in_place import remove_in_place
 from .remove_no_ops import remove_no_ops
 from .sink_layouts import sink_layouts
+from .split_outlier_channels import split_outlier_channels
 from .split_qkv import split_qkv
 from .take_bytes import take_bytes
 from .verify_integer import FloatOperator, float_operators
@@ -40,6 +41,7 @@ __all__ = [
     "remove_in_place",
     "remove_no_ops",
     "sink_layouts",
+    "split_outlier_channels",
     "split_qkv",
     "take_bytes",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from packqvit_delegate.row_sample import RowSample
 
 from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable
+from .recorder import sample_values
 
 STEP = "packqvit_step"
 """Key of node.meta: the step that all channels of an equalised LayerNorm have; their value of code 0 is 0."""
@@ -40,11 +41,7 @@ def equalize_layer_norm(
         CalibrationError: There is no batch, or activations are not finite.
     """
     consumers = {node: linears for node in graph_module.graph.nodes if (linears := _consumers(graph_module, node))}
-    samples = {node: RowSample() for node in consumers}
-    recorder = _Recorder(graph_module, samples)
-    with torch.no_grad():
-        for batch in batches:
-            recorder.run(*batch)
+    samples = sample_values(graph_module, consumers, batches)
     for node, linears in consumers.items():
         step, zero = channel_grids(samples[node], *codes(node))
         _fold(graph_module, node, linears, step, zero)
@@ -76,20 +73,6 @@ def channel_grids(sample: RowSample, qmin: int, qmax: int) -> tuple[torch.Tensor
         least = torch.where(better, error, least)
         best_step, best_zero = torch.where(better, step, best_step), torch.where(better, zero, best_zero)
     return best_step, best_zero
-
-
-class _Recorder(Interpreter):
-    """Runs the graph and samples chosen values."""
-
-    def __init__(self, graph_module: GraphModule, samples: dict[Node, RowSample]) -> None:
-        super().__init__(graph_module)
-        self._samples = samples
-
-    def run_node(self, n: Node) -> object:
-        value = super().run_node(n)
-        if n in self._samples:
-            self._samples[n].add(value)
-        return value
 
 
 def _consumers(graph_module: GraphModule, node: Node) -> list[Node]:

@@ -15,6 +15,7 @@ from .graph import arguments, aten, is_call, is_constant, shape_of
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
+    torch.ops.packqvit.saturating_gelu.default,
     aten.relu.default,
     aten.silu.default,
     aten.hardswish.default,

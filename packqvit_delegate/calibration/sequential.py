@@ -24,11 +24,13 @@ from .statistics import InputMoments
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationMethod:
-    """What calibration does beside choosing ranges; none of it costs anything when the program runs.
+    """What calibration does beside choosing ranges; only `split_outliers` costs anything when the program runs.
 
     Attributes:
         rounding: `gptq`: weights are rounded for the least error of the layer's output; `nearest`: one by one.
         bias_correction: Biases take back the mean of what rounding the weights does to the output.
+        split_outliers: Hidden channels with massive activations become several that saturate
+            (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
         damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
 
     Raises:
@@ -37,6 +39,7 @@ class CalibrationMethod:
 
     rounding: Literal["gptq", "nearest"] = "gptq"
     bias_correction: bool = True
+    split_outliers: bool = True
     damping: float = 0.01
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from .ends import pixel_codes, take_scores, top_k
 from .layer_norm import layer_norm
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
+from .saturating_gelu import saturating_gelu
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
 from .tokens import lookup_table, mean_tokens, select_tokens
 
@@ -28,6 +29,7 @@ __all__ = [
     "pixel_codes",
     "quantize",
     "quantize_probabilities",
+    "saturating_gelu",
     "select_tokens",
     "softmax",
     "take_scores",

@@ -55,6 +55,6 @@ def make_pair(
     Raises:
         PackQViTError: As `export`.
     """
-    module = float_graph(model, example_inputs, batches, config, progress)
+    module = float_graph(model, example_inputs, batches, config, method, progress)
     reference = copy.deepcopy(module)
     return Pair(reference, calibrated(module, batches, config, method, progress))

@@ -17,8 +17,8 @@ class TuningMethod:
         batch: Images of a step.
         micro_batch: Images that pass the model at once; memory is in proportion to it, the result hardly changes.
         rates: Learning rates at their highest.
-        features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are learned
-            by heart from a few hundred images; features, one for each token, are not.
+        features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
+            learned by heart from a few hundred images; features, one for each token, are not.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
         held_out: Share of the images that is never trained on and decides which state is kept.
         checks: How often in all the held-out images are looked at.
@@ -30,7 +30,7 @@ class TuningMethod:
         PackQViTError: A value is outside its range.
     """
 
-    steps: int = 750
+    steps: int = 600
     batch: int = 16
     micro_batch: int = 8
     rates: LearningRates = dataclasses.field(default_factory=LearningRates)
