@@ -10,6 +10,6 @@ Example::
 from .history import History
 from .method import TrainingMethod
 from .preparation import QatModel, convert, export, prepare
-from .trainer import train
+from .trainer import Evaluate, train
 
-__all__ = ["History", "QatModel", "TrainingMethod", "convert", "export", "prepare", "train"]
+__all__ = ["Evaluate", "History", "QatModel", "TrainingMethod", "convert", "export", "prepare", "train"]
