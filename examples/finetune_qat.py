@@ -1,0 +1,300 @@
+"""Fine-tunes a Vision Transformer on a folder of images, first in float, then on the integer grids; exports the result.
+
+    python examples/finetune_qat.py --bits 4 --model vit_tiny --data photos/train --validation photos/val
+
+Where `labels.csv` gives labels of the model's own classes, the classifier keeps the rows of those that occur; class
+folders get a new one. Several GPUs or machines: the same command behind `torchrun --nproc-per-node N`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from rich.markup import escape
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from console import command, console, errors, facts, progress, size
+from evaluate import predict_float, predict_program, top1
+from packqvit_delegate import QuantizationConfig, qat
+from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing
+from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.models import ZOO, load
+from packqvit_delegate.training.optimizer import LearningRates
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+DATA_HELP = "Images to train on: labels.csv (file,label), or one sub-folder a class."
+INTEGER_HELP = (
+    "Train on the very values of the integer operators, or in float arithmetic on their grids: half the time."
+)
+RANGES_HELP = "Learn where activations are clipped, or leave the ranges as calibrated."
+
+
+@app.command()
+@command
+def main(
+    data: Annotated[Path, typer.Option(help=DATA_HELP)],
+    validation: Annotated[Path, typer.Option(help="Images to evaluate on, laid out alike.")],
+    bits: Annotated[int, typer.Option(help="Of the weights, and of the activations too unless given: 4 or 8.")] = 4,
+    activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(ZOO)}.")] = "vit_tiny",
+    weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file; default: from the hub.")] = None,
+    float_steps: Annotated[int, typer.Option(help="Steps of fine-tuning in float before; 0: none.", min=0)] = 200,
+    float_rate: Annotated[float, typer.Option(help="Their highest learning rate.", min=0)] = 1e-4,
+    steps: Annotated[int, typer.Option(help="Steps of training on the integer grids.", min=1)] = 500,
+    batch: Annotated[int, typer.Option(help="Images of a step in each process.", min=1)] = 16,
+    micro_batch: Annotated[int | None, typer.Option(help="Images at once, to save memory.", min=1)] = None,
+    rate: Annotated[float, typer.Option(help="Times the usual learning rates.", min=0)] = 1.0,
+    label_weight: Annotated[float, typer.Option(help="Share of the labels in the loss.", min=0, max=1)] = 0.5,
+    outlier_weight: Annotated[float, typer.Option(help="With --residual int8: keep outliers alike.", min=0)] = 0.0,
+    learn_ranges: Annotated[bool, typer.Option(help=RANGES_HELP)] = True,
+    integer_functions: Annotated[bool, typer.Option(help=INTEGER_HELP)] = True,
+    autocast: Annotated[bool, typer.Option(help="Float arithmetic in bfloat16.")] = False,
+    residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
+    probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="Of --data, to begin with.", min=1)] = 128,
+    output: Annotated[Path, typer.Option(help="The program.")] = Path("qat.pte"),
+    checkpoint: Annotated[Path | None, typer.Option(help="Written and, where it exists, resumed from.")] = None,
+    float_weights: Annotated[Path | None, typer.Option(help="Keeps the float model: found, it is not trained.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this picture.")] = None,
+    every: Annotated[int, typer.Option(help="Steps between checkpoints and evaluations.", min=1)] = 100,
+    check_images: Annotated[int, typer.Option(help="Validation images of these evaluations.", min=1)] = 100,
+    workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 0,
+    processes: Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)] = os.cpu_count() or 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the order and the crops.", min=0)] = 0,
+) -> None:
+    """Fine-tunes a Vision Transformer in float and on the integer grids, exports it, and evaluates both."""
+    config = QuantizationConfig.from_bits(bits, activation_bits)
+    choices: dict[str, Any] = {"residual": residual, "probabilities": probabilities}
+    config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    rates = LearningRates()
+    scaled = {name: value * rate for name, value in dataclasses.asdict(rates).items()}
+    if not learn_ranges:
+        scaled["activation_scales"] = 0.0
+    method = qat.TrainingMethod(
+        steps=steps,
+        batch=batch,
+        micro_batch=micro_batch,
+        rates=LearningRates(**scaled),
+        distillation="none" if label_weight == 1 else "soft",
+        label_weight=label_weight,
+        outlier_weight=outlier_weight,
+        autocast=autocast,
+        seed=seed,
+    )
+    for path in (output, checkpoint, float_weights, plot):
+        if path is not None and not path.parent.is_dir():
+            raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    if model not in ZOO:
+        raise PackQViTError(f"{model} is none of {', '.join(ZOO)}")
+    training, testing = _open(data), _open(validation)
+    where = _start(device)
+
+    loaded = load(model, weights)
+    if loaded.random:
+        raise PackQViTError(f"no weights for {model}: give --weights FILE")
+    teacher, training, testing = _fit_classifier(loaded.module, training, testing)
+    images = FolderDataset(training, loaded.preprocessing)
+    teacher = teacher.to(where)
+    if float_weights is not None and float_weights.is_file():
+        _load_float(teacher, float_weights)
+    elif float_steps > 0:
+        _finetune(teacher, images, float_steps, float_rate, batch, seed, workers)
+        if float_weights is not None and _is_first():
+            torch.save(teacher.state_dict(), float_weights)
+
+    first = training.sample(min(calibration_images, len(training)), seed)
+    calibration = torch.cat([b.images for b in first.batches(16, loaded.preprocessing)])
+    mean, std = (tuple(float(v) for v in values) for values in (loaded.preprocessing.mean, loaded.preprocessing.std))
+    config = dataclasses.replace(config, input_normalization=(mean, std))
+    learner = qat.prepare(
+        copy.deepcopy(teacher).cpu(),
+        (calibration[:1],),
+        calibration,
+        config,
+        integer_functions=integer_functions,
+        progress=progress,
+    ).to(where)
+    checks = _checks(testing.sample(min(check_images, len(testing)), seed), loaded.preprocessing)
+    history = qat.train(
+        learner,
+        images,
+        teacher=None if method.distillation == "none" else teacher,
+        method=method,
+        checkpoint=checkpoint,
+        every=every,
+        evaluate=checks,
+        workers=workers,
+        progress=progress if _is_first() else None,
+    )
+    if _is_first():
+        program = qat.export(learner)
+        program.save(output)
+        _report(model, config, teacher.cpu(), output, testing, loaded.preprocessing, processes, len(program.buffer))
+        if plot is not None:
+            _plot(history, plot, f"{model} W{config.weight_bits}A{config.activation_bits}")
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def _start(device: str) -> torch.device:
+    """The device of this process, one of several under torchrun."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise PackQViTError("--device cuda, but PyTorch finds no GPU; use cpu")
+    if "RANK" not in os.environ:
+        return torch.device(device)
+    distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    if kind != "cuda":
+        return torch.device(device)
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _is_first() -> bool:
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _open(path: Path) -> ImageFolder:
+    folder = ImageFolder.open(path)
+    if folder.labels is None:
+        raise PackQViTError(f"{path} has no labels: add a labels.csv (file,label) or put the images into class folders")
+    return folder
+
+
+def _fit_classifier(
+    model: nn.Module, training: ImageFolder, testing: ImageFolder
+) -> tuple[nn.Module, ImageFolder, ImageFolder]:
+    """A model with one class for each label that occurs, and folders whose labels count these."""
+    assert training.labels is not None and testing.labels is not None
+    classes = sorted(set(training.labels))
+    unknown = sorted(set(testing.labels) - set(classes))
+    if unknown:
+        raise PackQViTError(f"{testing.root} has the label {unknown[0]}, which no image of {training.root} has")
+    head = model.head
+    assert isinstance(head, nn.Linear)
+    fitted = nn.Linear(head.in_features, len(classes))
+    with torch.no_grad():
+        if training.labels_from_folder_names:
+            fitted.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+            fitted.bias.zero_()
+        elif classes[-1] >= head.out_features:
+            raise PackQViTError(
+                f"{training.root} has the label {classes[-1]}, the model has {head.out_features} classes"
+            )
+        else:
+            fitted.weight.copy_(head.weight[classes])
+            fitted.bias.copy_(head.bias[classes])
+    model.head = fitted
+    index = {label: i for i, label in enumerate(classes)}
+    folders = (dataclasses.replace(f, labels=tuple(index[i] for i in f.labels or ())) for f in (training, testing))
+    return (model, *folders)  # type: ignore[return-value]
+
+
+def _load_float(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+        raise PackQViTError(f"{path} is not the float model of this data: {first_line}; delete it") from error
+
+
+def _finetune(
+    model: nn.Module, data: FolderDataset, steps: int, rate: float, batch: int, seed: int, workers: int
+) -> None:
+    """Plain fine-tuning in float, the same in every process."""
+    if len(data) < batch:
+        raise PackQViTError(f"there are {len(data)} images, but one step takes {batch}; use a smaller --batch")
+    where = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    loader = DataLoader(data, batch, shuffle=True, drop_last=True, generator=generator, num_workers=workers)
+    epochs = iter(batch for _ in range(steps) for batch in loader)
+    model.train()
+    for _ in progress(range(steps), "fine-tuning in float", steps):
+        images, labels = next(epochs)
+        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        images[mirrored] = images[mirrored].flip(-1)
+        loss = functional.cross_entropy(model(images.to(where)), labels.to(where), label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def _checks(folder: ImageFolder, preprocessing: Preprocessing) -> qat.Evaluate:
+    """Top-1 on some images, kept in memory."""
+    batches = list(folder.batches(8, preprocessing))
+
+    def evaluate(model: nn.Module) -> float:
+        where = next(model.parameters()).device
+        right = [_right(model(batch.images.to(where)).cpu(), batch.labels) for batch in batches]
+        return sum(right) / len(folder)
+
+    return evaluate
+
+
+def _right(logits: Tensor, labels: Tensor | None) -> int:
+    assert labels is not None
+    return int((logits.argmax(1) == labels).sum())
+
+
+def _report(
+    model: str,
+    config: QuantizationConfig,
+    teacher: nn.Module,
+    output: Path,
+    folder: ImageFolder,
+    preprocessing: Preprocessing,
+    processes: int,
+    length: int,
+) -> None:
+    assert folder.labels is not None
+    table = facts(f"{model} W{config.weight_bits}A{config.activation_bits}, trained")
+    predictions = predict_program(output, folder, preprocessing, processes)
+    expected = predict_float(teacher, folder, preprocessing)
+    table.add_row("top-1 float", top1(expected, folder.labels))
+    table.add_row("top-1 integer", top1(predictions, folder.labels))
+    table.add_row("same answer", f"{100 * float((predictions == expected).float().mean()):.1f} %")
+    table.add_row("program", f"{escape(str(output))}, {size(length)}")
+    console.print(table)
+
+
+def _plot(history: qat.History, path: Path, title: str) -> None:
+    """Loss and accuracy over the steps."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[bench]") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(range(1, len(history.losses) + 1), history.losses, linewidth=0.8)
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    right.plot(*zip(*history.checks, strict=True), marker="o")
+    right.set(xlabel="step", ylabel="top-1 on validation images")
+    figure.suptitle(title)
+    try:
+        figure.savefig(path, dpi=150)
+    except (ValueError, OSError) as error:
+        raise PackQViTError(f"cannot write the plot {path}: {error}") from error
+    finally:
+        pyplot.close(figure)
+    errors.print(f"curves in {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,89 @@
+"""From a folder of images to a trained program, in one command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import finetune_qat
+from models import randomize
+from packqvit_delegate import runtime
+from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
+
+CONFIG = ViTConfig(image_size=32, patch_size=8, num_classes=10, dim=48, depth=2)
+QUICK = "--weights w.safetensors --data train --validation val --float-steps 4 --steps 4 --batch 4 --every 2"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ZOO, "vit_tiny", replace(ZOO["vit_tiny"], config=CONFIG))
+    save_file(randomize(VisionTransformer(CONFIG)).state_dict(), "w.safetensors")
+    for folder, count in (("train", 8), ("val", 2)):
+        lines = ["file,label"]
+        for label in (3, 7):
+            (tmp_path / folder / f"class{label}").mkdir(parents=True)
+            for i in range(count):
+                name = f"class{label}/{i}.png"
+                Image.effect_noise((40, 40), 20 * label + i).convert("RGB").save(tmp_path / folder / name)
+                lines.append(f"{name},{label}")
+        (tmp_path / folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "other").mkdir()
+    Image.effect_noise((40, 40), 9).convert("RGB").save(tmp_path / "other" / "a.png")
+
+    def run(arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(finetune_qat.app, arguments.split())
+        assert result.exit_code == code, (result.output, result.exception)
+        return " ".join(result.output.replace("│", " ").split())
+
+    return run
+
+
+def test_it_trains_exports_evaluates_and_draws(run, tmp_path: Path) -> None:
+    output = run(f"{QUICK} --output a.pte --plot a.png --checkpoint a.pt --float-weights f.pt")
+    assert "top-1 float" in output and "top-1 integer" in output and "/ 4)" in output
+    assert runtime.load(tmp_path / "a.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
+    assert (tmp_path / "a.png").stat().st_size > 0
+    run(f"{QUICK} --output b.pte --checkpoint a.pt --float-weights f.pt")  # both are there: nothing is trained again
+    assert (tmp_path / "b.pte").read_bytes() == (tmp_path / "a.pte").read_bytes()
+
+
+def test_class_folders_get_a_new_classifier(run, tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        (tmp_path / folder / "labels.csv").unlink()
+    options = "--residual int8 --outlier-weight 0.1 --no-integer-functions --no-learn-ranges --label-weight 1"
+    run(f"{QUICK} {options} --bits 8 --output c.pte")
+    assert runtime.load(tmp_path / "c.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--data gone --validation val", "gone is not a folder"),
+        ("--data train --validation other", "other has no labels"),
+        ("--data train --validation val --bits 5", "bits is 5"),
+        ("--data train --validation val --model resnet50", "resnet50 is none of"),
+        ("--data train --validation val --output gone/a.pte", "there is no folder gone for a.pte"),
+        ("--data train --validation val --weights random", "no weights for vit_tiny: give --weights"),
+        ("--data train --validation val --weights w.safetensors --batch 17", "16 images, but one step takes 17"),
+    ],
+)
+def test_it_refuses(run, arguments: str, reason: str) -> None:
+    assert reason in run(arguments, code=1)
+
+
+def test_labels_that_training_never_sees(run, tmp_path: Path) -> None:
+    (tmp_path / "val" / "labels.csv").write_text("file,label\nclass3/0.png,4\n")
+    assert "val has the label 4, which no image of train has" in run(QUICK, code=1)
+
+
+def test_labels_beyond_the_models_classes(run, tmp_path: Path) -> None:
+    (tmp_path / "train" / "labels.csv").write_text("file,label\nclass3/0.png,11\n")
+    (tmp_path / "val" / "labels.csv").write_text("file,label\nclass3/0.png,11\n")
+    assert "train has the label 11, the model has 10 classes" in run(QUICK, code=1)
