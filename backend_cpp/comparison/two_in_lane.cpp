@@ -29,21 +29,23 @@ constexpr size_t kMaxSteps = 64;  // 512 k: 63 x 512 = 32256 fits into 16 bits
 
 // Half of the rows of a tile, for two k: the products of 3 rows take turns.
 template <int kLane, size_t kFirst>
-inline void multiply_pair(const int16x8_t (&x)[kRows], int16x8_t w0, int16x8_t w1, int16x8_t (&whole)[kRows],
+inline void multiply_pair(const int16x8_t (&x)[kRows], int16x8_t w0, int16x8_t w1, uint16x8_t (&whole)[kRows],
                           int16x8_t (&upper)[kRows]) {
   int16x8_t product[kHalf];
   for (size_t i = 0; i < kHalf; ++i) product[i] = vmulq_laneq_s16(w0, x[kFirst + i], kLane);
   for (size_t i = 0; i < kHalf; ++i) product[i] = vmlaq_laneq_s16(product[i], w1, x[kFirst + i], kLane + 1);
   for (size_t i = 0; i < kHalf; ++i) upper[kFirst + i] = vrsraq_n_s16(upper[kFirst + i], product[i], 8);
-  for (size_t i = 0; i < kHalf; ++i) whole[kFirst + i] = vaddq_s16(whole[kFirst + i], product[i]);
+  for (size_t i = 0; i < kHalf; ++i) {
+    whole[kFirst + i] = vaddq_u16(whole[kFirst + i], vreinterpretq_u16_s16(product[i]));  // unsigned: wraps
+  }
 }
 
 // sums[6][16] from a[steps][6][8] and b[steps][8][8 lanes]; written or, behind the first piece of k, added.
 __attribute__((noinline)) void multiply_tile(const int16_t* a, const int16_t* b, size_t steps, bool add,
                                              int32_t* sums) {
-  int16x8_t whole[kRows];
+  uint16x8_t whole[kRows];
   int16x8_t upper[kRows];
-  for (size_t i = 0; i < kRows; ++i) whole[i] = upper[i] = vdupq_n_s16(0);
+  for (size_t i = 0; i < kRows; ++i) whole[i] = vdupq_n_u16(0), upper[i] = vdupq_n_s16(0);
   const int16_t* const end = b + steps * kStep * kLanes;
   do {
     PACKQVIT_MCA_BEGIN("two_in_lane_6x16 route=two_in_lane macs=768");
@@ -63,7 +65,8 @@ __attribute__((noinline)) void multiply_tile(const int16_t* a, const int16_t* b,
     PACKQVIT_MCA_END();
   } while (b != end);
   for (size_t i = 0; i < kRows; ++i) {
-    const int16x8_t lower = vsubq_s16(whole[i], vshlq_n_s16(upper[i], 8));
+    const uint16x8_t upper_part = vshlq_n_u16(vreinterpretq_u16_s16(upper[i]), 8);
+    const int16x8_t lower = vreinterpretq_s16_u16(vsubq_u16(whole[i], upper_part));
     const int32x4_t row[4] = {vmovl_s16(vget_low_s16(lower)), vmovl_high_s16(lower), vmovl_s16(vget_low_s16(upper[i])),
                               vmovl_high_s16(upper[i])};
     for (size_t j = 0; j < 4; ++j) {
