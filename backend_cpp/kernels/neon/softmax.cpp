@@ -23,10 +23,11 @@ class Octaves {
   }
 
  private:
-  // SRSHL rounds without an intermediate overflow; SQXTN is the minimum with 32767.
+  // SRSHL rounds without an intermediate overflow; SQXTN is the minimum with 32767. SQSUB, not SUB: in the lanes behind
+  // a row's end, whose results nobody reads, anything can stand.
   template <bool kLeft>
   int16x4_t distance(const int32_t* x) const {
-    int32x4_t d = vsubq_s32(maximum_, vld1q_s32(x));
+    int32x4_t d = vqsubq_s32(maximum_, vld1q_s32(x));
     if constexpr (kLeft) d = vminq_s32(d, limit_);
     return vqmovn_s32(vrshlq_s32(d, shift_));
   }
