@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
+from configuration import configuration
 from console import command, console, errors, facts, progress, size
 from evaluate import open_labelled, predict_float, predict_program, top1
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
@@ -35,6 +36,8 @@ WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub,
 MIX_HELP = "A file of widths of single layers, as examples/sensitivity.py writes it."
 BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at most so many percent."
 WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may move to 8-bit activations."
+CLIPPING_HELP = "Ranges end where the error is least, or at the extremes."
+SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
@@ -55,6 +58,8 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Default: <model>_w<bits>a<bits>.pte.")] = None,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
+    max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
+    clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
     split_outliers: Annotated[bool, typer.Option(help=SPLIT_HELP)] = True,
     tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
@@ -71,9 +76,7 @@ def main(
     processes: Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Exports a Vision Transformer to a .pte that runs in integers only."""
-    config = QuantizationConfig.from_bits(bits, activation_bits)
-    choices: dict[str, Any] = {"residual": residual, "probabilities": probabilities}
-    config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    config = configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
     if mixed_precision is not None:
         if budget is not None:
             raise PackQViTError("--mixed-precision is a mix that was found, --budget searches one: give one of them")
@@ -108,7 +111,7 @@ def main(
     if tune:
         assert calibration is not None
         tuning_images = _read(ImageFolder.open(calibration).sample(tune_images, seed), preprocessing)
-    method = CalibrationMethod(rounding=rounding, split_outliers=split_outliers)
+    method = CalibrationMethod(rounding=rounding, clipping=clipping, split_outliers=split_outliers)
     if budget is not None:
         config = _mix(loaded, images, config, method, Limits(budget / 100, wide_macs / 100))
     program = export(

@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -21,9 +21,10 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from configuration import configuration
 from console import command, console, errors, facts, progress, size
 from evaluate import predict_float, predict_program, top1
-from packqvit_delegate import QuantizationConfig, qat
+from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
 from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import ZOO, load
@@ -36,6 +37,8 @@ INTEGER_HELP = (
     "Train on the very values of the integer operators, or in float arithmetic on their grids: half the time."
 )
 RANGES_HELP = "Learn where activations are clipped, or leave the ranges as calibrated."
+CLIPPING_HELP = "Calibrated ranges end where the error is least, or at the extremes."
+SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 
 
 @app.command()
@@ -56,10 +59,12 @@ def main(
     label_weight: Annotated[float, typer.Option(help="Share of the labels in the loss.", min=0, max=1)] = 0.5,
     outlier_weight: Annotated[float, typer.Option(help="With --residual int8: keep outliers alike.", min=0)] = 0.0,
     learn_ranges: Annotated[bool, typer.Option(help=RANGES_HELP)] = True,
+    clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
     integer_functions: Annotated[bool, typer.Option(help=INTEGER_HELP)] = True,
     autocast: Annotated[bool, typer.Option(help="Float arithmetic in bfloat16.")] = False,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
+    max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
     calibration_images: Annotated[int, typer.Option(help="Of --data, to begin with.", min=1)] = 128,
     output: Annotated[Path, typer.Option(help="The program.")] = Path("qat.pte"),
     checkpoint: Annotated[Path | None, typer.Option(help="Written and, where it exists, resumed from.")] = None,
@@ -73,9 +78,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the order and the crops.", min=0)] = 0,
 ) -> None:
     """Fine-tunes a Vision Transformer in float and on the integer grids, exports it, and evaluates both."""
-    config = QuantizationConfig.from_bits(bits, activation_bits)
-    choices: dict[str, Any] = {"residual": residual, "probabilities": probabilities}
-    config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    config = configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
     rates = LearningRates()
     scaled = {name: value * rate for name, value in dataclasses.asdict(rates).items()}
     if not learn_ranges:
@@ -121,6 +124,7 @@ def main(
         (calibration[:1],),
         calibration,
         config,
+        method=CalibrationMethod(clipping=clipping),
         integer_functions=integer_functions,
         progress=progress,
     ).to(where)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -18,8 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from configuration import configuration
 from console import command, console, errors, progress, size
-from packqvit_delegate import CalibrationMethod, QuantizationConfig
+from packqvit_delegate import CalibrationMethod
 from packqvit_delegate.api import Batches
 from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
@@ -66,9 +67,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
 ) -> None:
     """Compares the integer graph with the float model, operator by operator."""
-    config = QuantizationConfig.from_bits(bits, activation_bits)
-    choices: dict[str, Any] = {"residual": residual, "probabilities": probabilities}
-    config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    config = configuration(bits, activation_bits, residual, probabilities)
     if mixed_precision is not None:
         config = MixedPrecision.load(mixed_precision).apply(config)
     for path in (json, picture, mix if budget is not None else None):

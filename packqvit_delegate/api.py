@@ -219,9 +219,11 @@ def float_graph(
         fold_input_normalization(module, config.input_normalization[1])
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
-    if (method or CalibrationMethod()).split_outliers:
+    method = method or CalibrationMethod()
+    if method.split_outliers:
         split_outlier_channels(module, progress(batches, "looking for outliers", len(batches)))
-    return equalize_layer_norm(module, progress(batches, "equalising", len(batches)), quantizer.output_codes)
+    seen = progress(batches, "equalising", len(batches))
+    return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
 
 
 def calibrated(

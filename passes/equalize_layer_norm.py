@@ -22,7 +22,10 @@ _FRACTIONS = torch.linspace(1.0, 0.4, 24).tolist()
 
 
 def equalize_layer_norm(
-    graph_module: GraphModule, batches: Iterable[tuple[torch.Tensor, ...]], codes: Callable[[Node], CodeRange]
+    graph_module: GraphModule,
+    batches: Iterable[tuple[torch.Tensor, ...]],
+    codes: Callable[[Node], CodeRange],
+    clipping: bool = True,
 ) -> GraphModule:
     """Gives every channel of a LayerNorm's output the same range, so that one scale and zero point serve all.
 
@@ -36,6 +39,7 @@ def equalize_layer_norm(
         graph_module: Canonical float graph; changed in place.
         batches: Inputs of the graph.
         codes: Smallest and largest code of a LayerNorm's output.
+        clipping: Whether a range may end before the extremes of its channel.
 
     Raises:
         CalibrationError: There is no batch, or activations are not finite.
@@ -43,18 +47,19 @@ def equalize_layer_norm(
     consumers = {node: linears for node in graph_module.graph.nodes if (linears := _consumers(graph_module, node))}
     samples = sample_values(graph_module, consumers, batches)
     for node, linears in consumers.items():
-        step, zero = channel_grids(samples[node], *codes(node))
+        step, zero = channel_grids(samples[node], *codes(node), clipping=clipping)
         _fold(graph_module, node, linears, step, zero)
     return clean_up(graph_module)
 
 
-def channel_grids(sample: RowSample, qmin: int, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+def channel_grids(sample: RowSample, qmin: int, qmax: int, clipping: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Affine grid of least squared error for each channel alone.
 
     Args:
         sample: Of rows [R, C].
         qmin: Smallest code.
         qmax: Largest code.
+        clipping: Whether a range may end before the extremes; with 129 codes or more it never does.
 
     Returns:
         Step and value of code 0, float32 [C] each.
@@ -63,7 +68,7 @@ def channel_grids(sample: RowSample, qmin: int, qmax: int) -> tuple[torch.Tensor
     steps = qmax - qmin
     least = torch.full_like(low, float("inf"))
     best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
-    for fraction in _FRACTIONS if steps < _WIDE else _FRACTIONS[:1]:
+    for fraction in _FRACTIONS if clipping and steps < _WIDE else _FRACTIONS[:1]:
         middle, half = (high + low) / 2, (high - low) / 2 * fraction
         step = (2 * half / steps).clamp_min(1e-6)
         zero = middle - half - qmin * step

@@ -29,6 +29,8 @@ class CalibrationMethod:
     Attributes:
         rounding: `gptq`: weights are rounded for the least error of the layer's output; `nearest`: one by one.
         bias_correction: Biases take back the mean of what rounding the weights does to the output.
+        clipping: Ranges end where the squared error is least, so that long tails are clipped; False: at the extremes
+            that were seen.
         split_outliers: Hidden channels with massive activations become several that saturate
             (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
         damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
@@ -39,6 +41,7 @@ class CalibrationMethod:
 
     rounding: Literal["gptq", "nearest"] = "gptq"
     bias_correction: bool = True
+    clipping: bool = True
     split_outliers: bool = True
     damping: float = 0.01
 
@@ -129,6 +132,8 @@ class _Calibrator:
                 observer.fix(source.meta[STEP], 0)
         for value in self._stream[source]:
             observer(value)
+        if isinstance(observer, MinMSEObserver) and STEP not in source.meta and not self._method.clipping:
+            observer.fix(*observer.parameters_for(*observer.sample.range()))
         branch = branch_behind(node) if isinstance(observer, MinMSEObserver) else None
         if branch is not None and self._weight_observer(branch[1]) is not None:
             observer.weigh_rows(*self._weighted_rows(source, *branch))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -76,12 +78,17 @@ def lower_unary(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     out = require_affine(grid)
     x = context.codes_of(node.args[0], "its input")
     affine = require_affine(x.grid)
-    values = (torch.arange(-128, 128).double() - affine.zero_point) * affine.scale
-    assert callable(node.target)
-    results = node.target(values, *node.args[1:], **node.kwargs)
-    codes = (torch.round(results / out.scale) + out.zero_point).clamp(out.qmin, out.qmax).to(torch.int8)
+    function: Any = node.target
+    codes = table_of(lambda values: function(values, *node.args[1:], **node.kwargs), affine, out)
     table = context.constant(f"{node.name}_table", codes)
     return Codes(context.call(ops.lookup_table.default, (x.node, table), node), out)
+
+
+def table_of(function: Callable[[torch.Tensor], torch.Tensor], x: AffineGrid, out: AffineGrid) -> torch.Tensor:
+    """The codes of a function's results for each code of its argument from -128 to 127: int8 [256]."""
+    values = (torch.arange(-128, 128).double() - x.zero_point) * x.scale
+    codes = torch.round(function(values) / out.scale) + out.zero_point
+    return codes.clamp(out.qmin, out.qmax).to(torch.int8)
 
 
 @lowers(aten.mean.dim)

@@ -12,7 +12,7 @@ from models import images, plain_model
 from packqvit_delegate import CalibrationError, CalibrationMethod, PackQViTError, PackQViTQuantizer
 from packqvit_delegate.calibration import calibrate
 from packqvit_delegate.passes import lower_to_integer
-from packqvit_delegate.quantizer.observers import WeightObserver
+from packqvit_delegate.quantizer.observers import MinMSEObserver, WeightObserver
 
 
 def prepared_model(batch: Tensor, bits: int = 4) -> GraphModule:
@@ -91,3 +91,22 @@ def test_unknown_methods_are_refused(method: dict[str, object]) -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(CalibrationError, match="no calibration data"):
         calibrate(prepared_model(images(1)), [])
+
+
+def test_without_clipping_ranges_end_at_the_extremes() -> None:
+    x = images(8, seed=3)
+
+    def worst_ratio(clipping: bool) -> float:
+        prepared = prepared_model(x[:1])
+        calibrate(prepared, [(x,)], method=CalibrationMethod(clipping=clipping))
+        observers = [m for m in prepared.modules() if isinstance(m, MinMSEObserver)]
+        ratios = []
+        for observer in observers:
+            scale, zero_point = observer.affine_pair()
+            low, high = observer.sample.range()
+            covered = (observer.quant_max - zero_point) * scale, (zero_point - observer.quant_min) * scale
+            ratios.append(min(covered[0] / max(high, 1e-9), covered[1] / max(-low, 1e-9)))
+        return min(ratios)
+
+    assert worst_ratio(clipping=True) < 0.8  # at 4 bits something is clipped
+    assert worst_ratio(clipping=False) > 0.93  # half a step of 15, by which a zero point is rounded

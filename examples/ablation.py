@@ -1,0 +1,244 @@
+"""Tells what each part of the quantisation is worth: one program with it, one without, on the same images.
+
+    python examples/ablation.py --model deit_tiny --calibration photos --evaluate imagenet/val
+
+Every row changes one thing of a preset: a choice of calibration, or a function that integers compute, exchanged for
+another integer form or for the float function. ExecuTorch runs the programs; those with float functions inside, for which
+it has only portable kernels, run as the eager integer graph, which gives the same bits for the integer part. `won` and `lost` are images that the row has right and
+the preset wrong, and the other way round: of two programs on the same images only these tell which one is better.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import torch
+import typer
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+from console import command, console, errors, progress
+from evaluate import open_labelled, predict_float, predict_program
+from packqvit_delegate import CalibrationMethod, QuantizationConfig, export
+from packqvit_delegate.config import PRESETS
+from packqvit_delegate.data import ImageFolder, Preprocessing
+from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.grids import AffineGrid
+from packqvit_delegate.models import LoadedModel, load
+from packqvit_delegate.passes.graph import aten
+from packqvit_delegate.passes.integer import attention_rules, norm_rules
+from packqvit_delegate.passes.integer.context import RULES
+from packqvit_delegate.passes.patterns import UNARY_FUNCTIONS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Patch = Callable[[], contextlib.AbstractContextManager[Any]]
+
+FLOAT_FUNCTIONS = {"aten::_softmax", "aten::native_layer_norm", "aten::gelu"}
+
+ONLY_HELP = "A part of the row's name; may be given several times. Default: all rows."
+
+
+def _as_preset() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes:
+        name: For people.
+        config: Fields of QuantizationConfig that differ from the preset.
+        method: Fields of CalibrationMethod that differ from the default.
+        patch: Exchanges integer operators while the program is made.
+        presets: Where the row says something.
+    """
+
+    name: str
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    method: dict[str, Any] = dataclasses.field(default_factory=dict)
+    patch: Patch = _as_preset
+    presets: tuple[str, ...] = tuple(PRESETS)
+
+
+@contextlib.contextmanager
+def _without_rules(*operators: Any) -> Iterator[None]:
+    """Leaves operators in float, between a dequantiser and a quantiser."""
+    kept = {operator: rule for operator, rule in RULES.items() if operator not in operators}
+    with mock.patch.dict(RULES, kept, clear=True):
+        yield
+
+
+@contextlib.contextmanager
+def _plain_base_two() -> Iterator[None]:
+    """Softmax with 2^x instead of e^x: PackQViT leaves the change of base to training."""
+    exact = attention_rules.normalized_multiplier
+    with mock.patch.object(attention_rules, "normalized_multiplier", lambda ratio: exact(ratio / math.log2(math.e))):
+        yield
+
+
+@contextlib.contextmanager
+def _gelu_by(function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Tables of another function than GELU; what it differs by also where outlier channels make a GELU saturate."""
+    exact = norm_rules.table_of
+
+    def table_of(gelu: Callable[[Tensor], Tensor], x: AffineGrid, out: AffineGrid) -> Tensor:
+        return exact(lambda values: gelu(values) + function(values) - functional.gelu(values), x, out)
+
+    with mock.patch.object(norm_rules, "table_of", table_of):
+        yield
+
+
+def i_bert_gelu(x: Tensor) -> Tensor:
+    """I-BERT's i-GELU: erf by a polynomial of the second degree (Kim et al., ICML 2021)."""
+    z = (x / math.sqrt(2)).abs().clamp_max(1.769)
+    return x * 0.5 * (1 + torch.sign(x) * (1 - 0.2888 * (z - 1.769).square()))
+
+
+def sigmoid_gelu(x: Tensor) -> Tensor:
+    """X sigmoid(1.702 x), what I-ViT's ShiftGELU computes with shifts (Li and Gu, ICCV 2023)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+VARIANTS = (
+    Variant("as preset"),
+    Variant("probabilities linear, 8 bits", {"probabilities": "linear"}, presets=("w4a4",)),
+    Variant("probabilities log2, 4 bits", {"probabilities": "log2"}, presets=("w8a8", "w4a8")),
+    Variant("no clipping", method={"clipping": False}),
+    Variant("residual int8, outlier-aware shifts", {"residual": "int8"}),
+    Variant("residual int8, no shifts", {"residual": "int8", "max_channel_shift": 0}),
+    Variant("softmax in float", patch=lambda: _without_rules(aten.softmax.int)),
+    Variant("softmax of plain 2^x", patch=_plain_base_two),
+    Variant("LayerNorm in float", patch=lambda: _without_rules(aten.layer_norm.default)),
+    Variant("GELU in float", patch=lambda: _without_rules(*UNARY_FUNCTIONS)),
+    Variant("GELU by I-BERT's polynomial", patch=lambda: _gelu_by(i_bert_gelu)),
+    Variant("GELU by x sigmoid(1.702 x)", patch=lambda: _gelu_by(sigmoid_gelu)),
+    Variant("Hardswish for GELU, untrained", patch=lambda: _gelu_by(functional.hardswish)),
+    Variant("outlier channels not split", method={"split_outliers": False}),
+    Variant("weights to nearest", method={"rounding": "nearest"}),
+    Variant("no bias correction", method={"bias_correction": False}),
+)
+
+
+@app.command()
+@command
+def main(
+    calibration: Annotated[Path, typer.Option(help="Folder of images like those of the application.")],
+    evaluate: Annotated[Path, typer.Option(help="Folder of images with labels.")],
+    model: Annotated[str, typer.Option(help="As for export_deit.py.")] = "deit_tiny",
+    weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file; default: from the hub.")] = None,
+    preset: Annotated[list[str], typer.Option(help=f"Of {', '.join(PRESETS)}; several times.")] = list(PRESETS),  # noqa: B006
+    only: Annotated[list[str], typer.Option(help=ONLY_HELP)] = [],  # noqa: B006
+    calibration_images: Annotated[int, typer.Option(help="How many of them.", min=1)] = 128,
+    evaluate_images: Annotated[int | None, typer.Option(help="How many of them; default: all.", min=1)] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the rows here, as they come.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Measures each part of the quantisation, on and off."""
+    for name in preset:
+        QuantizationConfig.preset(name)
+    chosen = [variant for variant in VARIANTS if not only or any(part in variant.name for part in only)]
+    if not chosen:
+        raise PackQViTError(f"no row is called like {only[0]!r}; there are: {'; '.join(v.name for v in VARIANTS)}")
+    if csv_file is not None and not csv_file.parent.is_dir():
+        raise PackQViTError(f"there is no folder {csv_file.parent} for {csv_file.name}")
+    folder = ImageFolder.open(calibration).sample(calibration_images, seed)
+    testing = open_labelled(evaluate, None, evaluate_images, seed)
+
+    errors.print(f"Loading {model}")
+    loaded = load(model, weights)
+    seen = progress(folder.batches(1, loaded.preprocessing), "reading images", len(folder))
+    images = torch.cat([batch.images for batch in seen])
+    right = predict_float(loaded.module, testing, loaded.preprocessing) == torch.tensor(testing.labels)
+    console.print(f"float: {_percent(right)} %, standard error {_standard_error(right):.1f}", highlight=False)
+    rows: list[tuple[str, ...]] = [("preset", "row", "top1", "won", "lost", "p", "outside")]
+    for name in preset:
+        table = Table("", "top-1", "won", "lost", "p", "in float", title=f"{loaded.name} {name.upper()}")
+        reference: Tensor | None = None
+        variants = [v for v in chosen if name.lower() in v.presets and v is not VARIANTS[0]]
+        for variant in (VARIANTS[0], *variants):
+            errors.print(f"{name}: {variant.name}", highlight=False)
+            found, outside = _measure(loaded, images, name, variant, testing, processes)
+            row = (variant.name, _percent(found), *_paired(found, reference), ", ".join(outside))
+            reference = found if reference is None else reference
+            table.add_row(*row)
+            rows.append((name, *row))
+            if csv_file is not None:
+                _write(csv_file, rows)
+        console.print(table)
+
+
+def _measure(
+    loaded: LoadedModel, images: Tensor, preset: str, variant: Variant, testing: ImageFolder, processes: int
+) -> tuple[Tensor, list[str]]:
+    """Which images a variant has right, bool [n], and the operators that it leaves in float."""
+    preprocessing = loaded.preprocessing
+    with variant.patch(), tempfile.TemporaryDirectory() as folder:
+        program = export(
+            loaded.module,
+            (images[:1],),
+            images.split(16),
+            config=dataclasses.replace(QuantizationConfig.preset(preset), **variant.config),
+            method=CalibrationMethod(**variant.method),
+            input_normalization=(preprocessing.mean, preprocessing.std),
+        )
+        outside = sorted({item.operator for item in program.report.outside} & FLOAT_FUNCTIONS)
+        if outside:
+            predictions = _predict_eagerly(program.integer_module, testing, preprocessing)
+        else:
+            path = Path(folder) / "variant.pte"
+            program.save(path)
+            predictions = predict_program(path, testing, preprocessing, processes)
+    return predictions == torch.tensor(testing.labels), outside
+
+
+@torch.no_grad()
+def _predict_eagerly(module: nn.Module, folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
+    batches = progress(folder.batches(1, preprocessing), "eager integer graph", len(folder))
+    return torch.cat([module(batch.images).argmax(1) for batch in batches])
+
+
+def _percent(right: Tensor) -> str:
+    return f"{100 * float(right.float().mean()):.1f}"
+
+
+def _standard_error(right: Tensor) -> float:
+    share = float(right.float().mean())
+    return 100 * math.sqrt(share * (1 - share) / len(right))
+
+
+def _paired(right: Tensor, reference: Tensor | None) -> tuple[str, str, str]:
+    if reference is None:
+        return "", "", ""
+    won, lost = int((right & ~reference).sum()), int((reference & ~right).sum())
+    return str(won), str(lost), f"{sign_test(won, lost):.3f}"
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Two-sided: how likely at least so unequal counts are where both programs are equally good."""
+    n, most = won + lost, max(won, lost)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n)
+
+
+def _write(path: Path, rows: list[tuple[str, ...]]) -> None:
+    try:
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    except OSError as error:
+        raise PackQViTError(f"cannot write {path}: {error}") from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,33 @@
+"""The quantisation that the options of a command ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from packqvit_delegate import QuantizationConfig
+from packqvit_delegate.errors import PackQViTError
+
+
+def configuration(
+    bits: int,
+    activation_bits: int | None,
+    residual: str | None = None,
+    probabilities: str | None = None,
+    max_channel_shift: int | None = None,
+) -> QuantizationConfig:
+    """The preset of the widths, with every choice that is not None.
+
+    Raises:
+        PackQViTError: There is no such preset, or channels are to be shifted that have no shifts.
+    """
+    choices: dict[str, Any] = {
+        "residual": residual,
+        "probabilities": probabilities,
+        "max_channel_shift": max_channel_shift,
+    }
+    config = QuantizationConfig.from_bits(bits, activation_bits)
+    config = dataclasses.replace(config, **{name: value for name, value in choices.items() if value is not None})
+    if max_channel_shift is not None and config.residual != "int8":
+        raise PackQViTError("--max-channel-shift is of an int8 residual: add --residual int8")
+    return config

@@ -1,0 +1,92 @@
+"""The command that turns parts off, on a micro model, and what it exchanges."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
+from typer.testing import CliRunner
+
+import ablation
+from models import randomize
+from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
+from packqvit_delegate.passes.integer.context import RULES
+
+CONFIG = ViTConfig(image_size=32, patch_size=8, num_classes=4, dim=48, depth=2)
+ARGUMENTS = "--weights w.safetensors --calibration photos --evaluate photos --calibration-images 8 --processes 1"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ZOO, "deit_tiny", replace(ZOO["deit_tiny"], config=CONFIG))
+    save_file(randomize(VisionTransformer(CONFIG)).state_dict(), "w.safetensors")
+    (tmp_path / "photos").mkdir()
+    rows = ["file,label"]
+    for i in range(12):
+        Image.effect_noise((40, 40), 60 + 10 * i).convert("RGB").save(tmp_path / "photos" / f"{i:02}.png")
+        rows.append(f"{i:02}.png,{i % 4}")
+    (tmp_path / "photos" / "labels.csv").write_text("\n".join(rows) + "\n")
+
+    def run(arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(ablation.app, f"{ARGUMENTS} {arguments}".split())
+        assert result.exit_code == code, (result.output, result.exception)
+        return " ".join(result.output.split())
+
+    return run
+
+
+def test_every_row_is_measured(run, tmp_path: Path) -> None:
+    rules = dict(RULES)
+    run("--preset w4a4 --csv rows.csv")
+    assert rules == RULES  # what was exchanged is back
+    rows = {row["row"]: row for row in csv.DictReader((tmp_path / "rows.csv").open())}
+    assert list(rows) == [variant.name for variant in ablation.VARIANTS if "w4a4" in variant.presets]
+    in_float = {name: row["outside"] for name, row in rows.items() if row["outside"]}
+    assert in_float == {
+        "softmax in float": "aten::_softmax",
+        "LayerNorm in float": "aten::native_layer_norm",
+        "GELU in float": "aten::gelu",
+    }
+    for name, row in rows.items():
+        if name != "as preset":
+            won, lost = int(row["won"]), int(row["lost"])
+            change = float(row["top1"]) - float(rows["as preset"]["top1"])
+            assert change == pytest.approx(100 * (won - lost) / 12, abs=0.11)
+
+
+def test_rows_can_be_chosen(run) -> None:
+    output = run("--preset w8a8 --only log2")
+    assert "probabilities log2" in output and "clipping" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--only nonsense", "no row is called like 'nonsense'"),
+        ("--preset w2a2", "no preset 'w2a2'"),
+        ("--csv gone/rows.csv", "there is no folder gone"),
+    ],
+)
+def test_bad_arguments_are_refused(run, arguments: str, reason: str) -> None:
+    assert reason in run(arguments, code=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "error"), [(ablation.i_bert_gelu, 0.02), (ablation.sigmoid_gelu, 0.021), (functional.hardswish, 0.25)]
+)
+def test_the_other_functions_are_close_to_gelu(function, error: float) -> None:
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    worst = float((function(x) - functional.gelu(x)).abs().max())
+    assert error / 2 < worst < error
+
+
+@pytest.mark.parametrize(("won", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 0.0625), (8, 2, 0.109375)])
+def test_the_sign_test(won: int, lost: int, p: float) -> None:
+    assert ablation.sign_test(won, lost) == pytest.approx(p)
