@@ -3,9 +3,10 @@
     python examples/ablation.py --model deit_tiny --calibration photos --evaluate imagenet/val
 
 Every row changes one thing of a preset: a choice of calibration, or a function that integers compute, exchanged for
-another integer form or for the float function. ExecuTorch runs the programs; those with float functions inside, for which
-it has only portable kernels, run as the eager integer graph, which gives the same bits for the integer part. `won` and `lost` are images that the row has right and
-the preset wrong, and the other way round: of two programs on the same images only these tell which one is better.
+another integer form or for the float function. ExecuTorch runs the programs; those with float functions inside, for
+which it has only portable kernels, run as the eager integer graph, whose integer part gives the same bits. `won` and
+`lost` are images that the row has right and the preset wrong, and the other way round: of two programs on the same
+images only these tell which one is better.
 """
 
 from __future__ import annotations

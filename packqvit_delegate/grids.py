@@ -61,7 +61,7 @@ class ResidualGrid:
 
 @dataclasses.dataclass(frozen=True)
 class ProbabilityGrid:
-    """Attention probabilities, uint8: 2^-code (15 is zero) when log2, else code / 256."""
+    """Attention probabilities, uint8: 2^-code (15 is zero) when log2, else code over the sum of its row's codes."""
 
     log2: bool
 

@@ -85,6 +85,26 @@ struct Requantizer {
   }
 };
 
+// The exponent, in octaves with 10 fraction bits, of a row's largest linear probability code: 256 * 2^(-6 / 1024)
+// rounds to 255.
+constexpr int32_t kLargestCodeExponent = 6;
+
+// Divides the sums of values that a row of linear probability codes weighs by the sum of the codes, below 2^23. Results
+// have 8 fraction bits and fit into int16 and one bit more. docs/numerics.md, "attention_values".
+struct RowDivision {
+  int32_t reciprocal = 1 << 14;  // in [2^14, 2^15)
+  unsigned shift = 0;
+
+  constexpr RowDivision() = default;
+  explicit constexpr RowDivision(uint32_t codes) {
+    const uint64_t sum = std::max<uint32_t>(codes, 1);
+    const unsigned z = bitlen(sum);
+    reciprocal = static_cast<int32_t>(std::min<uint64_t>(((uint64_t{1} << (z + 14)) + sum / 2) / sum, 32767));
+    shift = z > 8 ? z - 8 : 0;
+  }
+  constexpr int32_t operator()(int32_t acc) const { return rshr(rshr(acc, shift) * reciprocal, 14); }
+};
+
 // Largest Q with |x - mean| / sigma < sqrt(channels) on Q fraction bits of int16.
 constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 15 - (bitlen(channels - 1) + 1) / 2; }
 

@@ -43,13 +43,13 @@ class AttentionTest : public TierTest {
       const size_t b = i / channels / queries;
       const size_t query = i / channels % queries;
       const size_t channel = i % channels;
-      int64_t acc = 0;
-      for (size_t j = 0; j < keys; ++j) {
-        const int64_t code = p[((b * heads + channel / head_size) * queries + query) * keys + j];
-        const int64_t value = v[(b * keys + j) * channels + channel];
-        acc += format == Probabilities::kLinear ? code * value : (code < 15 ? value * (1 << (14 - code)) : 0);
-      }
-      ASSERT_EQ(output[i], plain.requantize(acc, channel)) << i;
+      const auto row =
+          p.begin() + static_cast<std::ptrdiff_t>(((b * heads + channel / head_size) * queries + query) * keys);
+      const std::vector<int64_t> codes(row, row + static_cast<std::ptrdiff_t>(keys));
+      std::vector<int64_t> values(keys);
+      for (size_t j = 0; j < keys; ++j) values[j] = v[(b * keys + j) * channels + channel];
+      const int64_t sum = naive::weighted_sum(codes, values, format == Probabilities::kLog2);
+      ASSERT_EQ(output[i], plain.requantize(sum, channel)) << i;
     }
   }
 };
@@ -160,12 +160,10 @@ class FusedAttentionTest : public AttentionTest {
           }
           const std::vector<int64_t> p = softmax.row(scores);
           for (size_t d = h * head_size; d < (h + 1) * head_size; ++d) {
-            int64_t acc = 0;
-            for (size_t j = 0; j < keys; ++j) {
-              const int64_t value = v[(b * keys + j) * channels + d];
-              acc += format == Probabilities::kLinear ? p[j] * value : (p[j] < 15 ? value * (1 << (14 - p[j])) : 0);
-            }
-            ASSERT_EQ(output[(b * queries + i) * channels + d], plain.requantize(acc, d))
+            std::vector<int64_t> values(keys);
+            for (size_t j = 0; j < keys; ++j) values[j] = v[(b * keys + j) * channels + d];
+            const int64_t sum = naive::weighted_sum(p, values, format == Probabilities::kLog2);
+            ASSERT_EQ(output[(b * queries + i) * channels + d], plain.requantize(sum, d))
                 << "head " << h << " query " << i << " channel " << d << " of " << keys << " keys";
           }
         }

@@ -132,9 +132,10 @@ class _Calibrator:
                 observer.fix(source.meta[STEP], 0)
         for value in self._stream[source]:
             observer(value)
-        if isinstance(observer, MinMSEObserver) and STEP not in source.meta and not self._method.clipping:
+        searches = isinstance(observer, MinMSEObserver) and STEP not in source.meta
+        if searches and not self._method.clipping:
             observer.fix(*observer.parameters_for(*observer.sample.range()))
-        branch = branch_behind(node) if isinstance(observer, MinMSEObserver) else None
+        branch = branch_behind(node) if searches and self._method.clipping else None
         if branch is not None and self._weight_observer(branch[1]) is not None:
             observer.weigh_rows(*self._weighted_rows(source, *branch))
         self._stream[node] = [observer.fake_quantize(value) for value in self._stream[source]]

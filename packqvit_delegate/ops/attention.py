@@ -9,6 +9,7 @@ import torch
 from .arithmetic import (
     EXPONENT_FRACTION_BITS,
     INT16_MAX,
+    bit_length,
     exp2_negative,
     integer_matmul,
     log2_normalizer,
@@ -21,8 +22,14 @@ from .library import code_dtype, integer_op
 LOG2_ZERO_CODE = 15
 """The log2 code that stands for probability 0."""
 
-LINEAR_PROBABILITY_BITS = 8
-"""Linear probability codes count 1 / 2^8."""
+LARGEST_LINEAR_CODE = 255
+"""The linear code of a row's largest probability."""
+
+VALUE_FRACTION_BITS = 8
+"""Fraction bits of a weighted mean of values, where linear codes weigh them."""
+
+_LARGEST_EXPONENT = 6
+"""Octaves, with 10 fraction bits, from 256 down to 255: the exponent of a row's largest linear code."""
 
 
 def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -63,7 +70,8 @@ def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: 
         bias: int32 [Hb, Nq, Nk] added first, in accumulator steps; Hb divides B * H. None for plain attention.
         multiplier: In [2^14, 2^15 - 1]; with shift, 1024 * log2(e) * (step of x).
         shift: In [-15, 30].
-        log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code / 256).
+        log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code over the sum of the row's codes, of which the
+            largest is 255).
 
     Returns:
         uint8 [B, H, Nq, Nk].
@@ -79,16 +87,24 @@ def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: 
     else:
         t = distance.clamp_max(INT16_MAX >> -shift) << -shift
     exponent = multiply_high(t, multiplier)
-    p, octaves = exp2_negative(exponent)
-    weight = torch.where(octaves <= 15, rounding_shift_right(p, octaves), torch.zeros_like(p))
-    exponent = exponent + log2_normalizer(weight.sum(-1, keepdim=True))
     if log2:
+        p, octaves = exp2_negative(exponent)
+        weight = torch.where(octaves <= 15, rounding_shift_right(p, octaves), torch.zeros_like(p))
+        exponent = exponent + log2_normalizer(weight.sum(-1, keepdim=True))
         half = 1 << (EXPONENT_FRACTION_BITS - 1)
         return ((exponent + half) >> EXPONENT_FRACTION_BITS).clamp_max(LOG2_ZERO_CODE).to(torch.uint8)
-    p, octaves = exp2_negative(exponent.clamp_max(INT16_MAX))
-    drop = octaves + (14 - LINEAR_PROBABILITY_BITS)
-    code = torch.where(drop <= 15, rounding_shift_right(p, drop), torch.zeros_like(p))
-    return code.clamp_max(255).to(torch.uint8)
+    p, octaves = exp2_negative((exponent + _LARGEST_EXPONENT).clamp_max(INT16_MAX))
+    drop = octaves + 6  # 2^14 is code 256
+    return torch.where(drop <= 15, rounding_shift_right(p, drop), torch.zeros_like(p)).to(torch.uint8)
+
+
+def _divide_by_sum(accumulator: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """2^8 * accumulator / total, rounded twice, within 16 bits; int64 [..., D] and [..., 1], 0 <= total < 2^23."""
+    total = total.clamp_min(1)
+    bits = bit_length(total)
+    reciprocal = ((torch.ones_like(total) << (bits + 14)) + (total >> 1)) // total
+    scaled = rounding_shift_right(accumulator, (bits - VALUE_FRACTION_BITS).clamp_min(0))
+    return rounding_shift_right(scaled * reciprocal.clamp_max(INT16_MAX), 14)
 
 
 def _attention_values_meta(
@@ -123,7 +139,10 @@ def attention_values(
     qmin: int,
     qmax: int,
 ) -> torch.Tensor:
-    """P V with the heads joined again: by shifts for log2 codes, exact until one final rounding.
+    """P V with the heads joined again.
+
+    Log2 codes weigh by shifts, exact until one final rounding. Linear codes are divided by their sum behind the
+    product, once for each query: rows add up to 1 however coarse the codes are (docs/numerics.md, attention_values).
 
     Args:
         p: uint8 [B, H, Nq, Nk], probability codes.
@@ -147,6 +166,8 @@ def attention_values(
     else:
         weight, bound = codes, 255 * 128
     accumulator = integer_matmul(weight, _split_heads(v, p.shape[1]), bound)
+    if not log2:
+        accumulator = _divide_by_sum(accumulator, codes.sum(-1, keepdim=True))
     accumulator = accumulator.transpose(1, 2).reshape(v.shape[0], p.shape[2], v.shape[2])
     result = requantize(accumulator, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
     return result.to(code_dtype(qmin, qmax))

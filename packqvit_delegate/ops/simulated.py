@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-from .attention import LINEAR_PROBABILITY_BITS, LOG2_ZERO_CODE
+from .attention import LARGEST_LINEAR_CODE, LOG2_ZERO_CODE
 from .library import integer_op
 from .quantize import _along, _quantize_meta, quantize
+
+_TINY = 1e-30  # a row without any probability has the codes 0
 
 integer_op(
     "quantize_offset(Tensor x, Tensor inverse_scale, Tensor offset, int axis, int qmin, int qmax) -> Tensor",
@@ -47,11 +49,11 @@ def _quantize_probabilities_meta(x: Any, log2: Any) -> torch.Tensor:
 
 @integer_op("quantize_probabilities(Tensor x, bool log2) -> Tensor", _quantize_probabilities_meta)
 def quantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
-    """Probabilities to codes: round(-log2 x) in 0..15, or round(256 x) in 0..255.
+    """Probabilities to codes: round(-log2 x) in 0..15, or round(255 x / max x) in 0..255.
 
     Args:
-        x: float32 in [0, 1], any shape.
-        log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code / 256).
+        x: float32 in [0, 1], [..., keys].
+        log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code over the sum of the row's codes).
 
     Returns:
         uint8 of x's shape.
@@ -59,7 +61,7 @@ def quantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
     if log2:
         codes = torch.round(-torch.log2(x.clamp_min(2.0**-LOG2_ZERO_CODE))).clamp(0, LOG2_ZERO_CODE)
     else:
-        codes = torch.round(x * 2.0**LINEAR_PROBABILITY_BITS).clamp(0, 255)
+        codes = torch.round(x * (LARGEST_LINEAR_CODE / x.amax(-1, keepdim=True).clamp_min(_TINY)))
     return codes.to(torch.uint8)
 
 
@@ -72,7 +74,7 @@ def dequantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
     """Inverse of `quantize_probabilities`.
 
     Args:
-        x: uint8 codes, any shape.
+        x: uint8 codes, [..., keys].
         log2: What the codes mean.
 
     Returns:
@@ -81,4 +83,4 @@ def dequantize_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
     values = x.to(torch.float32)
     if log2:
         return torch.where(x < LOG2_ZERO_CODE, torch.exp2(-values), torch.zeros_like(values))
-    return values * 2.0**-LINEAR_PROBABILITY_BITS
+    return values / values.sum(-1, keepdim=True).clamp_min(1)

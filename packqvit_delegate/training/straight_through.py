@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..ops.attention import LINEAR_PROBABILITY_BITS, LOG2_ZERO_CODE
+from ..ops.attention import LARGEST_LINEAR_CODE, LOG2_ZERO_CODE
 
 
 class _RoundToGrid(torch.autograd.Function):
@@ -62,8 +62,8 @@ class _RoundProbabilities(torch.autograd.Function):
         if log2:
             exponent = torch.log2(x).round_()
             return torch.exp2(exponent).mul_(exponent > -LOG2_ZERO_CODE + 0.5)
-        steps = 2.0**LINEAR_PROBABILITY_BITS
-        return (x * steps).round_().clamp_(0, 255).mul_(1.0 / steps)
+        codes = (x * (LARGEST_LINEAR_CODE / x.amax(-1, keepdim=True))).round_()
+        return codes.div_(codes.sum(-1, keepdim=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -74,8 +74,8 @@ def round_probabilities(x: torch.Tensor, log2: bool) -> torch.Tensor:
     """Probabilities on the grid of their codes, with a straight-through gradient.
 
     Args:
-        x: float32 in [0, 1], any shape.
-        log2: Powers of two down to 2^-14, and 0; else multiples of 2^-8 below 1.
+        x: float32 in [0, 1], [..., keys]; each row adds up to 1.
+        log2: Powers of two down to 2^-14, and 0; else 256 steps up to the row's largest, over their sum.
 
     Returns:
         float32 of x's shape.

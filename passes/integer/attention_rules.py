@@ -8,7 +8,8 @@ import torch
 from torch.fx import Node
 
 from packqvit_delegate.grids import AffineGrid, Grid, ProbabilityGrid
-from packqvit_delegate.ops.arithmetic import EXPONENT_FRACTION_BITS
+from packqvit_delegate.ops.arithmetic import EXPONENT_FRACTION_BITS, INT16_MAX
+from packqvit_delegate.ops.attention import VALUE_FRACTION_BITS
 from packqvit_delegate.requantizer import (
     FRACTION_BITS_INT8,
     MAX_LEFT_SHIFT,
@@ -87,8 +88,8 @@ def lower_attention_values(context: LoweringContext, node: Node, grid: Grid) -> 
     assert isinstance(p.grid, ProbabilityGrid)
     channels = shape_of(node)[-1]
     keys = shape_of(attention.softmax)[-1]
-    step = v_grid.scale * (2.0**-14 if p.grid.log2 else 2.0**-8)
-    bound = keys * 127 * (1 << 14 if p.grid.log2 else 255)
+    step = v_grid.scale * (2.0**-14 if p.grid.log2 else 2.0**-VALUE_FRACTION_BITS)
+    bound = keys * 127 << 14 if p.grid.log2 else INT16_MAX
     ratio = torch.full((channels,), step / out.scale, dtype=torch.float64)
     requantizer = make_requantizer(ratio, min(bound, (1 << 30) - 1), FRACTION_BITS_INT8)
     args = (

@@ -89,10 +89,31 @@ def test_linear_probabilities_are_within_a_step(step: float, spread: float) -> N
     real = torch.randn(2, 3, 20, 197, generator=torch.Generator().manual_seed(0)).double() * spread
     logits = torch.round(real / step).to(torch.int32)
     expected = torch.softmax(logits.double() * step, -1)
-    actual = _softmax_codes(logits, step, log2=False) / 256
-    # Half a step of rounding, a whole one where the code 256 is cut to 255, and 0.1 % of the value.
-    error = (actual - expected.clamp_max(255 / 256)).abs()
-    assert float((error - 0.5 / 256 - 1.5e-3 * expected).max()) < 0
+    expected /= expected.amax(-1, keepdim=True)
+    codes = _softmax_codes(logits, step, log2=False).double()
+    # Half a step of rounding and 0.15 % of the value.
+    assert float(((codes - 255 * expected).abs() - 0.5 - 1.5e-3 * 255 * expected).max()) < 0
+    assert bool((codes.amax(-1) == 255).all())
+
+
+@pytest.mark.parametrize("keys", [1, 2, 197, 1031, 32768])
+@pytest.mark.parametrize("ratio", [0.11, 0.9, 3.7])
+def test_linear_codes_weigh_a_mean_of_values(keys: int, ratio: float) -> None:
+    generator = torch.Generator().manual_seed(keys)
+    codes = torch.randint(0, 256, (1, 2, 5, keys), generator=generator, dtype=torch.uint8)
+    codes[..., 0] = 255
+    v = torch.randint(-127, 128, (1, keys, 16), generator=generator, dtype=torch.int8)
+    v[..., -1] = 127
+    scaled = torch.full((16,), ratio * 2.0**-8, dtype=torch.float64)
+    requantizer = make_requantizer(scaled, 32767, 6)
+    args = (requantizer.multiplier, requantizer.shift, False, requantizer.left_shift, requantizer.fraction_bits)
+    actual = ops.attention_values(codes, v, *args, 0, -128, 127).double()
+    weights = codes.double() / codes.double().sum(-1, keepdim=True)
+    heads = v.double().reshape(1, keys, 2, 8).transpose(1, 2)
+    expected = (weights @ heads).transpose(1, 2).reshape(1, 5, 16) * ratio
+    # Half an output step, the steps of 2^-8 of a value and of 2^-6 of the output, and 2^-14 of the value.
+    bound = 0.5 + ratio * 2.0**-8 + 2.0**-6 + 2.0**-14 * expected.abs()
+    assert bool(((actual - expected.clamp(-128, 127)).abs() <= bound).all())
 
 
 @pytest.mark.parametrize("step", [1e-6, 2e-4, 0.01, 0.7])

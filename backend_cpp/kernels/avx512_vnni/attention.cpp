@@ -22,11 +22,12 @@ struct Buffers {
 
   int8_t* keys;
   int8_t* values;
-  int32_t* start;    // of the scores, for each key
-  int32_t* scores;   // [kQueries][score_stride]
-  int16_t* octaves;  // [kQueries][score_stride]
-  uint8_t* q;        // [kQueries][4 key_steps]
-  uint8_t* p;        // [kQueries][p_planes][score_stride]
+  int32_t* start;         // of the scores, for each key
+  int32_t* scores;        // [kQueries][score_stride]
+  int16_t* octaves;       // [kQueries][score_stride]
+  uint8_t* q;             // [kQueries][4 key_steps]
+  uint8_t* p;             // [kQueries][p_planes][score_stride]
+  RowDivision* division;  // [kQueries], for linear codes
   size_t bytes = 0;
 
   Buffers(const AttentionShape& shape, Probabilities format, void* scratch)
@@ -42,6 +43,7 @@ struct Buffers {
     octaves = take<int16_t>(kQueries * score_stride);
     q = take<uint8_t>(kQueries * q_stride());
     p = take<uint8_t>(kQueries * p_planes * score_stride);
+    division = take<RowDivision>(kQueries);
   }
 
   size_t q_stride() const { return round_up(4 * key_steps, kAlignment); }
@@ -119,14 +121,23 @@ struct ValueGroup {
   __mmask64 mask;
 };
 
+// RowDivision of 16 sums.
+inline __m512i divided(__m512i acc, const RowDivision& division) {
+  const __m512i half = _mm512_set1_epi32(division.shift > 0 ? 1 << (division.shift - 1) : 0);
+  const __m512i shifted =
+      _mm512_sra_epi32(_mm512_add_epi32(acc, half), _mm_cvtsi32_si128(static_cast<int>(division.shift)));
+  const __m512i product = _mm512_mullo_epi32(shifted, _mm512_set1_epi32(division.reciprocal));
+  return _mm512_srai_epi32(_mm512_add_epi32(product, _mm512_set1_epi32(1 << 13)), 14);
+}
+
 template <size_t kRows, size_t kRegisters, bool kLog2>
-__attribute__((noinline)) void value_tile(const Buffers& buffers, const uint8_t* p, const ValueGroup& group,
+__attribute__((noinline)) void value_tile(const Buffers& buffers, size_t first_row, const ValueGroup& group,
                                           int8_t* output, size_t output_stride) {
   const size_t row_stride = buffers.p_planes * buffers.score_stride;
+  const uint8_t* p = buffers.p + first_row * row_stride;
   __m512i acc[kRows][4];
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-    unroll<4>([&](auto j)
-                  __attribute__((always_inline)) { acc[i][j] = kLog2 ? _mm512_setzero_si512() : group.rounding[j]; });
+    unroll<4>([&](auto j) __attribute__((always_inline)) { acc[i][j] = _mm512_setzero_si512(); });
   });
   if constexpr (kLog2) {
     // The upper bytes of the weights 2^(14 - code): zero for probabilities below 1 / 90.
@@ -139,6 +150,11 @@ __attribute__((noinline)) void value_tile(const Buffers& buffers, const uint8_t*
     multiply<kRows, kRegisters>(p + buffers.score_stride, row_stride, group.panel, buffers.value_steps, acc);
   } else {
     multiply<kRows, kRegisters>(p, row_stride, group.panel, buffers.value_steps, acc);
+    unroll<kRows>([&](auto i) __attribute__((always_inline)) {
+      unroll<4>([&](auto j) __attribute__((always_inline)) {
+        acc[i][j] = _mm512_add_epi32(divided(acc[i][j], buffers.division[first_row + i]), group.rounding[j]);
+      });
+    });
   }
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
     _mm512_mask_storeu_epi8(output + i * output_stride, group.mask, group.requantize(acc[i]));
@@ -206,12 +222,16 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
     maximum[row] = Softmax::maximum(buffers.scores + row * stride, bias, shape.keys);
   }
   for (size_t row = 0; row < rows; ++row) {
-    sum[row] = softmax.weigh(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
+    sum[row] =
+        softmax.weigh<kFormat>(buffers.scores + row * stride, maximum[row], shape.keys, buffers.octaves + row * stride);
   }
-  alignas(64) int32_t normaliser[16];
-  _mm512_store_si512(normaliser, log2_of_sums(_mm512_load_si512(sum)));
+  alignas(64) int32_t normaliser[16] = {};
+  if constexpr (kFormat == Probabilities::kLog2) {
+    _mm512_store_si512(normaliser, log2_of_sums(_mm512_load_si512(sum)));
+  }
   for (size_t row = 0; row < rows; ++row) {
     uint8_t* p = buffers.p + row * buffers.p_planes * stride;
+    __m512i code_sums = _mm512_setzero_si512();
     Softmax::codes<kFormat>(buffers.octaves + row * stride, normaliser[row], shape.keys,
                             [&](size_t first, __m512i codes) {
                               if constexpr (kFormat == Probabilities::kLog2) {
@@ -219,8 +239,13 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
                                 _mm512_store_si512(p + stride + first, _mm512_shuffle_epi8(lower, codes));
                               } else {
                                 _mm512_store_si512(p + first, codes);
+                                const __m512i sums = _mm512_sad_epu8(codes, _mm512_setzero_si512());
+                                code_sums = _mm512_add_epi64(code_sums, sums);
                               }
                             });
+    if constexpr (kFormat == Probabilities::kLinear) {
+      buffers.division[row] = RowDivision(static_cast<uint32_t>(_mm512_reduce_add_epi64(code_sums)));
+    }
   }
 }
 
@@ -239,11 +264,10 @@ void value_block(const AttentionArguments& arguments, size_t channel, size_t row
     for (size_t i = 0; i < columns; ++i) rounding[i] = rounding_of(arguments.requantizer, channel + c + i);
     for (size_t j = 0; j < 4; ++j) group.rounding[j] = _mm512_load_si512(rounding + 16 * j);
     for_each_tile(rows, [&](size_t row, auto count) {
-      const uint8_t* p = buffers.p + row * buffers.p_planes * buffers.score_stride;
       const size_t stride = shape.heads * shape.head_size;
       with_registers(divide_up(columns, 16), [&](auto width) {
-        value_tile<decltype(count)::value, decltype(width)::value, kLog2>(buffers, p, group, output + row * stride + c,
-                                                                          stride);
+        value_tile<decltype(count)::value, decltype(width)::value, kLog2>(buffers, row, group,
+                                                                          output + row * stride + c, stride);
       });
     });
   }

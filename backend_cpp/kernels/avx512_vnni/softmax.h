@@ -72,19 +72,26 @@ class Softmax {
   }
 
   // Stores the octaves of the scores, in an order of their own, to an array of a multiple of 64 int16, and returns the
-  // sum of their weights. Columns beyond the row are so far away that they weigh nothing.
+  // sum of their weights, which linear codes do not need: 0. Columns beyond the row are so far away that they weigh
+  // nothing.
+  template <Probabilities kFormat>
   int32_t weigh(const int32_t* x, int32_t maximum, size_t columns, int16_t* octaves) const {
-    if (shift_ > 0) return weigh<Shift::kRight>(x, maximum, columns, octaves);
-    return shift_ == 0 ? weigh<Shift::kNone>(x, maximum, columns, octaves)
-                       : weigh<Shift::kLeft>(x, maximum, columns, octaves);
+    if (shift_ > 0) return weigh<kFormat, Shift::kRight>(x, maximum, columns, octaves);
+    return shift_ == 0 ? weigh<kFormat, Shift::kNone>(x, maximum, columns, octaves)
+                       : weigh<kFormat, Shift::kLeft>(x, maximum, columns, octaves);
   }
 
-  // Calls store(first column, codes of 64 columns) for each 64; codes beyond the row stand for zero.
+  // Calls store(first column, codes of 64 columns) for each 64; codes beyond the row stand for zero. Linear codes need
+  // no normaliser.
   template <Probabilities kFormat, typename Store>
   static void codes(const int16_t* octaves, int32_t normaliser, size_t columns, const Store& store) {
+    const auto code = [&](const int16_t* e) {
+      return kFormat == Probabilities::kLog2 ? log2_codes(_mm512_load_si512(e), normaliser)
+                                             : linear_codes(_mm512_load_si512(e));
+    };
     for (size_t first = 0; first < columns; first += 64) {
-      const __m512i low = code<kFormat>(_mm512_load_si512(octaves + first), normaliser);
-      const __m512i high = code<kFormat>(_mm512_load_si512(octaves + first + 32), normaliser);
+      const __m512i low = code(octaves + first);
+      const __m512i high = code(octaves + first + 32);
       store(first, to_unsigned_bytes(low, high));
     }
   }
@@ -92,7 +99,7 @@ class Softmax {
  private:
   enum class Shift { kRight, kNone, kLeft };
 
-  template <Shift kShift>
+  template <Probabilities kFormat, Shift kShift>
   int32_t weigh(const int32_t* x, int32_t maximum, size_t columns, int16_t* octaves) const {
     const __m512i top = _mm512_set1_epi32(maximum);
     __m512i sums = _mm512_setzero_si512();
@@ -100,12 +107,12 @@ class Softmax {
     for (; first + 32 <= columns; first += 32) {
       const __m512i e = octaves_of<kShift>(top, x + first, ~__mmask32{0});
       _mm512_store_si512(octaves + first, e);
-      sums = _mm512_add_epi32(sums, weights_of(e));
+      if constexpr (kFormat == Probabilities::kLog2) sums = _mm512_add_epi32(sums, weights_of(e));
     }
     if (first < columns) {
       const __m512i e = octaves_of<kShift>(top, x + first, word_mask(columns - first));
       _mm512_store_si512(octaves + first, e);
-      sums = _mm512_add_epi32(sums, weights_of(e));
+      if constexpr (kFormat == Probabilities::kLog2) sums = _mm512_add_epi32(sums, weights_of(e));
       first += 32;
     }
     if (first % 64 != 0) _mm512_store_si512(octaves + first, _mm512_set1_epi16(32767));
@@ -140,17 +147,15 @@ class Softmax {
     return _mm512_madd_epi16(weight, _mm512_set1_epi16(1));
   }
 
-  template <Probabilities kFormat>
-  static __m512i code(__m512i e, int32_t normaliser) {
-    if constexpr (kFormat == Probabilities::kLog2) {
-      const __m512i rounded = _mm512_adds_epu16(e, _mm512_set1_epi16(static_cast<int16_t>(normaliser + 512)));
-      return _mm512_min_epi16(_mm512_srli_epi16(rounded, 10), _mm512_set1_epi16(15));
-    } else {
-      const __m512i sum = _mm512_adds_epu16(e, _mm512_set1_epi16(static_cast<int16_t>(normaliser)));
-      const __m512i biased = _mm512_min_epu16(sum, _mm512_set1_epi16(32767));
-      const __m512i n = _mm512_add_epi16(_mm512_srli_epi16(biased, 10), _mm512_set1_epi16(6));
-      return shift_rounded(exp2_mantissa_twice(biased), n);
-    }
+  static __m512i log2_codes(__m512i e, int32_t normaliser) {
+    const __m512i rounded = _mm512_adds_epu16(e, _mm512_set1_epi16(static_cast<int16_t>(normaliser + 512)));
+    return _mm512_min_epi16(_mm512_srli_epi16(rounded, 10), _mm512_set1_epi16(15));
+  }
+
+  static __m512i linear_codes(__m512i e) {
+    const __m512i exponent = _mm512_adds_epi16(e, _mm512_set1_epi16(kLargestCodeExponent));
+    const __m512i n = _mm512_add_epi16(_mm512_srli_epi16(exponent, 10), _mm512_set1_epi16(6));
+    return shift_rounded(exp2_mantissa_twice(exponent), n);
   }
 
   // to_bytes() with saturation to [0, 255].

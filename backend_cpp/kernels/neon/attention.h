@@ -25,6 +25,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/neon/neon.h"
 #include "kernels/stopwatch.h"
@@ -74,6 +75,16 @@ T* head_of(T* x, const AttentionShape& shape, size_t tokens, size_t head) {
   return x + head / shape.heads * tokens * channels + head % shape.heads * shape.head_size;
 }
 
+// The sums of values that linear codes weigh, over the sums of the codes.
+template <typename Products>
+void divide_rows(Probabilities format, const RowDivision* division, size_t count, const AttentionShape& shape,
+                 const AttentionScratch<Products>& buffers) {
+  if (format != Probabilities::kLinear) return;
+  for (size_t i = 0; i < count; ++i) {
+    divide_row(division[i], shape.head_size, buffers.sums + i * buffers.sums_stride);
+  }
+}
+
 template <typename Products>
 size_t fused_attention_scratch(const AttentionShape& shape, Probabilities format) {
   return AttentionScratch<Products>(shape, format, nullptr).bytes;
@@ -100,14 +111,17 @@ void fused_attention(const AttentionArguments& arguments, size_t head, Range que
     Products::scores(q + first * channels, channels, count, shape, buffers.keys, buffers.rows, buffers.scores,
                      buffers.scores_stride);
     stopwatch.add_to(&AttentionClock::scores);
+    RowDivision division[Products::kQueries];
     for (size_t i = 0; i < count; ++i) {
       const int32_t* bias = softmax_bias(arguments.softmax, head, first + i, shape.queries, shape.keys);
-      softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride, bias, shape.keys,
-                  buffers.codes + i * buffers.codes_stride, buffers.octaves);
+      const uint32_t sum = softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride, bias, shape.keys,
+                                       buffers.codes + i * buffers.codes_stride, buffers.octaves);
+      division[i] = RowDivision(sum);
     }
     stopwatch.add_to(&AttentionClock::softmax);
     Products::values(buffers.codes, buffers.codes_stride, count, shape, format, buffers.values, buffers.rows,
                      buffers.sums, buffers.sums_stride);
+    divide_rows<Products>(format, division, count, shape, buffers);
     requantize_rows(buffers.sums, buffers.sums_stride, count, shape.head_size, arguments.requantizer,
                     head % shape.heads * shape.head_size, output + first * channels, channels);
     stopwatch.add_to(&AttentionClock::values);
@@ -150,13 +164,16 @@ void attention_values(const AttentionValuesArguments& arguments, size_t head, Ra
                         buffers.values);
   for (size_t first = queries.begin; first < queries.end; first += Products::kQueries) {
     const size_t count = std::min(Products::kQueries, queries.end - first);
+    RowDivision division[Products::kQueries];
     for (size_t i = 0; i < count; ++i) {
       uint8_t* codes = buffers.codes + i * buffers.codes_stride;
       std::memcpy(codes, arguments.probabilities + (head * shape.queries + first + i) * shape.keys, shape.keys);
       std::memset(codes + shape.keys, zero, buffers.codes_stride - shape.keys);
+      division[i] = RowDivision(std::accumulate(codes, codes + shape.keys, uint32_t{0}));
     }
     Products::values(buffers.codes, buffers.codes_stride, count, shape, arguments.format, buffers.values, buffers.rows,
                      buffers.sums, buffers.sums_stride);
+    divide_rows<Products>(arguments.format, division, count, shape, buffers);
     requantize_rows(buffers.sums, buffers.sums_stride, count, shape.head_size, arguments.requantizer,
                     head % shape.heads * shape.head_size, output + first * channels, channels);
   }

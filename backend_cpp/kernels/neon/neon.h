@@ -18,11 +18,14 @@ inline constexpr size_t kCodeBlock = 16;
 
 // One row of scores to codes. The buffers hold round_up(columns, kCodeBlock) elements: the scores' padding may hold
 // anything, that of the codes becomes probability zero. The bias is nullptr or has exactly `columns`. Scores are
-// overwritten.
-void softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
-                 uint8_t* codes, int16_t* octaves);
+// overwritten. Returns the sum of linear codes, and 0 for log2 codes.
+uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
+                     uint8_t* codes, int16_t* octaves);
 size_t softmax_scratch(size_t columns);
 void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch);
+
+// Divides a row of int32 sums, in place; `columns` is rounded up to a multiple of 4.
+void divide_row(const RowDivision& division, size_t columns, int32_t* sums);
 
 // Rows of int32 sums to codes with the channels from `channel` on. Strides count elements.
 void requantize_rows(const int32_t* sums, size_t stride, size_t rows, size_t columns, const Requantizer& requantizer,

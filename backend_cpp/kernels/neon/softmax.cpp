@@ -1,6 +1,7 @@
 #include <arm_neon.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/neon/neon.h"
 
@@ -58,8 +59,9 @@ inline const int16_t* padding_mask(size_t columns_in_block) {
   return kMask + kCodeBlock - columns_in_block;
 }
 
-// Octaves of a row, and the sum of their weights. `last` is where the last block begins; its padding counts nothing.
-template <bool kLeft>
+// Octaves of a row, and the sum of their weights where codes are log2. `last` is where the last block begins; its
+// padding counts nothing.
+template <Probabilities kFormat, bool kLeft>
 uint32_t octaves_of_row(const Octaves& octaves, const int32_t* x, size_t last, size_t columns, int16_t* e) {
   int32x4_t sum = vdupq_n_s32(0);
   for (size_t j = 0; j < last; j += kCodeBlock) {
@@ -67,14 +69,16 @@ uint32_t octaves_of_row(const Octaves& octaves, const int32_t* x, size_t last, s
     const int16x8_t high = octaves.of<kLeft>(x + j + 8);
     vst1q_s16(e + j, low);
     vst1q_s16(e + j + 8, high);
-    sum = vpadalq_s16(sum, exp2_weights(low));
-    sum = vpadalq_s16(sum, exp2_weights(high));
+    if constexpr (kFormat == Probabilities::kLog2) {
+      sum = vpadalq_s16(sum, exp2_weights(low));
+      sum = vpadalq_s16(sum, exp2_weights(high));
+    }
   }
   const int16_t* mask = padding_mask(columns - last);
   for (size_t j = last; j < last + kCodeBlock; j += 8) {
     const int16x8_t octave = vmaxq_s16(octaves.of<kLeft>(x + j), vld1q_s16(mask + j - last));
     vst1q_s16(e + j, octave);
-    sum = vpadalq_s16(sum, exp2_weights(octave));
+    if constexpr (kFormat == Probabilities::kLog2) sum = vpadalq_s16(sum, exp2_weights(octave));
   }
   return vaddvq_u32(vreinterpretq_u32_s32(sum));
 }
@@ -89,14 +93,21 @@ void log2_codes(const int16_t* e, int32_t normaliser, size_t size, uint8_t* code
   }
 }
 
-void linear_codes(const int16_t* e, int32_t normaliser, size_t size, uint8_t* codes) {
-  const int16x8_t offset = vdupq_n_s16(static_cast<int16_t>(normaliser));
+// Returns the sum of the codes.
+uint32_t linear_codes(const int16_t* e, size_t size, uint8_t* codes) {
+  const int16x8_t offset = vdupq_n_s16(kLargestCodeExponent);
   const auto code = [&](size_t j) {
     const int16x8_t octave = vqaddq_s16(vld1q_s16(e + j), offset);
     const int16x8_t shift = vsubq_s16(vdupq_n_s16(-6), vshrq_n_s16(octave, 10));
     return vqmovun_s16(vrshlq_s16(exp2_mantissas(octave), shift));
   };
-  for (size_t j = 0; j < size; j += kCodeBlock) vst1q_u8(codes + j, vcombine_u8(code(j), code(j + 8)));
+  uint32x4_t sum = vdupq_n_u32(0);
+  for (size_t j = 0; j < size; j += kCodeBlock) {
+    const uint8x16_t block = vcombine_u8(code(j), code(j + 8));
+    vst1q_u8(codes + j, block);
+    sum = vpadalq_u16(sum, vpaddlq_u8(block));
+  }
+  return vaddvq_u32(sum);
 }
 
 int32_t maximum_of(const int32_t* x, size_t columns) {
@@ -120,20 +131,24 @@ void add_bias(const int32_t* x, const int32_t* bias, size_t columns, int32_t* ou
 
 }  // namespace
 
-void softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
-                 uint8_t* codes, int16_t* octaves) {
+uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
+                     uint8_t* codes, int16_t* octaves) {
   if (bias != nullptr) add_bias(scores, bias, columns, scores);
   const size_t padded = round_up(columns, kCodeBlock);
   const size_t last = padded - kCodeBlock;
   const Octaves below(maximum_of(scores, columns), parameters);
-  const uint32_t sum = parameters.shift < 0 ? octaves_of_row<true>(below, scores, last, columns, octaves)
-                                            : octaves_of_row<false>(below, scores, last, columns, octaves);
-  const int32_t normaliser = log2_of_sum(sum);
-  if (parameters.format == Probabilities::kLog2) {
-    log2_codes(octaves, normaliser, padded, codes);
-  } else {
-    linear_codes(octaves, normaliser, padded, codes);
+  const auto octaves_by = [&](auto format) {
+    constexpr Probabilities kFormat = decltype(format)::value;
+    return parameters.shift < 0 ? octaves_of_row<kFormat, true>(below, scores, last, columns, octaves)
+                                : octaves_of_row<kFormat, false>(below, scores, last, columns, octaves);
+  };
+  if (parameters.format == Probabilities::kLinear) {
+    octaves_by(std::integral_constant<Probabilities, Probabilities::kLinear>{});
+    return linear_codes(octaves, padded, codes);
   }
+  const uint32_t sum = octaves_by(std::integral_constant<Probabilities, Probabilities::kLog2>{});
+  log2_codes(octaves, log2_of_sum(sum), padded, codes);
+  return 0;
 }
 
 // A row of scores, of octaves and of codes.

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <numeric>
 
 #include "kernels/reference/dot_tile.h"
 #include "kernels/reference/reference.h"
@@ -93,14 +95,21 @@ void score_block(const int8_t* q, size_t count, const AttentionShape& shape, con
 void value_block(const uint8_t* probabilities, size_t count, const AttentionShape& shape, Probabilities format,
                  const Requantizer& requantizer, size_t channel, const Buffers& buffers, int8_t* output) {
   const size_t stride = padded(shape.keys);
+  std::array<RowDivision, kQueryBlock> division;
   for (size_t i = 0; i < count; ++i) {
-    weigh(probabilities + i * shape.keys, format, shape.keys, buffers.rows + i * stride, stride);
+    const uint8_t* codes = probabilities + i * shape.keys;
+    weigh(codes, format, shape.keys, buffers.rows + i * stride, stride);
+    division[i] = RowDivision(std::accumulate(codes, codes + shape.keys, uint32_t{0}));
   }
+  const bool divides = format == Probabilities::kLinear;
   for (size_t c = 0; c < shape.head_size; c += kTileColumns) {
     const size_t columns = std::min(kTileColumns, shape.head_size - c);
     dot_panel(buffers.rows, count, buffers.values + c * stride, stride, stride, [&](size_t row, const int32_t* acc) {
       int8_t* out = output + row * shape.heads * shape.head_size + c;
-      for (size_t j = 0; j < columns; ++j) out[j] = static_cast<int8_t>(requantizer(acc[j], channel + c + j));
+      for (size_t j = 0; j < columns; ++j) {
+        const int32_t sum = divides ? division[row](acc[j]) : acc[j];
+        out[j] = static_cast<int8_t>(requantizer(sum, channel + c + j));
+      }
     });
   }
 }

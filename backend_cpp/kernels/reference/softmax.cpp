@@ -21,9 +21,9 @@ uint8_t log2_code(int32_t e, int32_t normaliser) {
   return static_cast<uint8_t>(std::min((e + normaliser + 512) >> 10, 15));
 }
 
-uint8_t linear_code(int32_t e, int32_t normaliser) {
-  const Exp2 x = split_exp2(std::min(e + normaliser, 32767));
-  return x.n + 6 <= 15 ? static_cast<uint8_t>(std::min(rshr(x.mantissa, x.n + 6), 255)) : uint8_t{0};
+uint8_t linear_code(int32_t e) {
+  const Exp2 x = split_exp2(std::min(e + kLargestCodeExponent, 32767));
+  return x.n + 6 <= 15 ? static_cast<uint8_t>(rshr(x.mantissa, x.n + 6)) : uint8_t{0};
 }
 
 }  // namespace
@@ -45,14 +45,14 @@ void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const in
     const uint32_t distance = static_cast<uint32_t>(maximum) - static_cast<uint32_t>(x[j]);
     e[j] = static_cast<int16_t>(octaves(distance, parameters.multiplier, parameters.shift));
   }
+  if (parameters.format == Probabilities::kLinear) {
+    for (size_t j = 0; j < columns; ++j) output[j] = linear_code(e[j]);
+    return;
+  }
   uint32_t sum = 0;
   for (size_t j = 0; j < columns; ++j) sum += static_cast<uint32_t>(exp2_weight(e[j]));
   const int32_t normaliser = log2_of_sum(sum);
-  if (parameters.format == Probabilities::kLog2) {
-    for (size_t j = 0; j < columns; ++j) output[j] = log2_code(e[j], normaliser);
-  } else {
-    for (size_t j = 0; j < columns; ++j) output[j] = linear_code(e[j], normaliser);
-  }
+  for (size_t j = 0; j < columns; ++j) output[j] = log2_code(e[j], normaliser);
 }
 
 void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch) {

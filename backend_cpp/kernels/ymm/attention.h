@@ -25,6 +25,7 @@ struct AttentionBuffers {
   int16_t* p;       // [kQueries][key_count]
   int32_t* scores;  // [kQueries][key_count]
   int16_t* octaves;
+  RowDivision* division;  // [kQueries], for linear codes
   size_t bytes = 0;
 
   AttentionBuffers(const AttentionShape& shape, void* scratch)
@@ -39,6 +40,7 @@ struct AttentionBuffers {
     p = take<int16_t>(kQueries * key_count);
     scores = take<int32_t>(kQueries * key_count);
     octaves = take<int16_t>(key_count);
+    division = take<RowDivision>(kQueries);
   }
 
  private:
@@ -129,17 +131,32 @@ struct ValueGroup {
   size_t columns;
 };
 
-template <size_t kRows>
+// RowDivision of 8 sums.
+inline __m256i divided(__m256i acc, const RowDivision& division) {
+  const __m256i half = _mm256_set1_epi32(division.shift > 0 ? 1 << (division.shift - 1) : 0);
+  const __m256i shifted =
+      _mm256_sra_epi32(_mm256_add_epi32(acc, half), _mm_cvtsi32_si128(static_cast<int>(division.shift)));
+  const __m256i product = _mm256_mullo_epi32(shifted, _mm256_set1_epi32(division.reciprocal));
+  return _mm256_srai_epi32(_mm256_add_epi32(product, _mm256_set1_epi32(1 << 13)), 14);
+}
+
+template <size_t kRows, Probabilities kFormat>
 __attribute__((noinline)) void value_tile(const AttentionBuffers& buffers, size_t row, const ValueGroup& group,
                                           int8_t* output, size_t output_stride) {
   __m256i acc[kRows][2];
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-    acc[i][0] = group.rounding[0];
-    acc[i][1] = group.rounding[1];
+    for (size_t j = 0; j < 2; ++j) {
+      acc[i][j] = kFormat == Probabilities::kLinear ? _mm256_setzero_si256() : group.rounding[j];
+    }
   });
   multiply_words<kRows, 2>(buffers.p + row * buffers.key_count, buffers.key_count, group.panel,
                            16 * buffers.value_steps, 16, buffers.value_steps, acc);
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
+    if constexpr (kFormat == Probabilities::kLinear) {
+      for (size_t j = 0; j < 2; ++j) {
+        acc[i][j] = _mm256_add_epi32(divided(acc[i][j], buffers.division[row + i]), group.rounding[j]);
+      }
+    }
     store_bytes(output + (row + i) * output_stride, group.columns, group.requantize(acc[i]));
   });
 }
@@ -170,18 +187,25 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
     const size_t row = query - queries.begin;
     const int32_t* bias = softmax_bias(arguments.softmax, head, query, shape.queries, shape.keys);
     int16_t* p = buffers.p + row * buffers.key_count;
+    __m256i sums = _mm256_setzero_si256();
     softmax.run<kFormat>(buffers.scores + row * buffers.key_count, bias, shape.keys, buffers.octaves,
                          [&](size_t first, __m256i codes) {
                            if constexpr (kFormat == Probabilities::kLog2) {  // 2^(14 - code), 0 for 15
                              codes = weights_of_codes(codes);
+                           } else {
+                             sums = _mm256_add_epi32(sums, _mm256_madd_epi16(codes, _mm256_set1_epi16(1)));
                            }
                            store(p + first, codes);
                          });
+    if constexpr (kFormat == Probabilities::kLinear) {
+      buffers.division[row] = RowDivision(static_cast<uint32_t>(sum_of(sums)));
+    }
   }
 }
 
-inline void value_block(const AttentionArguments& arguments, size_t channel, size_t rows, int8_t* output,
-                        const AttentionBuffers& buffers) {
+template <Probabilities kFormat>
+void value_block(const AttentionArguments& arguments, size_t channel, size_t rows, int8_t* output,
+                 const AttentionBuffers& buffers) {
   const AttentionShape& shape = arguments.shape;
   const size_t stride = shape.heads * shape.head_size;
   for (size_t c = 0; c < shape.head_size; c += kPanel) {
@@ -193,7 +217,7 @@ inline void value_block(const AttentionArguments& arguments, size_t channel, siz
                            Requantize(arguments.requantizer, channel + c, columns),
                            columns};
     for_each_tile(rows, [&](size_t row, auto count) {
-      value_tile<decltype(count)::value>(buffers, row, group, output + c, stride);
+      value_tile<decltype(count)::value, kFormat>(buffers, row, group, output + c, stride);
     });
   }
 }
@@ -225,7 +249,7 @@ void attend(const AttentionArguments& arguments, size_t head, Range queries, voi
     stopwatch.add_to(&AttentionClock::scores);
     softmax_block<kFormat>(arguments, softmax, head, {first, first + rows}, buffers);
     stopwatch.add_to(&AttentionClock::softmax);
-    value_block(arguments, channel, rows, arguments.output + offset, buffers);
+    value_block<kFormat>(arguments, channel, rows, arguments.output + offset, buffers);
     stopwatch.add_to(&AttentionClock::values);
   }
 }

@@ -53,14 +53,18 @@ class Softmax {
       store(octaves + i, _mm256_mulhrs_epi16(t, multiplier_));
     }
     std::fill(octaves + columns, octaves + padded, int16_t{32767});
-    __m256i sums = _mm256_setzero_si256();
-    for (size_t i = 0; i < padded; i += 16) {
-      const __m256i e = load(octaves + i);
-      const __m256i weight = shift_rounded(exp2_mantissas(e), _mm256_srli_epi16(e, 10));
-      sums = _mm256_add_epi32(sums, _mm256_madd_epi16(weight, _mm256_set1_epi16(1)));
+    if constexpr (kFormat == Probabilities::kLinear) {
+      for (size_t i = 0; i < padded; i += 16) store_codes(i, linear_codes(load(octaves + i)));
+    } else {
+      __m256i sums = _mm256_setzero_si256();
+      for (size_t i = 0; i < padded; i += 16) {
+        const __m256i e = load(octaves + i);
+        const __m256i weight = shift_rounded(exp2_mantissas(e), _mm256_srli_epi16(e, 10));
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(weight, _mm256_set1_epi16(1)));
+      }
+      const int32_t normaliser = log2_of_sum(static_cast<uint32_t>(sum_of(sums)));
+      for (size_t i = 0; i < padded; i += 16) store_codes(i, log2_codes(load(octaves + i), normaliser));
     }
-    const int32_t normaliser = log2_of_sum(static_cast<uint32_t>(sum_of(sums)));
-    for (size_t i = 0; i < padded; i += 16) store_codes(i, code<kFormat>(load(octaves + i), normaliser));
   }
 
  private:
@@ -73,17 +77,15 @@ class Softmax {
     return _mm256_min_epi32(_mm256_sll_epi32(d, left_), _mm256_set1_epi32(32767));
   }
 
-  template <Probabilities kFormat>
-  static __m256i code(__m256i e, int32_t normaliser) {
-    if constexpr (kFormat == Probabilities::kLog2) {
-      const __m256i rounded = _mm256_adds_epu16(e, _mm256_set1_epi16(static_cast<int16_t>(normaliser + 512)));
-      return _mm256_min_epi16(_mm256_srli_epi16(rounded, 10), _mm256_set1_epi16(15));
-    } else {
-      const __m256i sum = _mm256_adds_epu16(e, _mm256_set1_epi16(static_cast<int16_t>(normaliser)));
-      const __m256i biased = _mm256_min_epu16(sum, _mm256_set1_epi16(32767));
-      const __m256i n = _mm256_add_epi16(_mm256_srli_epi16(biased, 10), _mm256_set1_epi16(6));
-      return _mm256_min_epi16(shift_rounded(exp2_mantissas(biased), n), _mm256_set1_epi16(255));
-    }
+  static __m256i log2_codes(__m256i e, int32_t normaliser) {
+    const __m256i rounded = _mm256_adds_epu16(e, _mm256_set1_epi16(static_cast<int16_t>(normaliser + 512)));
+    return _mm256_min_epi16(_mm256_srli_epi16(rounded, 10), _mm256_set1_epi16(15));
+  }
+
+  static __m256i linear_codes(__m256i e) {
+    const __m256i exponent = _mm256_adds_epi16(e, _mm256_set1_epi16(kLargestCodeExponent));
+    const __m256i n = _mm256_add_epi16(_mm256_srli_epi16(exponent, 10), _mm256_set1_epi16(6));
+    return shift_rounded(exp2_mantissas(exponent), n);
   }
 
   __m256i multiplier_;

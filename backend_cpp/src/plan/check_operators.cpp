@@ -194,9 +194,9 @@ bool check(NodeChecker& checker, const plan::Softmax& op) {
 template <typename Op>
 bool check_values(const NodeChecker& checker, const Op& op, size_t keys, const Value& v, const Value& output) {
   const bool log2 = op.format() == plan::ProbabilityFormat::Log2;
-  const uint64_t product = 127 * (log2 ? uint64_t{1} << 14 : 255);
+  const uint64_t largest = log2 ? keys * 127 << 14 : INT16_MAX;  // linear: divided by the sum of the codes
   return checker.at_most("keys", keys, log2 ? kMaxLog2Keys : kMaxLinearKeys) &&
-         check_requantized(checker, op.requantizer(), v.last(), keys * product, output);
+         check_requantized(checker, op.requantizer(), v.last(), largest, output);
 }
 
 bool check(NodeChecker& checker, const plan::AttentionValues& op) {

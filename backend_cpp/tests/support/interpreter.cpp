@@ -246,14 +246,14 @@ class Interpreter {
       for (size_t i = 0; i < p[2]; ++i) {
         for (size_t c = 0; c < channels; ++c) {
           const size_t head = c / (channels / p[1]);
-          int64_t acc = 0;
+          std::vector<int64_t> codes;
+          std::vector<int64_t> values;
           for (size_t j = 0; j < p[3]; ++j) {
-            const int64_t code = integer(op.probabilities, ((b * p[1] + head) * p[2] + i) * p[3] + j);
-            const int64_t value = integer(op.v, (b * p[3] + j) * channels + c);
-            const bool log2 = op.format == plan::ProbabilityFormat::Log2;
-            acc += log2 ? (code < 15 ? value * (1 << (14 - code)) : 0) : code * value;
+            codes.push_back(integer(op.probabilities, ((b * p[1] + head) * p[2] + i) * p[3] + j));
+            values.push_back(integer(op.v, (b * p[3] + j) * channels + c));
           }
-          values_[op.output].push_back(static_cast<double>(scale.requantize(acc, c)));
+          const int64_t sum = naive::weighted_sum(codes, values, op.format == plan::ProbabilityFormat::Log2);
+          values_[op.output].push_back(static_cast<double>(scale.requantize(sum, c)));
         }
       }
     }

@@ -67,8 +67,18 @@ struct Softmax {
       const int64_t t =
           shift >= 0 ? clamp(rshr(d, shift), 0, 32767) : clamp(d, 0, 32767 >> -shift) * (int64_t{1} << -shift);
       e.push_back(mulhrs(t, multiplier));
+      if (!log2) continue;
       const int64_t n = e.back() >> 10;
       sum += n <= 15 ? rshr(polynomial(e.back()), n) : 0;
+    }
+    if (!log2) {
+      std::vector<int64_t> codes;
+      for (const int64_t octaves : e) {
+        const int64_t exponent = clamp(octaves + 6, 0, 32767);
+        const int64_t n = exponent >> 10;
+        codes.push_back(n + 6 <= 15 ? rshr(polynomial(exponent), n + 6) : 0);
+      }
+      return codes;
     }
     const int64_t z = bitlen(static_cast<uint64_t>(sum)) - 1;
     const int64_t g = ((sum << (30 - z)) - (int64_t{1} << 30)) >> 15;
@@ -79,18 +89,25 @@ struct Softmax {
     l = g + mulhrs(g, l);
     const int64_t normaliser = ((z - 14) << 10) + rshr(l, 5);
     std::vector<int64_t> codes;
-    for (const int64_t octaves : e) {
-      if (log2) {
-        codes.push_back(clamp((octaves + normaliser + 512) >> 10, -1000, 15));
-      } else {
-        const int64_t biased = clamp(octaves + normaliser, -1000000, 32767);
-        const int64_t n = biased >> 10;
-        codes.push_back(n + 6 <= 15 ? clamp(rshr(polynomial(biased), n + 6), -1000000, 255) : 0);
-      }
-    }
+    for (const int64_t octaves : e) codes.push_back(clamp((octaves + normaliser + 512) >> 10, -1000, 15));
     return codes;
   }
 };
+
+// sum_j p[j] v[j] as the requantiser takes it: of linear codes divided by sum_j p[j], with 8 fraction bits.
+inline int64_t weighted_sum(const std::vector<int64_t>& p, const std::vector<int64_t>& v, bool log2) {
+  int64_t acc = 0;
+  int64_t sum = 0;
+  for (size_t j = 0; j < p.size(); ++j) {
+    acc += log2 ? (p[j] < 15 ? v[j] * (1 << (14 - p[j])) : 0) : p[j] * v[j];
+    sum += p[j];
+  }
+  if (log2) return acc;
+  if (sum == 0) sum = 1;
+  const int64_t z = bitlen(static_cast<uint64_t>(sum));
+  const int64_t reciprocal = clamp(((int64_t{1} << (z + 14)) + sum / 2) / sum, 0, 32767);
+  return rshr(rshr(acc, z - 8) * reciprocal, 14);
+}
 
 struct LayerNorm {
   std::vector<uint8_t> channel_shift;  // empty: zero

@@ -1,4 +1,4 @@
-"""Attention probabilities: fixed grids, nothing to calibrate."""
+"""Attention probabilities: nothing to calibrate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .base import CodeObserver, replace_by_codes
 
 
 class ProbabilityObserver(CodeObserver):
-    """Log2 codes of 4 bits (PackQViT; FQ-ViT) or linear codes of 8 bits, both over [0, 1]."""
+    """Log2 codes of 4 bits (PackQViT; FQ-ViT), or linear codes of 8 bits up to each row's largest probability."""
 
     def __init__(self, log2: bool = True, **kwargs: Any) -> None:
         """Fixes the grid.
 
         Args:
-            log2: p = 2^-code for codes 0..14 and 0 for 15; else p = code / 256.
+            log2: p = 2^-code for codes 0..14 and 0 for 15; else p = code over the sum of its row's codes.
             **kwargs: Fields of the QuantizationSpec.
         """
         super().__init__(**{**kwargs, "dtype": torch.uint8, "quant_min": 0, "quant_max": 15 if log2 else 255})
