@@ -23,6 +23,7 @@ from .partitioner import PackQViTPartitioner
 from .passes import (
     canonicalize,
     equalize_layer_norm,
+    equalize_values,
     fold_input_normalization,
     lower_to_integer,
     rank_classes,
@@ -222,6 +223,7 @@ def float_graph(
     method = method or CalibrationMethod()
     if method.split_outliers:
         split_outlier_channels(module, progress(batches, "looking for outliers", len(batches)))
+    module = equalize_values(module, progress(batches, "equalising values", len(batches)), quantizer.output_codes)
     seen = progress(batches, "equalising", len(batches))
     return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
 

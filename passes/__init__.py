@@ -4,6 +4,7 @@ from .attention import Attention, match_attention
 from .canonicalize import canonicalize
 from .decompose_attention import decompose_attention
 from .equalize_layer_norm import equalize_layer_norm
+from .equalize_values import equalize_values
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_input_normalization import fold_input_normalization
@@ -27,6 +28,7 @@ __all__ = [
     "canonicalize",
     "decompose_attention",
     "equalize_layer_norm",
+    "equalize_values",
     "float_operators",
     "fold_constants",
     "fold_embeddings",

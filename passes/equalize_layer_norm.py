@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.row_sample import RowSample
 
-from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable
+from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable, replace_constant
 from .recorder import sample_values
 
 STEP = "packqvit_step"
@@ -17,7 +17,12 @@ STEP = "packqvit_step"
 
 CodeRange = tuple[int, int]
 
-_WIDE = 128
+WIDE = 128
+"""From so many steps on a grid is fine enough to leave some of the difference between channels in it."""
+
+WIDE_EXPONENT = 0.5
+"""What a wide grid's steps are raised to: 4-bit weights lose more by a large factor than its codes gain."""
+
 _FRACTIONS = torch.linspace(1.0, 0.4, 24).tolist()
 
 
@@ -33,7 +38,8 @@ def equalize_layer_norm(
     After:  linear(layer_norm(x, g / f, (b - m) / f), W f, c + W m), the same function
 
     f and m are the step and the value of code 0 of a grid of `codes` for each channel alone, of least squared error on
-    the batches (RepQ-ViT, ICCV 2023, eq. 5-8, with the search of the range added).
+    the batches (RepQ-ViT, ICCV 2023, eq. 5-8, with the search of the range added). Of wide grids, f is the square root
+    of the step, which leaves half of the difference to the weights (Xiao et al., "SmoothQuant", ICML 2023, eq. 4).
 
     Args:
         graph_module: Canonical float graph; changed in place.
@@ -47,8 +53,9 @@ def equalize_layer_norm(
     consumers = {node: linears for node in graph_module.graph.nodes if (linears := _consumers(graph_module, node))}
     samples = sample_values(graph_module, consumers, batches)
     for node, linears in consumers.items():
-        step, zero = channel_grids(samples[node], *codes(node), clipping=clipping)
-        _fold(graph_module, node, linears, step, zero)
+        qmin, qmax = codes(node)
+        step, zero = channel_grids(samples[node], qmin, qmax, clipping)
+        _fold(graph_module, node, linears, step, zero, 1.0 if qmax - qmin < WIDE else WIDE_EXPONENT)
     return clean_up(graph_module)
 
 
@@ -68,7 +75,7 @@ def channel_grids(sample: RowSample, qmin: int, qmax: int, clipping: bool = True
     steps = qmax - qmin
     least = torch.full_like(low, float("inf"))
     best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
-    for fraction in _FRACTIONS if clipping and steps < _WIDE else _FRACTIONS[:1]:
+    for fraction in _FRACTIONS if clipping and steps < WIDE else _FRACTIONS[:1]:
         middle, half = (high + low) / 2, (high - low) / 2 * fraction
         step = (2 * half / steps).clamp_min(1e-6)
         zero = middle - half - qmin * step
@@ -104,12 +111,19 @@ def _linears(node: Node) -> list[Node] | None:
     return found
 
 
-def _fold(graph_module: GraphModule, norm: Node, linears: list[Node], step: torch.Tensor, zero: torch.Tensor) -> None:
-    norm.meta[STEP] = float(step.mean())
-    factor = step / norm.meta[STEP]
+def _fold(
+    graph_module: GraphModule,
+    norm: Node,
+    linears: list[Node],
+    step: torch.Tensor,
+    zero: torch.Tensor,
+    exponent: float,
+) -> None:
+    factor = (step / step.mean()) ** exponent
+    norm.meta[STEP] = float((step / factor).max())
     gamma, beta = (constant(graph_module, argument) for argument in norm.args[2:4])  # type: ignore[arg-type]
-    _replace(graph_module, norm, 2, gamma / factor)
-    _replace(graph_module, norm, 3, (beta - zero) / factor)
+    replace_constant(graph_module, norm, 2, gamma / factor)
+    replace_constant(graph_module, norm, 3, (beta - zero) / factor)
     for linear in linears:
         weight = constant(graph_module, linear.args[1])  # type: ignore[arg-type]
         moved = weight @ zero
@@ -120,13 +134,5 @@ def _fold(graph_module: GraphModule, norm: Node, linears: list[Node], step: torc
                 node = add_constant(graph_module, moved, name, is_trainable(graph_module, linear.args[1]))
             linear.args = (*linear.args[:2], node)
         else:
-            _replace(graph_module, linear, 2, constant(graph_module, bias) + moved)  # type: ignore[arg-type]
-        _replace(graph_module, linear, 1, weight * factor)
-
-
-def _replace(graph_module: GraphModule, node: Node, index: int, value: torch.Tensor) -> None:
-    old = node.args[index]
-    assert isinstance(old, Node)
-    with graph_module.graph.inserting_before(node):
-        new = add_constant(graph_module, value, str(old.target), is_trainable(graph_module, old))
-    node.update_arg(index, new)
+            replace_constant(graph_module, linear, 2, constant(graph_module, bias) + moved)  # type: ignore[arg-type]
+        replace_constant(graph_module, linear, 1, weight * factor)

@@ -167,6 +167,15 @@ def add_constant(graph_module: GraphModule, tensor: Tensor, name: str, trainable
     return node
 
 
+def replace_constant(graph_module: GraphModule, node: Node, index: int, value: Tensor) -> None:
+    """Gives an argument of one node another value; other users of the constant keep theirs."""
+    old = node.args[index]
+    assert isinstance(old, Node)
+    with graph_module.graph.inserting_before(node):
+        new = add_constant(graph_module, value, str(old.target), is_trainable(graph_module, old))
+    node.update_arg(index, new)
+
+
 def add_linear(graph_module: GraphModule, like: Node, weight: Tensor, bias: Tensor | None, suffix: str) -> Node:
     """Inserts a linear on the input of the linear `like`, with its own weight [O, K] and bias [O]."""
     x, weight_node = like.args[:2]

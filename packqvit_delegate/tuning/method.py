@@ -34,11 +34,11 @@ class TuningMethod:
     batch: int = 16
     micro_batch: int = 8
     rates: LearningRates = dataclasses.field(default_factory=LearningRates)
-    features: float = 3.0
+    features: float = 10.0
     smallest_crop: float = 0.5
     held_out: float = 0.1
-    checks: int = 10
-    patience: int = 4
+    checks: int = 12
+    patience: int = 6
     seed: int = 0
     device: str = "cpu"
 
