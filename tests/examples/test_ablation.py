@@ -79,7 +79,7 @@ def test_bad_arguments_are_refused(run, arguments: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "error"), [(ablation.i_bert_gelu, 0.02), (ablation.sigmoid_gelu, 0.021), (functional.hardswish, 0.25)]
+    ("function", "error"), [(ablation.i_bert_gelu, 0.02), (ablation.sigmoid_gelu, 0.021), (functional.hardswish, 0.3)]
 )
 def test_the_other_functions_are_close_to_gelu(function, error: float) -> None:
     x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
