@@ -50,10 +50,6 @@ FLOAT_FUNCTIONS = {"aten::_softmax", "aten::native_layer_norm", "aten::gelu"}
 ONLY_HELP = "A part of the row's name; may be given several times. Default: all rows."
 
 
-def _as_preset() -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext()
-
-
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One row.
@@ -69,7 +65,7 @@ class Variant:
     name: str
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     method: dict[str, Any] = dataclasses.field(default_factory=dict)
-    patch: Patch = _as_preset
+    patch: Patch = contextlib.nullcontext
     presets: tuple[str, ...] = tuple(PRESETS)
 
 
