@@ -25,14 +25,14 @@ from unittest import mock
 import torch
 import typer
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from console import command, console, errors, progress
 from evaluate import open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, export
 from packqvit_delegate.config import PRESETS
-from packqvit_delegate.data import ImageFolder, Preprocessing
+from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.grids import AffineGrid
 from packqvit_delegate.models import LoadedModel, load
@@ -193,18 +193,12 @@ def _measure(
         )
         outside = sorted({item.operator for item in program.report.outside} & FLOAT_FUNCTIONS)
         if outside:
-            predictions = _predict_eagerly(program.integer_module, testing, preprocessing)
+            predictions = predict_float(program.integer_module, testing, preprocessing, 1, "eager integer graph")
         else:
             path = Path(folder) / "variant.pte"
             program.save(path)
             predictions = predict_program(path, testing, preprocessing, processes)
     return predictions == torch.tensor(testing.labels), outside
-
-
-@torch.no_grad()
-def _predict_eagerly(module: nn.Module, folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
-    batches = progress(folder.batches(1, preprocessing), "eager integer graph", len(folder))
-    return torch.cat([module(batch.images).argmax(1) for batch in batches])
 
 
 def _percent(right: Tensor) -> str:

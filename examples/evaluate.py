@@ -81,10 +81,11 @@ def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocess
     return labels
 
 
-def predict_float(model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
-    """Runs every image through a PyTorch model; returns int64 [n], the predicted classes."""
-    size = 16
-    batches = progress(folder.batches(size, preprocessing), "float model", -(-len(folder) // size))
+def predict_float(
+    model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing, size: int = 16, name: str = "float model"
+) -> Tensor:
+    """Runs every image through a PyTorch model, `size` at once; returns int64 [n], the predicted classes."""
+    batches = progress(folder.batches(size, preprocessing), name, -(-len(folder) // size))
     with torch.no_grad():
         return torch.cat([model(batch.images).argmax(1) for batch in batches])
 

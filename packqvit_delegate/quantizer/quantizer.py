@@ -106,7 +106,7 @@ class PackQViTQuantizer(Quantizer):
             )
 
     def output_codes(self, node: Node) -> tuple[int, int]:
-        """Smallest and largest code of what a LayerNorm or an activation function of the canonical graph gives."""
+        """Smallest and largest code of what a LayerNorm, an attention or a function of the canonical graph gives."""
         bits = self._bits_of(node)
         return self.specs.activation_codes(8 if bits is None else bits)
 

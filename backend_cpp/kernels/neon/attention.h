@@ -116,7 +116,7 @@ void fused_attention(const AttentionArguments& arguments, size_t head, Range que
       const int32_t* bias = softmax_bias(arguments.softmax, head, first + i, shape.queries, shape.keys);
       const uint32_t sum = softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride, bias, shape.keys,
                                        buffers.codes + i * buffers.codes_stride, buffers.octaves);
-      division[i] = RowDivision(sum);
+      if (format == Probabilities::kLinear) division[i] = RowDivision(sum);
     }
     stopwatch.add_to(&AttentionClock::softmax);
     Products::values(buffers.codes, buffers.codes_stride, count, shape, format, buffers.values, buffers.rows,
@@ -169,7 +169,9 @@ void attention_values(const AttentionValuesArguments& arguments, size_t head, Ra
       uint8_t* codes = buffers.codes + i * buffers.codes_stride;
       std::memcpy(codes, arguments.probabilities + (head * shape.queries + first + i) * shape.keys, shape.keys);
       std::memset(codes + shape.keys, zero, buffers.codes_stride - shape.keys);
-      division[i] = RowDivision(std::accumulate(codes, codes + shape.keys, uint32_t{0}));
+      if (arguments.format == Probabilities::kLinear) {
+        division[i] = RowDivision(std::accumulate(codes, codes + shape.keys, uint32_t{0}));
+      }
     }
     Products::values(buffers.codes, buffers.codes_stride, count, shape, arguments.format, buffers.values, buffers.rows,
                      buffers.sums, buffers.sums_stride);
