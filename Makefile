@@ -93,8 +93,8 @@ sanitize: $(STAMPS)/test-tools $(EXECUTORCH_AARCH64)  ## Run the C++ tests with 
 	    -DPACKQVIT_BUILD_TESTS=ON -DPACKQVIT_BUILD_RUNNER=OFF -DPACKQVIT_SANITIZE=ON && \
 	  $(BIN)/cmake --build build/sanitize-$$target -j $(JOBS) || exit 1; \
 	done
-	$(BIN)/ctest --test-dir build/sanitize-x86 --output-on-failure -j $(JOBS)
-	ASAN_OPTIONS=detect_leaks=0 scripts/ctest_aarch64.sh build/sanitize-aarch64
+	ASAN_OPTIONS=allocator_may_return_null=1 $(BIN)/ctest --test-dir build/sanitize-x86 --output-on-failure -j $(JOBS)
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 scripts/ctest_aarch64.sh build/sanitize-aarch64
 
 # Status 3: the npm package that it links against is not there and cannot be fetched.
 .PHONY: android-check

@@ -162,14 +162,19 @@ def operators_path(program: Path) -> Path:
 
 
 def operator_names(program: Program) -> dict[str, str]:
-    """The operators behind each delegate debug id of a program that is one delegate call; ` + ` joins fused ones."""
-    names: dict[int, str] = {}
+    """The operators behind each delegate debug id of a program that is one delegate call; ` + ` joins fused ones.
+
+    Operators that come from one PyTorch operator, as the three of attention, share a debug handle; their debug ids are in
+    the order of the graph.
+    """
+    names: dict[int, list[str]] = {}
     for lowered in program.program.exported_program().graph_module.children():
         for node in lowered.original_module.graph.nodes:
-            if node.op == "call_function" and "debug_handle" in node.meta:
-                names[node.meta["debug_handle"]] = node.target.name().partition("::")[2].partition(".")[0]
+            namespace, _, name = node.target.name().partition("::") if node.op == "call_function" else ("", "", "")
+            if namespace == "packqvit":
+                names.setdefault(node.meta["debug_handle"], []).append(name.partition(".")[0])
     return {
-        str(debug_id): " + ".join(names[handle] for handle in handles)
+        str(debug_id): " + ".join(names[handle].pop(0) for handle in handles)
         for call in program.program.delegate_map["forward"].values()
-        for debug_id, handles in call["delegate_map"].items()
+        for debug_id, handles in sorted(call["delegate_map"].items())
     }

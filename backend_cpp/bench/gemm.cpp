@@ -47,10 +47,11 @@ void run_gemm(benchmark::State& state, const GemmRoute& route, const Preset& pre
   const size_t channels = round_up(shape.n, route.tile.nr);
   const BenchRequantizer requantizer(channels, preset.weight_bits + (preset.x.high > 7 ? 12u : 8u));
   std::vector<int8_t> output(kRows * shape.n);
+  WeightMemory memory(codes.size());
   PackedWeights weights;
   AlignedArray<int32_t> bias;
   AlignedArray<uint8_t> scratch;
-  if (!pack_weights({codes.data(), shape.n, shape.k, preset.weight_bits}, route.tile, weights) ||
+  if (!pack_weights({codes.data(), shape.n, shape.k, preset.weight_bits}, route.tile, memory, weights) ||
       !bias.allocate(channels) || !scratch.allocate(route.scratch(weights, kRows))) {
     state.SkipWithError("no memory");
     return;

@@ -13,7 +13,7 @@ int8_t sign_extended(unsigned nibble) {
 // visit(column, byte) for all bytes of the panels, in their order.
 template <typename Visit>
 void for_each_byte(const PackedWeights& weights, const Visit& visit) {
-  const uint8_t* byte = weights.data.data();
+  const uint8_t* byte = weights.data;
   for (size_t first = 0; first < weights.n; first += weights.tile.nr) {
     for (size_t run = 0; run < weights.panel_bytes(); run += weights.tile.nr * weights.tile.kr) {
       for (size_t j = 0; j < weights.tile.nr; ++j) {
@@ -43,19 +43,20 @@ void WeightView::read_row(size_t row, int8_t* out) const {
   if (k % 2 == 1) out[k - 1] = sign_extended(in[k / 2] & 15);
 }
 
-bool pack_weights(const WeightView& weights, const GemmTile& tile, PackedWeights& packed) {
+bool pack_weights(const WeightView& weights, const GemmTile& tile, WeightMemory& memory, PackedWeights& packed) {
   const size_t groups = weights.bits == 8 ? 1 : 2;  // groups of kr codes in one run of kr bytes
   packed.tile = tile;
   packed.bits = weights.bits;
   packed.n = weights.n;
   packed.k = weights.k;
   packed.padded_k = round_up(weights.k, groups * tile.kr);
-  if (!packed.data.allocate(packed.panels() * packed.panel_bytes())) return false;  // zero, as the padding has to be
+  packed.data = memory.allocate(packed.bytes());  // zero, as the padding has to be
+  if (packed.data == nullptr) return false;
 
   const size_t run = tile.kr;
   for (size_t row = 0; row < weights.n; ++row) {
     const uint8_t* in = weights.data + row * weights.row_bytes();
-    uint8_t* out = packed.data.data() + row / tile.nr * packed.panel_bytes() + row % tile.nr * run;
+    uint8_t* out = packed.data + row / tile.nr * packed.panel_bytes() + row % tile.nr * run;
     const auto nibble = [&](size_t k) -> unsigned { return k < weights.k ? in[k / 2] >> (k % 2 * 4) & 15 : 0; };
     for (size_t k = 0; k < weights.k; k += groups * run, out += tile.nr * run) {
       if (groups == 1) {

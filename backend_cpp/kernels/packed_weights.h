@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/aligned_array.h"
+#include "kernels/weight_memory.h"
 
 namespace packqvit {
 
@@ -37,12 +38,13 @@ struct PackedWeights {
   unsigned bits = 8;
   size_t n = 0;
   size_t k = 0;
-  size_t padded_k = 0;  // a multiple of kr, and of 2 kr for 4 bits
-  AlignedArray<uint8_t> data;
+  size_t padded_k = 0;      // a multiple of kr, and of 2 kr for 4 bits
+  uint8_t* data = nullptr;  // of the WeightMemory
 
   size_t panels() const { return divide_up(n, tile.nr); }
   size_t panel_bytes() const { return tile.nr * padded_k * bits / 8; }
-  const uint8_t* panel(size_t index) const { return data.data() + index * panel_bytes(); }
+  size_t bytes() const { return panels() * panel_bytes(); }
+  const uint8_t* panel(size_t index) const { return data + index * panel_bytes(); }
 };
 
 // sums[column] += factor * (sum of the column's codes), for all columns up to a multiple of nr.
@@ -51,7 +53,8 @@ void add_column_sums(const PackedWeights& weights, int32_t factor, int32_t* sums
 // Of 4-bit weights: sums[column] += factor * (sum of w1 * (w2 + offset)), where w1 and w2 share a byte.
 void add_column_products(const PackedWeights& weights, int32_t offset, int32_t factor, int32_t* sums);
 
-// False when there is no memory.
-[[nodiscard]] bool pack_weights(const WeightView& weights, const GemmTile& tile, PackedWeights& packed);
+// False when there is no memory. `packed` is as good as `memory` is there.
+[[nodiscard]] bool pack_weights(const WeightView& weights, const GemmTile& tile, WeightMemory& memory,
+                                PackedWeights& packed);
 
 }  // namespace packqvit

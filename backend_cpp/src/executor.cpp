@@ -43,6 +43,18 @@ bool has_shape(const Tensor& tensor, const Shape& shape) {
                     [](auto size, size_t dimension) { return static_cast<size_t>(size) == dimension; });
 }
 
+// What the weight matrices take in the plan; packed, they are padded besides.
+size_t weight_bytes(const CheckedPlan& plan) {
+  size_t bytes = 0;
+  const size_t count = plan.plan().constants() != nullptr ? plan.plan().constants()->size() : 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Constant& constant = plan.constant(static_cast<int32_t>(i));
+    if (constant.shape.size() != 2 || constant.type != plan::DataType::Int8) continue;
+    bytes += constant.encoding == plan::Encoding::Nibbles ? divide_up(constant.size(), 2) : constant.size();
+  }
+  return bytes;
+}
+
 std::string shape_of(const Tensor& tensor) { return to_string(Shape(tensor.sizes().begin(), tensor.sizes().end())); }
 
 }  // namespace
@@ -77,7 +89,8 @@ Error Executor::place_values(const CheckedPlan& plan) {
 
 Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   const std::vector<CodeRange> ranges = code_ranges(plan);
-  const BuildContext context{plan, tier, threads, ranges};
+  weights_ = std::make_unique<WeightMemory>(weight_bytes(plan));
+  const BuildContext context{plan, tier, threads, ranges, *weights_};
   size_t scratch_bytes = 0;
   if (const auto* nodes = plan.plan().nodes()) {
     for (const plan::Node* node : *nodes) {

@@ -52,6 +52,7 @@ class Executor {
   executorch::runtime::Error bind(const Argument& argument, const char* what, size_t index,
                                   executorch::runtime::EValue& tensor);
 
+  std::unique_ptr<WeightMemory> weights_;
   std::vector<TracedStep> steps_;
   std::vector<Group> groups_;
   std::vector<Argument> inputs_;

@@ -58,8 +58,9 @@ class GemmTest : public TierTest {
     // Data at odd addresses: nothing may assume more than the element's alignment.
     std::vector<uint8_t> bytes = shape.bits == 8 ? to_bytes(weights) : to_nibbles(weights, shape.k);
     bytes.insert(bytes.begin(), 0);
+    WeightMemory memory;
     PackedWeights packed;
-    ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, route.tile, packed));
+    ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, route.tile, memory, packed));
     bias.resize(round_up(shape.n, route.tile.nr));
 
     int64_t largest = 1;

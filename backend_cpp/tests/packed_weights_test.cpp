@@ -29,9 +29,9 @@ TEST(PackedWeights, EveryCodeIsWhereTheLayoutSaysForAnyTile) {
           const int64_t limit = bits == 8 ? 127 : 7;
           const auto codes = random.numbers<int8_t>(n * k, -limit, limit);
           const auto bytes = bits == 8 ? to_bytes(codes) : to_nibbles(codes, k);
+          WeightMemory memory;
           PackedWeights packed;
-          ASSERT_TRUE(pack_weights({bytes.data(), n, k, bits}, tile, packed));
-          ASSERT_EQ(packed.data.size(), packed.panels() * packed.panel_bytes());
+          ASSERT_TRUE(pack_weights({bytes.data(), n, k, bits}, tile, memory, packed));
           ASSERT_GE(packed.padded_k, k);
           for (size_t row = 0; row < packed.panels() * tile.nr; ++row) {
             for (size_t column = 0; column < packed.padded_k; ++column) {

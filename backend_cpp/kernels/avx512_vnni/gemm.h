@@ -33,11 +33,12 @@ __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, si
   unroll<kRows>([&](auto i) __attribute__((always_inline)) { store(row + i, acc[i]); });
 }
 
-// Brings the next panel closer while this one is worked on, a slice with each tile.
+// Brings the next panel closer while this one is worked on, a slice with each tile. Behind the last panel is what the
+// next matrix begins with (kernels/weight_memory.h).
 class Prefetch {
  public:
   Prefetch(const PackedWeights& weights, size_t panel, size_t slices)
-      : panel_(weights.panel(panel)),
+      : panel_(weights.panel(panel + 1)),
         bytes_(weights.panel_bytes()),
         slice_(round_up(divide_up(bytes_, slices), kAlignment)) {}
 
@@ -83,7 +84,7 @@ class Gemm {
           unpack_nibbles(weights.panel(panel), stride, Route::kOddOffset, unpacked);
           tile.panel = unpacked;
         }
-        const Prefetch prefetch(weights, panel + 1 < panels.end ? panel + 1 : panel, divide_up(count, kTileRows));
+        const Prefetch prefetch(weights, panel, divide_up(count, kTileRows));
         size_t row = rows.begin;
         const auto run_rows = [&](auto height) __attribute__((always_inline)) {
           run_tile<height, Route>(tile, store, row);

@@ -13,7 +13,9 @@ bool Gemm::init(const CheckedPlan& plan, const Operands& operands, size_t rows) 
   const Constant& codes = plan.constant(operands.weight);
   const unsigned bits = codes.encoding == plan::Encoding::Nibbles ? 4 : 8;
   route_ = &choose_gemm_route(tier_, bits, operands.x);
-  if (!pack_weights({codes.data, codes.shape[0], codes.shape[1], bits}, route_->tile, weights_)) return false;
+  if (!pack_weights({codes.data, codes.shape[0], codes.shape[1], bits}, route_->tile, memory_, weights_)) {
+    return false;
+  }
   const size_t channels = round_up(weights_.n, route_->tile.nr);
   if (!plan.constant(operands.bias).copy_to(bias_, channels)) return false;
   if (operands.requantizer != nullptr && !requantizer_.init(plan, *operands.requantizer, channels)) return false;

@@ -8,7 +8,8 @@ namespace packqvit {
 // Packed weights with their channel vectors, and the way the work is cut: what linear and patch embedding share.
 class Gemm {
  public:
-  explicit Gemm(const BuildContext& context) : tier_(context.tier), threads_(context.threads) {}
+  explicit Gemm(const BuildContext& context)
+      : tier_(context.tier), threads_(context.threads), memory_(context.weights) {}
 
   // Constants of the plan, -1 or nullptr where there is none, and what x can hold.
   struct Operands {
@@ -56,6 +57,7 @@ class Gemm {
 
   const KernelTier& tier_;
   size_t threads_;
+  WeightMemory& memory_;  // of the executor
   const GemmRoute* route_ = nullptr;
   size_t rows_ = 0;
   Epilogue epilogue_ = Epilogue::kRequantize;

@@ -19,6 +19,7 @@ struct BuildContext {
   const KernelTier& tier;
   size_t threads;
   const std::vector<CodeRange>& ranges;  // of the plan's values
+  WeightMemory& weights;                 // outlives the steps
 };
 
 // Where the values lie during one execution.
