@@ -44,6 +44,10 @@ class Stream:
         """Decides the node's value."""
         self._values[node] = value
 
+    def pass_on(self, node: Node, source: Node) -> None:
+        """Gives a node the value of another, as if it were not there."""
+        self._values[node] = self._values[source]
+
     def forget(self, node: Node) -> None:
         """Frees a value."""
         self._values.pop(node, None)

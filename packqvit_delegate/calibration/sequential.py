@@ -18,8 +18,12 @@ from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
 from ..row_sample import NOTHING_OBSERVED
 from .branches import branch_behind, sample_rows, stream_before
 from .breadth_first import Stream, last_uses
+from .compensation import Compensation
 from .rounding import gptq_with_scales, weighted_scales
 from .statistics import InputMoments
+
+_EIGHT_BITS = 127
+"""Largest code of 8-bit weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,8 @@ class CalibrationMethod:
     Attributes:
         rounding: `gptq`: weights are rounded for the least error of the layer's output; `nearest`: one by one.
         bias_correction: Biases take back the mean of what rounding the weights does to the output.
+        compensation: Weights of less than 8 bits, and their biases, take back a part of the errors before them
+            (calibration/compensation.py).
         clipping: Ranges end where the squared error is least, so that long tails are clipped; False: at the extremes
             that were seen.
         split_outliers: Hidden channels with massive activations become several that saturate
@@ -41,6 +47,7 @@ class CalibrationMethod:
 
     rounding: Literal["gptq", "nearest"] = "gptq"
     bias_correction: bool = True
+    compensation: bool = True
     clipping: bool = True
     split_outliers: bool = True
     damping: float = 0.01
@@ -92,6 +99,8 @@ class _Calibrator:
         self._module = prepared
         self._method = method
         self._stream = Stream(prepared, batches, batch_size)
+        # The same values in float, where something is done about the difference.
+        self._float = Stream(prepared, batches, batch_size) if method.compensation else None
 
     def run(self, progress: Progress) -> None:
         done = last_uses(self._module)
@@ -99,6 +108,7 @@ class _Calibrator:
         nodes = [node for node in self._module.graph.nodes if node.op == "placeholder" or node.users]
         for node in progress(nodes, "calibrating", len(nodes)):
             observer = self._observer(node)
+            self._run_in_float(node, observer)
             if observer is not None:
                 self._observe(node, observer)
             else:
@@ -106,8 +116,23 @@ class _Calibrator:
                     self._decide_weights(node)
                 self._stream.run(node)
             for value in done.get(node, ()):
-                self._stream.forget(value)
+                self._forget(value)
         self._module.recompile()
+
+    def _run_in_float(self, node: Node, observer: CodeObserver | None) -> None:
+        if self._float is None:
+            return
+        if observer is None:
+            self._float.run(node)
+        else:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            self._float.pass_on(node, source)
+
+    def _forget(self, value: Node) -> None:
+        self._stream.forget(value)
+        if self._float is not None:
+            self._float.forget(value)
 
     def _observer(self, node: Node) -> CodeObserver | None:
         module: nn.Module | None = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -173,16 +198,36 @@ class _Calibrator:
         bias_node: Any = node.args[2] if len(node.args) > 2 else None
         corrects = bias_node is not None and self._method.bias_correction
         moments = InputMoments(weight.shape[1])
-        for x, row_weight in zip(self._stream[source], self._row_weights(node), strict=True):
+        row_weights = self._row_weights(node)
+        for x, row_weight in zip(self._stream[source], row_weights, strict=True):
             moments.add(x, row_weight)
-        codes, scales = self._round(weight, moments.hessian(corrects), observer.quant_max)
+        hessian = moments.hessian(corrects)
+        compensation = self._compensation(node, weight, row_weights) if observer.quant_max < _EIGHT_BITS else None
+        target = weight if compensation is None else compensation.weight(weight, hessian, corrects)
+        codes, scales = self._round(target, hessian, observer.quant_max)
         rounded = codes * scales.unsqueeze(1)
         observer.fix(rounded.float(), scales.float(), source=weight.float())
         self._replace(observed, 0, rounded.float())
         self._stream[observed] = rounded.float()
         if corrects:
             bias = constant(self._module, bias_node).double() + (weight - rounded) @ moments.mean()
+            if compensation is not None:
+                bias += compensation.bias(weight)
             self._replace(node, 2, bias.float())
+
+    def _compensation(
+        self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]
+    ) -> Compensation | None:
+        """What is known about the errors before a linear; None where nothing is done about them."""
+        source, stream = linear.args[0], stream_before(linear)
+        if self._float is None:
+            return None
+        assert isinstance(source, Node)
+        compensation = Compensation(*weight.shape)
+        for index, (x, float_x) in enumerate(zip(self._stream[source], self._float[source], strict=True)):
+            lack = None if stream is None else self._float[stream][index] - self._stream[stream][index]
+            compensation.add(x, float_x, lack, row_weights[index])
+        return compensation
 
     def _row_weights(self, linear: Node) -> list[torch.Tensor | None]:
         """For a branch of the residual stream one over `_token_variances`; else None: all rows count alike."""
@@ -219,4 +264,4 @@ class _Calibrator:
         self._stream.run(new)
         if not old.users:
             self._module.graph.erase_node(old)
-            self._stream.forget(old)
+            self._forget(old)
