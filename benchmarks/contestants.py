@@ -164,8 +164,8 @@ def operators_path(program: Path) -> Path:
 def operator_names(program: Program) -> dict[str, str]:
     """The operators behind each delegate debug id of a program that is one delegate call; ` + ` joins fused ones.
 
-    Operators that come from one PyTorch operator, as the three of attention, share a debug handle; their debug ids are in
-    the order of the graph.
+    Operators that come from one PyTorch operator, as the three of attention, share a debug handle; their debug ids are
+    in the order of the graph.
     """
     names: dict[int, list[str]] = {}
     for lowered in program.program.exported_program().graph_module.children():

@@ -38,6 +38,7 @@ BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at m
 WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may move to 8-bit activations."
 CLIPPING_HELP = "Ranges end where the error is least, or at the extremes."
 SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
+COMPENSATION_HELP = "4-bit weights make up for a part of the errors before them."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
@@ -61,6 +62,7 @@ def main(
     max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
     clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
+    compensation: Annotated[bool, typer.Option(help=COMPENSATION_HELP)] = True,
     split_outliers: Annotated[bool, typer.Option(help=SPLIT_HELP)] = True,
     tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
     tune_images: Annotated[int, typer.Option(help="With --tune: images of --calibration to train on.", min=1)] = 1000,
@@ -111,7 +113,9 @@ def main(
     if tune:
         assert calibration is not None
         tuning_images = _read(ImageFolder.open(calibration).sample(tune_images, seed), preprocessing)
-    method = CalibrationMethod(rounding=rounding, clipping=clipping, split_outliers=split_outliers)
+    method = CalibrationMethod(
+        rounding=rounding, clipping=clipping, compensation=compensation, split_outliers=split_outliers
+    )
     if budget is not None:
         config = _mix(loaded, images, config, method, Limits(budget / 100, wide_macs / 100))
     program = export(

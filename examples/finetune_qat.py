@@ -79,15 +79,14 @@ def main(
 ) -> None:
     """Fine-tunes a Vision Transformer in float and on the integer grids, exports it, and evaluates both."""
     config = configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
-    rates = LearningRates()
-    scaled = {name: value * rate for name, value in dataclasses.asdict(rates).items()}
+    rates = LearningRates().scaled(rate)
     if not learn_ranges:
-        scaled["activation_scales"] = 0.0
+        rates = dataclasses.replace(rates, activation_scales=0.0)
     method = qat.TrainingMethod(
         steps=steps,
         batch=batch,
         micro_batch=micro_batch,
-        rates=LearningRates(**scaled),
+        rates=rates,
         distillation="none" if label_weight == 1 else "soft",
         label_weight=label_weight,
         outlier_weight=outlier_weight,

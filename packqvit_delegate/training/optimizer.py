@@ -40,6 +40,10 @@ class LearningRates:
             if not (math.isfinite(rate) and rate >= 0):
                 raise PackQViTError(f"the learning rate of {field.name} is {rate}, but has to be 0 or positive")
 
+    def scaled(self, factor: float) -> LearningRates:
+        """All rates times a factor."""
+        return LearningRates(**{name: factor * rate for name, rate in dataclasses.asdict(self).items()})
+
 
 def parameter_groups(model: TrainableModel, rates: LearningRates) -> list[dict[str, object]]:
     """The model's parameters with their rates, for any optimiser of PyTorch."""

@@ -16,7 +16,7 @@ from ..training.augment import random_views
 from ..training.losses import distance, feature_distance
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups
-from .method import TuningMethod
+from .method import TuningMethod, default_rates
 
 _RESIDUAL_IMAGES = 128
 """Images over which the range of an int16 residual is taken again."""
@@ -93,7 +93,8 @@ class _Tuner:
 
     def run(self, progress: Progress) -> TuningReport:
         method = self._method
-        optimizer = torch.optim.Adam(parameter_groups(self._model, method.rates), betas=(0.9, 0.99))
+        rates = method.rates or default_rates(self._model)
+        optimizer = torch.optim.Adam(parameter_groups(self._model, rates), betas=(0.9, 0.99))
         schedule = cosine_schedule(optimizer, method.steps)
         before = best = self._held_out_distance()
         best_state, since = self._state(), 0

@@ -5,7 +5,22 @@ from __future__ import annotations
 import dataclasses
 
 from ..errors import PackQViTError
+from ..training.grids import LearnedAffine
+from ..training.model import TrainableModel
 from ..training.optimizer import LearningRates
+
+_GENTLE = 1 / 3
+
+
+def default_rates(model: TrainableModel) -> LearningRates:
+    """LearningRates(); a third of them where all activations have 8 bits.
+
+    Such a model begins close to the float one. At the full rates its weights move further away from what suits other
+    images than tuning brings back (docs/accuracy.md).
+    """
+    grids = (grid for grid in model.grids.values() if isinstance(grid, LearnedAffine))
+    narrow = any(grid.high - grid.low < 2**7 for grid in grids)
+    return LearningRates() if narrow else LearningRates().scaled(_GENTLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +31,7 @@ class TuningMethod:
         steps: Optimiser steps at most. Time is in proportion to `steps * batch`.
         batch: Images of a step.
         micro_batch: Images that pass the model at once; memory is in proportion to it, the result hardly changes.
-        rates: Learning rates at their highest.
+        rates: Learning rates at their highest; None: `default_rates`.
         features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
             learned by heart from a few hundred images; features, one for each token, are not.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
@@ -33,7 +48,7 @@ class TuningMethod:
     steps: int = 600
     batch: int = 16
     micro_batch: int = 8
-    rates: LearningRates = dataclasses.field(default_factory=LearningRates)
+    rates: LearningRates | None = None
     features: float = 10.0
     smallest_crop: float = 0.5
     held_out: float = 0.1
