@@ -125,7 +125,7 @@ VARIANTS = (
     Variant("outlier channels not split", method={"split_outliers": False}),
     Variant("weights to nearest", method={"rounding": "nearest"}),
     Variant("no bias correction", method={"bias_correction": False}),
-    Variant("errors before a layer not made up for", method={"compensation": False}, presets=("w4a8", "w4a4")),
+    Variant("errors before a layer not made up for", method={"compensation": False}, presets=("w4a4",)),
 )
 
 

@@ -19,7 +19,7 @@ class Compensation:
 
     in closed form, from the covariances of x - x' and e with x'. Li et al. ("GPTAQ", arXiv 2504.02692) do the same for
     the term with a, column by column. The shares a and b are below 1, and there is a ridge r (here as a share of the
-    mean energy of x'), because the errors of other images are alike only in part: at a = 1, W4A8 ViT-Tiny is worse off
+    mean energy of x'), because the errors of other images are alike only in part: at a = 1, ViT-Tiny is worse off
     than without.
     """
 

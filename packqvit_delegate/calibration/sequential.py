@@ -23,7 +23,7 @@ from .rounding import gptq_with_scales, weighted_scales
 from .statistics import InputMoments
 
 _EIGHT_BITS = 127
-"""Largest code of 8-bit weights."""
+"""Largest code of 8-bit weights; activations of 8 bits have more codes than that, of 4 bits fewer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class CalibrationMethod:
     Attributes:
         rounding: `gptq`: weights are rounded for the least error of the layer's output; `nearest`: one by one.
         bias_correction: Biases take back the mean of what rounding the weights does to the output.
-        compensation: Weights of less than 8 bits, and their biases, take back a part of the errors before them
-            (calibration/compensation.py).
+        compensation: Where weights and inputs of a layer have less than 8 bits, the weights and the bias take back a
+            part of the errors before them (calibration/compensation.py).
         clipping: Ranges end where the squared error is least, so that long tails are clipped; False: at the extremes
             that were seen.
         split_outliers: Hidden channels with massive activations become several that saturate
@@ -202,7 +202,7 @@ class _Calibrator:
         for x, row_weight in zip(self._stream[source], row_weights, strict=True):
             moments.add(x, row_weight)
         hessian = moments.hessian(corrects)
-        compensation = self._compensation(node, weight, row_weights) if observer.quant_max < _EIGHT_BITS else None
+        compensation = self._compensation(node, weight, row_weights) if self._is_narrow(observer, source) else None
         target = weight if compensation is None else compensation.weight(weight, hessian, corrects)
         codes, scales = self._round(target, hessian, observer.quant_max)
         rounded = codes * scales.unsqueeze(1)
@@ -214,6 +214,11 @@ class _Calibrator:
             if compensation is not None:
                 bias += compensation.bias(weight)
             self._replace(node, 2, bias.float())
+
+    def _is_narrow(self, weights: WeightObserver, inputs: Node) -> bool:
+        observer = self._observer(inputs)
+        codes = _EIGHT_BITS if observer is None else observer.quant_max - observer.quant_min
+        return weights.quant_max < _EIGHT_BITS and codes < _EIGHT_BITS
 
     def _compensation(
         self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]
