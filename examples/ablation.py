@@ -159,7 +159,7 @@ def main(
     loaded = load(model, weights)
     seen = progress(folder.batches(1, loaded.preprocessing), "reading images", len(folder))
     images = torch.cat([batch.images for batch in seen])
-    right = predict_float(loaded.module, testing, loaded.preprocessing) == torch.tensor(testing.labels)
+    right = predict_float(loaded.module, testing, loaded.preprocessing).classes == torch.tensor(testing.labels)
     console.print(f"float: {_percent(right)} %, standard error {_standard_error(right):.1f}", highlight=False)
     rows: list[tuple[str, ...]] = [("preset", "row", "top1", "won", "lost", "p", "outside")]
     for name in preset:
@@ -194,12 +194,12 @@ def _measure(
         )
         outside = sorted({item.operator for item in program.report.outside} & FLOAT_FUNCTIONS)
         if outside:
-            predictions = predict_float(program.integer_module, testing, preprocessing, 1, "eager integer graph")
+            answers = predict_float(program.integer_module, testing, preprocessing, 1, "eager integer graph")
         else:
             path = Path(folder) / "variant.pte"
             program.save(path)
-            predictions = predict_program(path, testing, preprocessing, processes)
-    return predictions == torch.tensor(testing.labels), outside
+            answers = predict_program(path, testing, preprocessing, processes)
+    return answers.classes == torch.tensor(testing.labels), outside
 
 
 def _percent(right: Tensor) -> str:

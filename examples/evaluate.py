@@ -5,11 +5,11 @@ python examples/evaluate.py vit_tiny_w4a4.pte --data imagenet/val --model vit_ti
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +17,15 @@ import torch
 import typer
 from executorch.extension.pybindings import _C
 from rich.markup import escape
+from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional
 
 from console import command, console, facts, progress
 from packqvit_delegate import runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, read_class_names
 from packqvit_delegate.errors import PackQViTError
-from packqvit_delegate.models import ZOO
+from packqvit_delegate.models import ZOO, load
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,7 +33,32 @@ CHUNK = 8
 """Images a worker process is given at a time."""
 
 
-def predict_program(program: Path, folder: ImageFolder, preprocessing: Preprocessing, processes: int) -> Tensor:
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model says to some images.
+
+    Attributes:
+        classes: int64 [n], the predicted classes.
+        logits: float32 [n, classes]; None where a program gives only the best classes.
+    """
+
+    classes: Tensor
+    logits: Tensor | None
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Answers:
+        """The classes of logits."""
+        return cls(logits.argmax(1), logits)
+
+    @classmethod
+    def join(cls, parts: Sequence[Answers]) -> Answers:
+        """One after the other."""
+        logits = [part.logits for part in parts if part.logits is not None]
+        classes = torch.cat([part.classes for part in parts])
+        return cls(classes, torch.cat(logits) if len(logits) == len(parts) else None)
+
+
+def predict_program(program: Path, folder: ImageFolder, preprocessing: Preprocessing, processes: int) -> Answers:
     """Runs every image through a .pte, in several processes of one thread each.
 
     Args:
@@ -41,12 +68,12 @@ def predict_program(program: Path, folder: ImageFolder, preprocessing: Preproces
         processes: how many; 1 stays in this process.
 
     Returns:
-        int64 [n], the predicted classes in the folder's order.
+        In the folder's order.
     """
     chunks = [folder.take(range(i, min(i + CHUNK, len(folder)))) for i in range(0, len(folder), CHUNK)]
 
-    def collect(results: Iterable[list[int]]) -> Tensor:
-        return torch.tensor([label for chunk in progress(results, "integer model", len(chunks)) for label in chunk])
+    def collect(results: Iterable[Answers]) -> Answers:
+        return Answers.join(list(progress(results, "integer model", len(chunks))))
 
     if processes == 1:
         model = runtime.load(program)
@@ -67,33 +94,55 @@ def _start_worker(program: Path) -> None:
     _worker_model = runtime.load(program)
 
 
-def _predict_in_worker(chunk: ImageFolder, preprocessing: Preprocessing) -> list[int]:
+def _predict_in_worker(chunk: ImageFolder, preprocessing: Preprocessing) -> Answers:
     return _predict(_worker_model, chunk, preprocessing)
 
 
-def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocessing) -> list[int]:
+def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocessing) -> Answers:
     takes = model.inputs()[0]
-    labels: list[int] = []
+    answers = []
     for batch in chunk.batches(1, preprocessing):
         image = batch.pixels if takes.dtype == torch.uint8 else batch.images
         results = model.run(image.permute(0, 2, 3, 1) if takes.channels_last else image)
-        labels += (results[0][:, 0] if len(results) == 2 else results[0].argmax(1)).tolist()  # 2: exported with top_k
-    return labels
+        exported_with_top_k = len(results) == 2
+        answers.append(Answers(results[0][:, 0], None) if exported_with_top_k else Answers.of(results[0].clone()))
+    return Answers.join(answers)
 
 
 def predict_float(
     model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing, size: int = 16, name: str = "float model"
-) -> Tensor:
-    """Runs every image through a PyTorch model, `size` at once; returns int64 [n], the predicted classes."""
+) -> Answers:
+    """Runs every image through a PyTorch model, `size` at once."""
     batches = progress(folder.batches(size, preprocessing), name, -(-len(folder) // size))
     with torch.no_grad():
-        return torch.cat([model(batch.images).argmax(1) for batch in batches])
+        return Answers.join([Answers.of(model(batch.images)) for batch in batches])
 
 
-def top1(predictions: Tensor, labels: Sequence[int]) -> str:
+def top1(answers: Answers, labels: Sequence[int]) -> str:
     """Accuracy for people to read: `78.20 % (391 / 500)`."""
-    correct = int((predictions == torch.tensor(labels)).sum())
+    correct = int((answers.classes == torch.tensor(labels)).sum())
     return f"{100 * correct / len(labels):.2f} % ({correct} / {len(labels)})"
+
+
+def divergence(answers: Answers, reference: Answers) -> float | None:
+    """Mean Kullback-Leibler divergence from the reference's class probabilities in nats; None without logits."""
+    if answers.logits is None or reference.logits is None:
+        return None
+    log_probability, log_target = (functional.log_softmax(x, dim=1) for x in (answers.logits, reference.logits))
+    return float(functional.kl_div(log_probability, log_target, log_target=True, reduction="batchmean"))
+
+
+def describe(table: Table, integer: Answers, reference: Answers | None, labels: Sequence[int]) -> None:
+    """Adds the rows that tell how good a program is, and how close to the float model if that was run as well."""
+    if reference is None:
+        table.add_row("top-1 integer", top1(integer, labels))
+        return
+    table.add_row("top-1 float", top1(reference, labels))
+    table.add_row("top-1 integer", top1(integer, labels))
+    table.add_row("same answer", top1(integer, reference.classes.tolist()))
+    distance = divergence(integer, reference)
+    if distance is not None:
+        table.add_row("divergence", f"{distance:.4f} nats")
 
 
 def open_labelled(path: Path, labels: Path | None, count: int | None, seed: int) -> ImageFolder:
@@ -114,6 +163,7 @@ def main(
     program: Annotated[Path, typer.Argument(help="The .pte.")],
     data: Annotated[Path, typer.Option(help="Images: labels.csv (file,label), or one sub-folder a class.")],
     model: Annotated[str | None, typer.Option(help=f"Preprocess as for this model: {', '.join(ZOO)}.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Of --model: compare with the float model.")] = None,
     mean: Annotated[str | None, typer.Option(help="Or: mean of R, G and B, e.g. 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="And their standard deviation.")] = None,
     crop_fraction: Annotated[float, typer.Option(help="Side of the centre crop over the resized short side.")] = 0.9,
@@ -129,17 +179,25 @@ def main(
         raise PackQViTError("say how images are normalised: either --model, or --mean and --std")
     if model is not None and model not in ZOO:
         raise PackQViTError(f"{model} is none of {', '.join(ZOO)}: give --mean and --std instead")
+    if weights is not None:
+        if model is None:
+            raise PackQViTError("--weights needs --model, whose weights they are")
+        if not weights.is_file():
+            raise PackQViTError(f"there is no weight file {weights}")
     folder = open_labelled(data, labels, images, seed)
     assert folder.labels is not None
     if model is not None:
         preprocessing = ZOO[model].preprocessing
     else:
         preprocessing = Preprocessing(224, crop_fraction, _numbers("--mean", mean), _numbers("--std", std))
-    preprocessing = replace(preprocessing, size=_image_size(program))
-    predictions = predict_program(program, folder, preprocessing, processes)
+    preprocessing = dataclasses.replace(preprocessing, size=_image_size(program))
+    reference = None
+    if model is not None and weights is not None:
+        reference = predict_float(load(model, str(weights)).module, folder, preprocessing)
+    integer = predict_program(program, folder, preprocessing, processes)
     table = facts()
     table.add_row("program", escape(str(program)))
-    table.add_row("top-1", top1(predictions, folder.labels))
+    describe(table, integer, reference, folder.labels)
     console.print(table)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from configuration import configuration
 from console import command, console, errors, facts, progress, size
-from evaluate import open_labelled, predict_float, predict_program, top1
+from evaluate import describe, open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
@@ -190,13 +190,8 @@ def _evaluate(
 ) -> None:
     assert folder.labels is not None
     integer = predict_program(program, folder, preprocessing, processes)
-    if model is not None:
-        reference = predict_float(model, folder, preprocessing)
-        table.add_row("top-1 float", top1(reference, folder.labels))
-        table.add_row("top-1 integer", top1(integer, folder.labels))
-        table.add_row("same answer", top1(integer, reference.tolist()))
-    else:
-        table.add_row("top-1 integer", top1(integer, folder.labels))
+    reference = None if model is None else predict_float(model, folder, preprocessing)
+    describe(table, integer, reference, folder.labels)
 
 
 def _describe(table: Table, program: Program, path: Path) -> None:

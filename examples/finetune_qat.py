@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from configuration import configuration
 from console import command, console, errors, facts, progress, size
-from evaluate import predict_float, predict_program, top1
+from evaluate import describe, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
 from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
@@ -266,11 +266,8 @@ def _report(
 ) -> None:
     assert folder.labels is not None
     table = facts(f"{model} W{config.weight_bits}A{config.activation_bits}, trained")
-    predictions = predict_program(output, folder, preprocessing, processes)
-    expected = predict_float(teacher, folder, preprocessing)
-    table.add_row("top-1 float", top1(expected, folder.labels))
-    table.add_row("top-1 integer", top1(predictions, folder.labels))
-    table.add_row("same answer", f"{100 * float((predictions == expected).float().mean()):.1f} %")
+    integer = predict_program(output, folder, preprocessing, processes)
+    describe(table, integer, predict_float(teacher, folder, preprocessing), folder.labels)
     table.add_row("program", f"{escape(str(output))}, {size(length)}")
     console.print(table)
 

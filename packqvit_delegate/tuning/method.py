@@ -9,11 +9,11 @@ from ..training.grids import LearnedAffine
 from ..training.model import TrainableModel
 from ..training.optimizer import LearningRates
 
-_GENTLE = 1 / 3
+_GENTLE = 1 / 2
 
 
 def default_rates(model: TrainableModel) -> LearningRates:
-    """LearningRates(); a third of them where all activations have 8 bits.
+    """LearningRates(); half of them where all activations have 8 bits.
 
     Such a model begins close to the float one. At the full rates its weights move further away from what suits other
     images than tuning brings back (docs/accuracy.md).
@@ -35,6 +35,8 @@ class TuningMethod:
         features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
             learned by heart from a few hundred images; features, one for each token, are not.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
+        colour: How much brightness, contrast and saturation change (training/augment.py); 0: not.
+        patched: Share of the images that get a rectangle of another one.
         held_out: Share of the images that is never trained on and decides which state is kept.
         checks: How often in all the held-out images are looked at.
         patience: Tuning ends when so many checks in a row brought nothing better.
@@ -50,7 +52,9 @@ class TuningMethod:
     micro_batch: int = 8
     rates: LearningRates | None = None
     features: float = 10.0
-    smallest_crop: float = 0.5
+    smallest_crop: float = 0.25
+    colour: float = 0.3
+    patched: float = 0.3
     held_out: float = 0.1
     checks: int = 12
     patience: int = 6
@@ -68,5 +72,9 @@ class TuningMethod:
             raise PackQViTError(f"features of the tuning is {self.features}, but must not be negative")
         if not 0 < self.smallest_crop <= 1:
             raise PackQViTError(f"smallest_crop is {self.smallest_crop}, outside (0, 1]")
+        if not self.colour >= 0:
+            raise PackQViTError(f"colour is {self.colour}, but must not be negative")
+        if not 0 <= self.patched <= 1:
+            raise PackQViTError(f"patched is {self.patched}, outside [0, 1]")
         if not 0 < self.held_out < 1:
             raise PackQViTError(f"held_out is {self.held_out}, outside (0, 1)")

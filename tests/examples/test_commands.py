@@ -111,6 +111,8 @@ def test_labels_beyond_the_classes(run, no_export, tmp_path):
         ("program.pte --data labelled --mean half --std 0.5,0.5,0.5", "--mean 'half' must be three numbers"),
         ("program.pte --data labelled --mean 0.5 --std 0.5", "must have three values each"),
         ("program.pte --data labelled --model deit_tiny", "cannot load the program"),
+        ("program.pte --data labelled --model deit_tiny --weights gone.pth", "there is no weight file gone.pth"),
+        ("program.pte --data labelled --mean 0,0,0 --std 1,1,1 --weights w.pth", "--weights needs --model"),
     ],
 )
 def test_evaluate_refuses(run, arguments, reason):
@@ -133,6 +135,15 @@ def test_bytes_and_best_classes(run, tmp_path):
         assert code == 0, result.exception
         top1 = re.search(r"top-1 integer (.*?\))", output)
         assert top1 is not None and top1[1] in evaluated
+        has_logits = "--top-k" not in options
+        divergence = re.search(r"divergence (\d\.\d{4}) nats", output)
+        assert (divergence is not None) == has_logits
+    code, evaluated, result = run(
+        evaluate.app, "m.pte --data labelled --model deit_tiny --weights w.safetensors --processes 1"
+    )
+    assert code == 0, result.exception
+    assert divergence is not None and f"divergence {divergence[1]} nats" in evaluated
+    assert 0 < float(divergence[1]) < 0.1  # 8 bits
     assert "float32 [1, 3, 224, 224]" in found[0]
     assert "uint8 [1, 224, 224, 3]" in found[1]
     assert "uint8 [1, 3, 224, 224]" in found[2]

@@ -14,9 +14,11 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from models import images, plain_model
 from packqvit_delegate import CalibrationError, PackQViTError, QuantizationConfig, TuningMethod, quantize
 from packqvit_delegate.passes import lower_to_integer
+from packqvit_delegate.training import TrainableModel
 from packqvit_delegate.training.losses import distance
 from packqvit_delegate.training.optimizer import LearningRates
 from packqvit_delegate.tuning import TuningReport, tune
+from packqvit_delegate.tuning.method import default_rates
 from training.support import calibrated_model
 
 FAST = {"steps": 40, "batch": 8, "micro_batch": 8, "checks": 4, "smallest_crop": 1.0}
@@ -116,6 +118,8 @@ def test_a_device_that_is_not_there() -> None:
         ("micro_batch", 3, "not a multiple of micro_batch 3"),
         ("smallest_crop", 0.0, "smallest_crop is 0.0"),
         ("held_out", 1.0, "held_out is 1.0"),
+        ("colour", -0.1, "colour is -0.1"),
+        ("patched", 1.5, "patched is 1.5"),
     ],
 )
 def test_methods_that_make_no_sense(field: str, value: float, message: str) -> None:
@@ -126,3 +130,10 @@ def test_methods_that_make_no_sense(field: str, value: float, message: str) -> N
 def test_rates_that_make_no_sense() -> None:
     with pytest.raises(PackQViTError, match="learning rate of weights is -1"):
         LearningRates(weights=-1.0)
+
+
+@pytest.mark.parametrize(("config", "factor"), [({}, 1.0), ({"weight_bits": 4, "activation_bits": 8}, 0.5)])
+def test_models_with_8_bit_activations_are_tuned_gently(config: dict[str, Any], factor: float) -> None:
+    _, prepared = calibrated_model(**config)
+    assert default_rates(TrainableModel(prepared)) == LearningRates().scaled(factor)
+    assert LearningRates().scaled(0.5).weights == 0.5 * LearningRates().weights
