@@ -52,9 +52,9 @@ class TuningMethod:
     micro_batch: int = 8
     rates: LearningRates | None = None
     features: float = 10.0
-    smallest_crop: float = 0.25
-    colour: float = 0.3
-    patched: float = 0.3
+    smallest_crop: float = 0.5
+    colour: float = 0.0
+    patched: float = 0.0
     held_out: float = 0.1
     checks: int = 12
     patience: int = 6
