@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from ..errors import CalibrationError, PackQViTError
 from ..progress import Progress, silent
 from ..training import TrainableModel
-from ..training.augment import patched, random_views, recoloured
+from ..training.augment import random_views
 from ..training.losses import distance, feature_distance
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups
@@ -130,7 +130,7 @@ class _Tuner:
     def _step(self, chosen: torch.Tensor, step: int) -> None:
         """Adds up the gradients of one batch."""
         for part in chosen.split(self._method.micro_batch):
-            views = self._views(self._images[part])
+            views = random_views(self._images[part], self._method.smallest_crop, self._generator).to(self._device)
             loss = self._loss(views)
             if not bool(torch.isfinite(loss)):
                 origin = self._model.first_non_finite(views) or "the loss"
@@ -139,11 +139,6 @@ class _Tuner:
                     "learning rates (TuningMethod.rates)"
                 )
             (loss * (len(part) / len(chosen))).backward()
-
-    def _views(self, images: torch.Tensor) -> torch.Tensor:
-        method, draws = self._method, self._generator
-        views = random_views(images, method.smallest_crop, draws)
-        return patched(recoloured(views, method.colour, draws), method.patched, draws).to(self._device)
 
     def _loss(self, views: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

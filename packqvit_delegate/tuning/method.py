@@ -35,8 +35,6 @@ class TuningMethod:
         features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
             learned by heart from a few hundred images; features, one for each token, are not.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
-        colour: How much brightness, contrast and saturation change (training/augment.py); 0: not.
-        patched: Share of the images that get a rectangle of another one.
         held_out: Share of the images that is never trained on and decides which state is kept.
         checks: How often in all the held-out images are looked at.
         patience: Tuning ends when so many checks in a row brought nothing better.
@@ -53,8 +51,6 @@ class TuningMethod:
     rates: LearningRates | None = None
     features: float = 10.0
     smallest_crop: float = 0.5
-    colour: float = 0.0
-    patched: float = 0.0
     held_out: float = 0.1
     checks: int = 12
     patience: int = 6
@@ -72,9 +68,5 @@ class TuningMethod:
             raise PackQViTError(f"features of the tuning is {self.features}, but must not be negative")
         if not 0 < self.smallest_crop <= 1:
             raise PackQViTError(f"smallest_crop is {self.smallest_crop}, outside (0, 1]")
-        if not self.colour >= 0:
-            raise PackQViTError(f"colour is {self.colour}, but must not be negative")
-        if not 0 <= self.patched <= 1:
-            raise PackQViTError(f"patched is {self.patched}, outside [0, 1]")
         if not 0 < self.held_out < 1:
             raise PackQViTError(f"held_out is {self.held_out}, outside (0, 1)")

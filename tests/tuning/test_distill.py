@@ -17,7 +17,7 @@ from packqvit_delegate.passes import lower_to_integer
 from packqvit_delegate.training import TrainableModel
 from packqvit_delegate.training.losses import distance
 from packqvit_delegate.training.optimizer import LearningRates
-from packqvit_delegate.tuning import TuningReport, distill, tune
+from packqvit_delegate.tuning import TuningReport, tune
 from packqvit_delegate.tuning.method import default_rates
 from training.support import calibrated_model
 
@@ -93,29 +93,6 @@ def test_tuning_is_part_of_quantize() -> None:
         assert not torch.equal(plain(x[:1]), other(x[:1]))
 
 
-def test_it_learns_from_the_views_that_the_method_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, torch.Tensor] = {}
-
-    def recorded(name: str) -> Any:
-        function = getattr(distill, name)
-
-        def record(x: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-            seen[name] = function(x, strength, generator)
-            seen[f"before {name}"] = x
-            return seen[name]
-
-        return record
-
-    names = ("random_views", "recoloured", "patched")
-    for name in names:
-        monkeypatch.setattr(distill, name, recorded(name))
-    tuned(steps=1, checks=1, smallest_crop=0.5, colour=0.3, patched=1.0)
-    for name in names:
-        assert not torch.equal(seen[name], seen[f"before {name}"])
-    assert torch.equal(seen["before recoloured"], seen["random_views"])
-    assert torch.equal(seen["before patched"], seen["recoloured"])
-
-
 def test_too_few_images() -> None:
     with pytest.raises(CalibrationError, match="8 images are too few"):
         tuned(count=8)
@@ -141,8 +118,6 @@ def test_a_device_that_is_not_there() -> None:
         ("micro_batch", 3, "not a multiple of micro_batch 3"),
         ("smallest_crop", 0.0, "smallest_crop is 0.0"),
         ("held_out", 1.0, "held_out is 1.0"),
-        ("colour", -0.1, "colour is -0.1"),
-        ("patched", 1.5, "patched is 1.5"),
     ],
 )
 def test_methods_that_make_no_sense(field: str, value: float, message: str) -> None:
