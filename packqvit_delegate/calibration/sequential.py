@@ -100,7 +100,8 @@ class _Calibrator:
         self._method = method
         self._stream = Stream(prepared, batches, batch_size)
         # The same values in float, where something is done about the difference.
-        self._float = Stream(prepared, batches, batch_size) if method.compensation else None
+        compensates = any(self._compensates(node) for node in prepared.graph.nodes)
+        self._float = Stream(prepared, batches, batch_size) if compensates else None
 
     def run(self, progress: Progress) -> None:
         done = last_uses(self._module)
@@ -202,7 +203,7 @@ class _Calibrator:
         for x, row_weight in zip(self._stream[source], row_weights, strict=True):
             moments.add(x, row_weight)
         hessian = moments.hessian(corrects)
-        compensation = self._compensation(node, weight, row_weights) if self._is_narrow(observer, source) else None
+        compensation = self._compensation(node, weight, row_weights) if self._compensates(node) else None
         target = weight if compensation is None else compensation.weight(weight, hessian, corrects)
         codes, scales = self._round(target, hessian, observer.quant_max)
         rounded = codes * scales.unsqueeze(1)
@@ -215,19 +216,20 @@ class _Calibrator:
                 bias += compensation.bias(weight)
             self._replace(node, 2, bias.float())
 
-    def _is_narrow(self, weights: WeightObserver, inputs: Node) -> bool:
-        observer = self._observer(inputs)
-        codes = _EIGHT_BITS if observer is None else observer.quant_max - observer.quant_min
-        return weights.quant_max < _EIGHT_BITS and codes < _EIGHT_BITS
+    def _compensates(self, node: Node) -> bool:
+        """Whether a node is a linear whose weights and inputs have less than 8 bits, and that is to be made use of."""
+        if not self._method.compensation or not is_call(node, aten.linear.default):
+            return False
+        source, weights = node.args[0], self._weight_observer(node)
+        inputs = self._observer(source) if isinstance(source, Node) else None
+        if weights is None or inputs is None:
+            return False
+        return weights.quant_max < _EIGHT_BITS and inputs.quant_max - inputs.quant_min < _EIGHT_BITS
 
-    def _compensation(
-        self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]
-    ) -> Compensation | None:
-        """What is known about the errors before a linear; None where nothing is done about them."""
+    def _compensation(self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]) -> Compensation:
+        """What is known about the errors before a linear."""
         source, stream = linear.args[0], stream_before(linear)
-        if self._float is None:
-            return None
-        assert isinstance(source, Node)
+        assert self._float is not None and isinstance(source, Node)
         compensation = Compensation(*weight.shape)
         for index, (x, float_x) in enumerate(zip(self._stream[source], self._float[source], strict=True)):
             lack = None if stream is None else self._float[stream][index] - self._stream[stream][index]
