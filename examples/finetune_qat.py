@@ -279,13 +279,14 @@ def _plot(history: qat.History, path: Path, title: str) -> None:
     except ImportError as error:
         raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[bench]") from error
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(range(1, len(history.losses) + 1), history.losses, linewidth=0.8)
     left.set(xlabel="step", ylabel="loss", yscale="log")
     right.plot(*zip(*history.checks, strict=True), marker="o")
     right.set(xlabel="step", ylabel="top-1 on validation images")
+    right.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     figure.suptitle(title)
     try:
         figure.savefig(path, dpi=150)
