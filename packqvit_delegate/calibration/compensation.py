@@ -7,6 +7,7 @@ import torch
 _INPUT_SHARE = 0.5
 _STREAM_SHARE = 0.1
 _RIDGE = 0.2
+_PRECISION = 1e-6
 
 
 class Compensation:
@@ -79,7 +80,9 @@ class Compensation:
         if centred:
             means = _INPUT_SHARE * (weight @ self._drift) + _STREAM_SHARE * self._lack
             target -= torch.outer(means, self._input) / self._weight**2
-        ridge = _RIDGE * float(hessian.diagonal().mean()) + 1e-12
+        # Inputs that hardly differ leave nothing but rounding errors of their means.
+        precision = _PRECISION * float((self._input / self._weight).square().mean())
+        ridge = max(_RIDGE * float(hessian.diagonal().mean()), precision) + 1e-12
         system = hessian + ridge * torch.eye(len(hessian), dtype=hessian.dtype)
         return weight + torch.linalg.solve(system, target.T).T
 

@@ -34,8 +34,7 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax
     silent = hessian.diagonal() <= 0  # inputs that are always 0: nothing depends on their weights
     hessian.diagonal()[silent] = 1.0
     hessian.diagonal().add_(damping * float(diagonal.mean()) + 1e-12)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(_cholesky(hessian)), upper=True)
     codes = torch.empty_like(weight)
     for first in range(0, weight.shape[1], _BLOCK):
         last = min(first + _BLOCK, weight.shape[1])
@@ -49,6 +48,20 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax
             errors[:, column - first : column - first + 1] = error
         weight[:, last:] -= errors @ factor[first:last, last:]
     return codes[:, torch.argsort(order)]
+
+
+def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
+    """The lower factor of a symmetric matrix, float64 [K, K]; damped further where it is not positive definite.
+
+    Inputs that hardly differ, as those of a classifier for one image, leave nothing but rounding errors of either sign.
+    """
+    extra = 1e-12
+    while True:
+        factor, failed_at = torch.linalg.cholesky_ex(matrix)
+        if int(failed_at) == 0:
+            return factor
+        matrix = matrix + extra * torch.eye(len(matrix), dtype=matrix.dtype)
+        extra *= 10
 
 
 def weighted_scales(weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> torch.Tensor:

@@ -75,6 +75,14 @@ def test_inputs_that_are_always_zero_are_no_trouble() -> None:
     assert torch.equal(compensation.weight(weight, moments.hessian(True), True), weight)
 
 
+def test_inputs_that_hardly_differ_move_weights_little() -> None:
+    weight = random(OUTPUTS, CHANNELS, seed=4)
+    x = (random(1, CHANNELS, seed=1) + 1e-8 * random(ROWS, CHANNELS, seed=2)).float()
+    compensation, moments = observed(x + 0.1, x, None, torch.ones(ROWS))
+    found = compensation.weight(weight, moments.hessian(True), True)
+    assert float((found - weight).abs().max()) < float(weight.abs().max())
+
+
 def program_error(config: QuantizationConfig, compensation: bool) -> float:
     train, test = images(64, seed=1), images(24, seed=2)
     prepared = prepare_pt2e(torch.export.export(plain_model(), (train[:1],)).module(), PackQViTQuantizer(config=config))
