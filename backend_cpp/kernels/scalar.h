@@ -7,6 +7,9 @@
 #include <cstdint>
 
 namespace packqvit {
+// Unnamed: each file compiles these for its own ISA. With external linkage, and not inlined, as in a debug build, the
+// linker would keep one of the copies for all, AVX-512 or not.
+namespace {
 
 // x / 2^shift rounded, ties towards plus infinity: (x + 2^(shift-1)) >> shift without the sum that could overflow.
 template <typename T>
@@ -134,4 +137,5 @@ constexpr int64_t floor_divide(int64_t a, int64_t b) {
   return a % b < 0 ? quotient - 1 : quotient;
 }
 
+}  // namespace
 }  // namespace packqvit
