@@ -7,27 +7,26 @@
 #include <cstdint>
 
 namespace packqvit {
-// Unnamed: each file compiles these for its own ISA. With external linkage, and not inlined, as in a debug build, the
-// linker would keep one of the copies for all, AVX-512 or not.
-namespace {
+// Functions are static: each file compiles them for its own ISA. With external linkage, and not inlined, as in a debug
+// build, the linker would keep one of the copies for all, AVX-512 or not.
 
 // x / 2^shift rounded, ties towards plus infinity: (x + 2^(shift-1)) >> shift without the sum that could overflow.
 template <typename T>
-constexpr T rshr(T x, unsigned shift) {
+static constexpr T rshr(T x, unsigned shift) {
   return shift > 0 ? (x >> shift) + ((x >> (shift - 1)) & 1) : x;
 }
 
 // The 16-bit rounding high multiplication, for a and b within int16 and not both -32768.
-constexpr int32_t mulhrs(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
+static constexpr int32_t mulhrs(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
 
-constexpr int32_t sat8(int32_t x) { return std::clamp<int32_t>(x, INT8_MIN, INT8_MAX); }
-constexpr int32_t sat16(int32_t x) { return std::clamp<int32_t>(x, INT16_MIN, INT16_MAX); }
+static constexpr int32_t sat8(int32_t x) { return std::clamp<int32_t>(x, INT8_MIN, INT8_MAX); }
+static constexpr int32_t sat16(int32_t x) { return std::clamp<int32_t>(x, INT16_MIN, INT16_MAX); }
 
 // Number of bits of x: floor(log2 x) + 1, and 0 for 0.
-constexpr unsigned bitlen(uint64_t x) { return x == 0 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(x)); }
+static constexpr unsigned bitlen(uint64_t x) { return x == 0 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(x)); }
 
 // floor(sqrt(x)) for x < 2^62, exact: the root of the nearest double is off by less than one.
-inline uint64_t isqrt(uint64_t x) {
+static inline uint64_t isqrt(uint64_t x) {
   uint64_t root = static_cast<uint64_t>(std::sqrt(static_cast<double>(x)));
   root -= root * root > x ? 1 : 0;
   root += (root + 1) * (root + 1) <= x ? 1 : 0;
@@ -35,7 +34,7 @@ inline uint64_t isqrt(uint64_t x) {
 }
 
 // 2^14 * 2^(-f / 2^15) for f in [0, 2^15).
-constexpr int32_t exp2_mantissa(int32_t f) {
+static constexpr int32_t exp2_mantissa(int32_t f) {
   int32_t p = -637;
   p = 3772 + mulhrs(f, p);
   p = -11327 + mulhrs(f, p);
@@ -47,16 +46,16 @@ struct Exp2 {
   int32_t mantissa;
   unsigned n;
 };
-constexpr Exp2 split_exp2(int32_t e) { return {exp2_mantissa((e & 1023) << 5), static_cast<unsigned>(e >> 10)}; }
+static constexpr Exp2 split_exp2(int32_t e) { return {exp2_mantissa((e & 1023) << 5), static_cast<unsigned>(e >> 10)}; }
 
 // 2^14 * 2^(-e / 2^10) for e in [0, 32767].
-constexpr int32_t exp2_weight(int32_t e) {
+static constexpr int32_t exp2_weight(int32_t e) {
   const Exp2 x = split_exp2(e);
   return x.n <= 15 ? rshr(x.mantissa, x.n) : 0;
 }
 
 // log2(sum / 2^14) with 10 fraction bits, for a sum in [2^14, 2^31).
-constexpr int32_t log2_of_sum(uint32_t sum) {
+static constexpr int32_t log2_of_sum(uint32_t sum) {
   const int32_t z = static_cast<int32_t>(bitlen(sum)) - 1;
   const int32_t g = static_cast<int32_t>(((sum << (30 - z)) - (uint32_t{1} << 30)) >> 15);
   int32_t l = -2762;
@@ -109,14 +108,14 @@ struct RowDivision {
 };
 
 // Largest Q with |x - mean| / sigma < sqrt(channels) on Q fraction bits of int16.
-constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 15 - (bitlen(channels - 1) + 1) / 2; }
+static constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 15 - (bitlen(channels - 1) + 1) / 2; }
 
 // 1 / sqrt(V) of a LayerNorm row: normalised = mulhrs(sat16(rshr((X << 12) - M, shift)), reciprocal).
 struct InverseDeviation {
   int32_t reciprocal;  // in [2^14, 2^15)
   unsigned shift;
 };
-inline InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
+static inline InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
   const unsigned a = (62 - bitlen(variance)) / 2;
   const uint64_t h = isqrt(variance << (2 * a));
   const uint64_t q = (uint64_t{channels} << 48) / h;
@@ -132,10 +131,9 @@ inline InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
 }
 
 // floor(a / b) for b > 0.
-constexpr int64_t floor_divide(int64_t a, int64_t b) {
+static constexpr int64_t floor_divide(int64_t a, int64_t b) {
   const int64_t quotient = a / b;
   return a % b < 0 ? quotient - 1 : quotient;
 }
 
-}  // namespace
 }  // namespace packqvit
