@@ -111,6 +111,7 @@ def main(
         _load_float(teacher, float_weights)
     elif float_steps > 0:
         _finetune(teacher, images, float_steps, float_rate, batch, seed, workers)
+        _share(teacher)
         if float_weights is not None and _is_first():
             torch.save(teacher.state_dict(), float_weights)
 
@@ -235,6 +236,13 @@ def _finetune(
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def _share(model: nn.Module) -> None:
+    """The first process's weights in every process: a GPU's sums differ in their last bits."""
+    if distributed.is_initialized():
+        for value in model.state_dict().values():
+            distributed.broadcast(value, src=0)
 
 
 def _checks(folder: ImageFolder, preprocessing: Preprocessing) -> qat.Evaluate:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,14 @@ from packqvit_delegate import runtime
 from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 
 CONFIG = ViTConfig(image_size=32, patch_size=8, num_classes=10, dim=48, depth=2)
+MICRO = f"""
+from dataclasses import replace
+import finetune_qat
+from packqvit_delegate.models import ZOO, ViTConfig
+ZOO["vit_tiny"] = replace(ZOO["vit_tiny"], config={CONFIG!r})
+finetune_qat.app()
+"""
+"""The command with a micro model in the place of ViT-Tiny, for processes of their own."""
 QUICK = "--weights w.safetensors --data train --validation val --float-steps 4 --steps 4 --batch 4 --every 2"
 
 
@@ -52,6 +63,21 @@ def test_it_trains_exports_evaluates_and_draws(run, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 0
     run(f"{QUICK} --output b.pte --checkpoint a.pt --float-weights f.pt")  # both are there: nothing is trained again
     assert (tmp_path / "b.pte").read_bytes() == (tmp_path / "a.pte").read_bytes()
+
+
+def test_behind_torchrun(run, tmp_path: Path) -> None:
+    (tmp_path / "micro.py").write_text(MICRO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "micro.py"]
+    examples = str(Path(finetune_qat.__file__).parent)
+    result = subprocess.run(
+        [*command, *QUICK.split(), "--output", "a.pte", "--float-weights", "f.pt", "--processes", "1"],
+        env=os.environ | {"PYTHONPATH": examples, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("top-1 integer") == 1  # the first process speaks for both
+    assert runtime.load(tmp_path / "a.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
 
 
 def test_class_folders_get_a_new_classifier(run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -47,9 +48,9 @@ class AffineObserver(SampledObserver):
         """Takes a grid that was decided elsewhere."""
         self._chosen, self._fixed = (scale, zero_point), True
 
+    @abc.abstractmethod
     def choose_range(self) -> tuple[float, float]:
         """The range that the codes shall cover."""
-        raise NotImplementedError
 
     def parameters_for(self, low: float, high: float) -> tuple[float, int]:
         """Scale and zero point for a range."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import torch
@@ -25,9 +26,9 @@ class CodeObserver(ObserverBase):
         self.quant_max = quant_max
         self.qscheme = torch.per_tensor_affine
 
+    @abc.abstractmethod
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
         """X rounded to the grid that was decided: float32, x's shape."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """The range of codes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import torch
@@ -16,15 +17,15 @@ INT16_MARGIN = 1.25
 """The int16 stream covers this much more than calibration saw: outliers grow on other images, bits are plenty."""
 
 
-class ResidualGrid:
+class ResidualGrid(abc.ABC):
     """Mix-in: a symmetric grid with a scale per tensor or per channel; subclasses choose it."""
 
     quant_min: int
     quant_max: int
 
+    @abc.abstractmethod
     def channel_scales(self) -> torch.Tensor:
         """float32 [C], or [1] for a scale per tensor."""
-        raise NotImplementedError
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales per channel (float32 [C]) and zero points (all 0)."""
