@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import PackQViTError
 from ..progress import Progress, silent
 from ..training.augment import random_views
+from ..training.average import ParameterAverage
 from ..training.grids import LearnedChannelShifts
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups
 from . import checkpoint as checkpoints
-from .average import ParameterAverage
 from .history import History
 from .losses import objective
 from .method import TrainingMethod

@@ -13,6 +13,7 @@ from ..errors import CalibrationError, PackQViTError
 from ..progress import Progress, silent
 from ..training import TrainableModel
 from ..training.augment import random_views
+from ..training.average import ParameterAverage
 from ..training.losses import distance, feature_distance
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups
@@ -47,7 +48,8 @@ def tune(
 ) -> TuningReport:
     """Trains a calibrated graph in place, without labels.
 
-    The state of least distance on held-out images is kept, and the calibrated one is among those it competes with.
+    States are running means of the parameters. That of least distance on held-out images is kept, and the calibrated
+    one is among those it competes with.
 
     Args:
         prepared: Of prepare_pt2e with PackQViTQuantizer, then calibrated.
@@ -96,6 +98,7 @@ class _Tuner:
         rates = method.rates or default_rates(self._model)
         optimizer = torch.optim.Adam(parameter_groups(self._model, rates), betas=(0.9, 0.99))
         schedule = cosine_schedule(optimizer, method.steps)
+        average = ParameterAverage(self._model, method.ema)
         before = best = self._held_out_distance()
         best_state, since = self._state(), 0
         check_after = {round(method.steps * (i + 1) / method.checks) for i in range(method.checks)}
@@ -105,12 +108,14 @@ class _Tuner:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
+            average.update()
             if step not in check_after:
                 continue
-            found = self._held_out_distance()
-            since = 0 if found < best else since + 1
-            if found < best:
-                best, best_state = found, self._state()
+            with average.applied():
+                found = self._held_out_distance()
+                since = 0 if found < best else since + 1
+                if found < best:
+                    best, best_state = found, self._state()
             if since == method.patience:
                 break
         if best < before:

@@ -34,6 +34,7 @@ class TuningMethod:
         rates: Learning rates at their highest; None: `default_rates`.
         features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
             learned by heart from a few hundred images; features, one for each token, are not.
+        ema: Decay of the running mean of all parameters, which is what is checked and kept; 0: no mean.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
         held_out: Share of the images that is never trained on and decides which state is kept.
         checks: How often in all the held-out images are looked at.
@@ -50,6 +51,7 @@ class TuningMethod:
     micro_batch: int = 8
     rates: LearningRates | None = None
     features: float = 10.0
+    ema: float = 0.98
     smallest_crop: float = 0.5
     held_out: float = 0.1
     checks: int = 12
@@ -66,6 +68,8 @@ class TuningMethod:
             raise PackQViTError(f"a batch of {self.batch} images is not a multiple of micro_batch {self.micro_batch}")
         if not self.features >= 0:
             raise PackQViTError(f"features of the tuning is {self.features}, but must not be negative")
+        if not 0 <= self.ema < 1:
+            raise PackQViTError(f"ema of the tuning is {self.ema}, outside [0, 1)")
         if not 0 < self.smallest_crop <= 1:
             raise PackQViTError(f"smallest_crop is {self.smallest_crop}, outside (0, 1]")
         if not 0 < self.held_out < 1:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch.nn import functional
-from typer.testing import CliRunner
 
 import ablation
-from models import randomize
-from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 from packqvit_delegate.passes.integer.context import RULES
 
-CONFIG = ViTConfig(image_size=32, patch_size=8, num_classes=4, dim=48, depth=2)
 ARGUMENTS = "--weights w.safetensors --calibration photos --evaluate photos --calibration-images 8 --processes 1"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(ZOO, "deit_tiny", replace(ZOO["deit_tiny"], config=CONFIG))
-    save_file(randomize(VisionTransformer(CONFIG)).state_dict(), "w.safetensors")
+def run(tmp_path: Path, micro_model, invoke):
+    micro_model("deit_tiny", 4)
     (tmp_path / "photos").mkdir()
     rows = ["file,label"]
     for i in range(12):
@@ -34,12 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         rows.append(f"{i:02}.png,{i % 4}")
     (tmp_path / "photos" / "labels.csv").write_text("\n".join(rows) + "\n")
 
-    def run(arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(ablation.app, f"{ARGUMENTS} {arguments}".split())
-        assert result.exit_code == code, (result.output, result.exception)
-        return " ".join(result.output.split())
-
-    return run
+    return lambda arguments, code=0: invoke(ablation.app, f"{ARGUMENTS} {arguments}", code)
 
 
 def test_every_row_is_measured(run, tmp_path: Path) -> None:

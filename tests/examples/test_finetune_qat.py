@@ -5,26 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import finetune_qat
-from models import randomize
 from packqvit_delegate import runtime
-from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 
-CONFIG = ViTConfig(image_size=32, patch_size=8, num_classes=10, dim=48, depth=2)
-MICRO = f"""
+MICRO = """
 from dataclasses import replace
 import finetune_qat
 from packqvit_delegate.models import ZOO, ViTConfig
-ZOO["vit_tiny"] = replace(ZOO["vit_tiny"], config={CONFIG!r})
+ZOO["vit_tiny"] = replace(ZOO["vit_tiny"], config={config!r})
 finetune_qat.app()
 """
 """The command with a micro model in the place of ViT-Tiny, for processes of their own."""
@@ -32,10 +26,8 @@ QUICK = "--weights w.safetensors --data train --validation val --float-steps 4 -
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(ZOO, "vit_tiny", replace(ZOO["vit_tiny"], config=CONFIG))
-    save_file(randomize(VisionTransformer(CONFIG)).state_dict(), "w.safetensors")
+def run(tmp_path: Path, micro_model, invoke):
+    (tmp_path / "micro.py").write_text(MICRO.format(config=micro_model("vit_tiny", 10)))
     for folder, count in (("train", 8), ("val", 2)):
         lines = ["file,label"]
         for label in (3, 7):
@@ -48,12 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "other").mkdir()
     Image.effect_noise((40, 40), 9).convert("RGB").save(tmp_path / "other" / "a.png")
 
-    def run(arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(finetune_qat.app, arguments.split())
-        assert result.exit_code == code, (result.output, result.exception)
-        return " ".join(result.output.replace("│", " ").split())
-
-    return run
+    return lambda arguments, code=0: invoke(finetune_qat.app, arguments, code)
 
 
 def test_it_trains_exports_evaluates_and_draws(run, tmp_path: Path) -> None:
@@ -66,7 +53,6 @@ def test_it_trains_exports_evaluates_and_draws(run, tmp_path: Path) -> None:
 
 
 def test_behind_torchrun(run, tmp_path: Path) -> None:
-    (tmp_path / "micro.py").write_text(MICRO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "micro.py"]
     examples = str(Path(finetune_qat.__file__).parent)
     result = subprocess.run(

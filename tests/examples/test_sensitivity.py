@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import export_deit
 import sensitivity
-from models import randomize
-from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 
-CONFIG = ViTConfig(image_size=32, patch_size=8, num_classes=10, dim=48, depth=2)
 MODEL = "--weights w.safetensors --calibration photos"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(ZOO, "deit_tiny", replace(ZOO["deit_tiny"], config=CONFIG))
-    save_file(randomize(VisionTransformer(CONFIG)).state_dict(), "w.safetensors")
+def run(tmp_path: Path, micro_model, invoke):
+    micro_model("deit_tiny", 10)
     (tmp_path / "photos").mkdir()
     for i in range(12):
         Image.effect_noise((40, 40), 60 + 10 * i).convert("RGB").save(tmp_path / "photos" / f"{i:02}.png")
 
-    def run(app, arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(app, arguments.split())
-        assert result.exit_code == code, (result.output, result.exception)
-        return " ".join(result.output.split())
-
-    return run
+    return invoke
 
 
 def test_a_mix_is_found_written_and_applied(run, tmp_path: Path) -> None:
