@@ -196,7 +196,7 @@ def quantize(
     if teacher is not None:
         images = batches if tuning_images is None else Batches(tuning_images, example_inputs)
         result = tune(prepared, teacher, images.joined(), batches.size, tuning, progress)
-        logger.info("tuning: distance %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
+        logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
     return lower_to_integer(convert_pt2e(prepared))
 
 

@@ -42,11 +42,18 @@ class LearnedGrid(nn.Module, abc.ABC):
         """Hands what was learned to the observer, which convert_pt2e asks. Grids that learn nothing have no need to."""
 
 
+_EIGHT_BITS = 2**7
+"""8-bit codes count further than this, and some grids leave a few of them out."""
+
+
 class LearnedAffine(LearnedGrid):
     """An affine grid per tensor: the scale is learned, the zero point stays, so that 0 keeps its code.
 
     Attributes:
         log_scale: float32 [], natural logarithm of the scale.
+        narrow: Whether the codes have less than 8 bits.
+        unrounded: In training mode this share of the tokens, drawn anew each time, is clipped but not rounded.
+        generator: Draws them; on the CPU.
     """
 
     def __init__(self, observer: AffineObserver) -> None:
@@ -56,10 +63,16 @@ class LearnedAffine(LearnedGrid):
         scale, self.zero_point = observer.affine_pair()
         self.low, self.high = observer.quant_min - self.zero_point, observer.quant_max - self.zero_point
         self.log_scale = nn.Parameter(log_scale(scale))
+        self.narrow = self.high - self.low < _EIGHT_BITS
+        self.unrounded = 0.0
+        self.generator: torch.Generator | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """X rounded to the grid."""
-        return round_to_grid(x, self.log_scale.exp(), self.low, self.high)
+        """X [..., C] rounded to the grid."""
+        chosen = None
+        if self.training and self.unrounded > 0:
+            chosen = (torch.rand(*x.shape[:-1], 1, generator=self.generator) < self.unrounded).to(x.device)
+        return round_to_grid(x, self.log_scale.exp(), self.low, self.high, chosen)
 
     def integer_grid(self) -> Grid:
         """Scale, zero point and codes."""

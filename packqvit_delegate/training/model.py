@@ -16,7 +16,7 @@ from ..passes.graph import aten, constant, is_call, set_constant
 from ..passes.integer.token_rules import MOVES
 from ..passes.patterns import layer_name
 from ..quantizer.observers import CodeObserver
-from .grids import LearnedGrid, WideResidual, learned_grid
+from .grids import LearnedAffine, LearnedGrid, WideResidual, learned_grid
 from .integer_values import IntegerPass, IntegerValues
 
 _TRAINED: dict[object, tuple[int, ...]] = {
@@ -101,6 +101,21 @@ class TrainableModel(nn.Module):
                 norms.append(value)
 
         return self._run(inputs, look), norms
+
+    def leave_unrounded(self, share: float, generator: torch.Generator) -> None:
+        """Leaves a part of the activations of less than 8 bits as they are in training mode, and only clips them.
+
+        A model that trains with some of its rounding errors absent settles where it hardly hangs on them.
+
+        Source: Wei et al., "QDrop", ICLR 2022; here a draw for each token and tensor instead of each value.
+
+        Args:
+            share: Of the tokens, in [0, 1]; 0: all are rounded.
+            generator: Draws them; on the CPU.
+        """
+        for grid in self.grids.values():
+            if isinstance(grid, LearnedAffine) and grid.narrow:
+                grid.unrounded, grid.generator = share, generator
 
     def first_non_finite(self, *inputs: torch.Tensor) -> str | None:
         """Where NaN or infinity begins: the name of a module of the model or of an operator; None: nowhere.

@@ -14,16 +14,20 @@ class _RoundToGrid(torch.autograd.Function):
     """One pass over the data less than the same written in operators, and one byte and a half float kept a value."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: int, high: int, unrounded: torch.Tensor | None
+    ) -> torch.Tensor:
         position = x / scale
         rounded = position.round()
+        if unrounded is not None:
+            rounded = torch.where(unrounded, position, rounded)
         codes = rounded.clamp(low, high)
         inside = codes == rounded
         ctx.save_for_backward(inside, position.mul_(inside).neg_().add_(codes), scale)
         return codes.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = gradients
         inside, by_scale, scale = ctx.saved_tensors
         scale_gradient = None
@@ -32,10 +36,12 @@ class _RoundToGrid(torch.autograd.Function):
                 scale_gradient = torch.dot(gradient.reshape(-1), by_scale.reshape(-1)).reshape(scale.shape)
             else:
                 scale_gradient = (gradient * by_scale).sum_to_size(scale.shape)
-        return gradient * inside if ctx.needs_input_grad[0] else None, scale_gradient, None, None
+        return gradient * inside if ctx.needs_input_grad[0] else None, scale_gradient, None, None, None
 
 
-def round_to_grid(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+def round_to_grid(
+    x: torch.Tensor, scale: torch.Tensor, low: int, high: int, unrounded: torch.Tensor | None = None
+) -> torch.Tensor:
     """clamp(round(x / scale), low, high) * scale.
 
     The gradient passes straight through where x is not clipped. That of the scale is round(x / scale) - x / scale
@@ -48,11 +54,12 @@ def round_to_grid(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> 
         scale: float32, broadcasts against x.
         low: Smallest code, counted from the code of 0.
         high: Largest code.
+        unrounded: bool, broadcasts against x: values that are clipped, but not rounded; None: none of them.
 
     Returns:
         float32 of x's shape: a grid is exact also where torch.autocast computes in less.
     """
-    result: torch.Tensor = _RoundToGrid.apply(x.float(), scale, low, high)
+    result: torch.Tensor = _RoundToGrid.apply(x.float(), scale, low, high, unrounded)
     return result
 
 

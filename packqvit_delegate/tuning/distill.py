@@ -21,11 +21,16 @@ from .method import TuningMethod, default_rates
 
 _RESIDUAL_IMAGES = 128
 """Images over which the range of an int16 residual is taken again."""
+_ALL_ROUNDED = 0.75
+"""From this share of the steps on all values are rounded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TuningReport:
-    """What tuning did to the distance from the float model (training/losses.py), on images that it did not train on.
+    """What tuning did to the loss, on images that it did not train on.
+
+    The loss is the distance of the answers and `TuningMethod.features` times that of the LayerNorms' outputs
+    (training/losses.py): it decides what is kept, because the answers to a hundred images alone swing too much.
 
     Attributes:
         before: As calibrated.
@@ -91,7 +96,6 @@ class _Tuner:
             )
         self._images = images
         self._held_out, self._trained_on = order[:held_out], order[held_out:]
-        self._targets = [self._ask_teacher(batch) for batch in self._batches(self._held_out)]
 
     def run(self, progress: Progress) -> TuningReport:
         method = self._method
@@ -99,7 +103,7 @@ class _Tuner:
         optimizer = torch.optim.Adam(parameter_groups(self._model, rates), betas=(0.9, 0.99))
         schedule = cosine_schedule(optimizer, method.steps)
         average = ParameterAverage(self._model, method.ema)
-        before = best = self._held_out_distance()
+        before = best = self._held_out_loss()
         best_state, since = self._state(), 0
         check_after = {round(method.steps * (i + 1) / method.checks) for i in range(method.checks)}
         step = 0
@@ -112,7 +116,7 @@ class _Tuner:
             if step not in check_after:
                 continue
             with average.applied():
-                found = self._held_out_distance()
+                found = self._held_out_loss()
                 since = 0 if found < best else since + 1
                 if found < best:
                     best, best_state = found, self._state()
@@ -120,7 +124,7 @@ class _Tuner:
                 break
         if best < before:
             self._model.load_state_dict(best_state)
-            self._model.cpu().commit(list(self._images[:_RESIDUAL_IMAGES].split(method.micro_batch)))
+            self._model.cpu().eval().commit(list(self._images[:_RESIDUAL_IMAGES].split(method.micro_batch)))
         return TuningReport(before, best, step)
 
     def _draws(self) -> Iterator[torch.Tensor]:
@@ -134,6 +138,9 @@ class _Tuner:
 
     def _step(self, chosen: torch.Tensor, step: int) -> None:
         """Adds up the gradients of one batch."""
+        left = 1 - (step - 1) / (_ALL_ROUNDED * self._method.steps)
+        self._model.leave_unrounded(self._method.unrounded * max(0.0, left), self._generator)
+        self._model.train()
         for part in chosen.split(self._method.micro_batch):
             views = random_views(self._images[part], self._method.smallest_crop, self._generator).to(self._device)
             loss = self._loss(views)
@@ -155,18 +162,11 @@ class _Tuner:
         return loss
 
     @torch.no_grad()
-    def _held_out_distance(self) -> float:
-        parts = zip(self._batches(self._held_out), self._targets, strict=True)
-        total = sum(float(distance(_single(self._model(x)), target)) * len(x) for x, target in parts)
+    def _held_out_loss(self) -> float:
+        self._model.eval()
+        parts = self._held_out.split(self._method.micro_batch)
+        total = sum(float(self._loss(self._images[part].to(self._device))) * len(part) for part in parts)
         return total / len(self._held_out)
-
-    @torch.no_grad()
-    def _ask_teacher(self, x: torch.Tensor) -> torch.Tensor:
-        return _single(self._teacher(x))
-
-    def _batches(self, indices: torch.Tensor) -> Iterator[torch.Tensor]:
-        for part in indices.split(self._method.micro_batch):
-            yield self._images[part].to(self._device)
 
     def _state(self) -> dict[str, torch.Tensor]:
         return copy.deepcopy(self._model.state_dict())

@@ -10,17 +10,17 @@ from ..training.model import TrainableModel
 from ..training.optimizer import LearningRates
 
 _GENTLE = 1 / 2
+_OTHERS = 8e-4
 
 
 def default_rates(model: TrainableModel) -> LearningRates:
-    """LearningRates(); half of them where all activations have 8 bits.
+    """LearningRates(), with biases and LayerNorms four times as fast; half of LearningRates() at 8-bit activations.
 
-    Such a model begins close to the float one. At the full rates its weights move further away from what suits other
-    images than tuning brings back (docs/accuracy.md).
+    A model whose activations all have 8 bits begins close to the float one. At high rates its weights and biases move
+    further away from what suits other images than tuning brings back (docs/accuracy.md).
     """
-    grids = (grid for grid in model.grids.values() if isinstance(grid, LearnedAffine))
-    narrow = any(grid.high - grid.low < 2**7 for grid in grids)
-    return LearningRates() if narrow else LearningRates().scaled(_GENTLE)
+    narrow = any(isinstance(grid, LearnedAffine) and grid.narrow for grid in model.grids.values())
+    return LearningRates(others=_OTHERS) if narrow else LearningRates().scaled(_GENTLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class TuningMethod:
         rates: Learning rates at their highest; None: `default_rates`.
         features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
             learned by heart from a few hundred images; features, one for each token, are not.
+        unrounded: At first this share of the tokens keeps its values where activations have less than 8 bits
+            (`TrainableModel.leave_unrounded`); none does in the last quarter of the steps.
         ema: Decay of the running mean of all parameters, which is what is checked and kept; 0: no mean.
         smallest_crop: Images are cropped to at least this share of their area, and mirrored, anew at every step.
         held_out: Share of the images that is never trained on and decides which state is kept.
@@ -51,6 +53,7 @@ class TuningMethod:
     micro_batch: int = 8
     rates: LearningRates | None = None
     features: float = 10.0
+    unrounded: float = 0.4
     ema: float = 0.98
     smallest_crop: float = 0.5
     held_out: float = 0.1
@@ -68,6 +71,8 @@ class TuningMethod:
             raise PackQViTError(f"a batch of {self.batch} images is not a multiple of micro_batch {self.micro_batch}")
         if not self.features >= 0:
             raise PackQViTError(f"features of the tuning is {self.features}, but must not be negative")
+        if not 0 <= self.unrounded <= 1:
+            raise PackQViTError(f"unrounded of the tuning is {self.unrounded}, outside [0, 1]")
         if not 0 <= self.ema < 1:
             raise PackQViTError(f"ema of the tuning is {self.ema}, outside [0, 1)")
         if not 0 < self.smallest_crop <= 1:
