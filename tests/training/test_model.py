@@ -71,6 +71,24 @@ def test_ranges_of_int16_residuals_are_those_of_the_images_given() -> None:
         assert torch.equal(observer.bound.reshape(()), largest[name])
 
 
+@pytest.mark.parametrize(("config", "changes"), [({}, True), ({"weight_bits": 4, "activation_bits": 8}, False)])
+def test_narrow_activations_left_unrounded(config: dict[str, int], changes: bool) -> None:
+    _, prepared = calibrated_model(**config)
+    model, x = TrainableModel(prepared), images(4, seed=3)
+    rounded = model(x)
+
+    def answer() -> torch.Tensor:
+        model.leave_unrounded(0.5, torch.Generator().manual_seed(0))
+        return model(x)
+
+    assert torch.equal(answer(), answer())  # the generator decides
+    assert torch.equal(answer(), rounded) != changes
+    model.eval()
+    assert torch.equal(model(x), rounded)
+    model.train().leave_unrounded(0.0, torch.Generator())
+    assert torch.equal(model(x), rounded)
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_what_trains_is_what_runs(name: str) -> None:
     """After some steps the integer program answers like the model that was trained, not like the calibrated one."""
@@ -170,6 +188,9 @@ def test_an_observer_of_another_kind_is_named() -> None:
 
         def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.ones(1), torch.zeros(1)
+
+        def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
+            return x
 
     with pytest.raises(PackQViTError, match="Other has no counterpart that trains"):
         learned_grid(Other())

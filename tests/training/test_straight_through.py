@@ -32,6 +32,17 @@ def test_values_and_gradients_are_those_of_learned_step_size_quantization(scale_
     assert 0 < int(x_gradient.sum()) < x.numel()  # some are clipped, some are not
 
 
+def test_values_left_unrounded_are_clipped_all_the_same() -> None:
+    x = torch.tensor([[0.3, 5.0, -0.7], [0.3, 5.0, -0.7]], requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    result = round_to_grid(x, scale, -1, 3, torch.tensor([[True], [False]]))
+    torch.testing.assert_close(result.detach(), torch.tensor([[0.3, 1.5, -0.5], [0.5, 1.5, -0.5]]))
+    result.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    # Unrounded 0, 3 and -1; rounded round(0.6) - 0.6, 3 and round(-1.4) + 1.4.
+    torch.testing.assert_close(scale.grad, torch.tensor(0.0 + 3 - 1 + 0.4 + 3 + 0.4))
+
+
 def test_a_scale_that_does_not_learn_gets_no_gradient() -> None:
     x = torch.tensor([0.3, 5.0], requires_grad=True)
     scale = torch.tensor(0.5)
