@@ -22,9 +22,6 @@ from .compensation import Compensation
 from .rounding import gptq_with_scales, weighted_scales
 from .statistics import InputMoments
 
-_EIGHT_BITS = 127
-"""Largest code of 8-bit weights; activations of 8 bits have more codes than that, of 4 bits fewer."""
-
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationMethod:
@@ -222,9 +219,7 @@ class _Calibrator:
             return False
         source, weights = node.args[0], self._weight_observer(node)
         inputs = self._observer(source) if isinstance(source, Node) else None
-        if weights is None or inputs is None:
-            return False
-        return weights.quant_max < _EIGHT_BITS and inputs.quant_max - inputs.quant_min < _EIGHT_BITS
+        return weights is not None and weights.narrow and inputs is not None and inputs.narrow
 
     def _compensation(self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]) -> Compensation:
         """What is known about the errors before a linear."""

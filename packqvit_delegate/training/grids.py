@@ -42,10 +42,6 @@ class LearnedGrid(nn.Module, abc.ABC):
         """Hands what was learned to the observer, which convert_pt2e asks. Grids that learn nothing have no need to."""
 
 
-_EIGHT_BITS = 2**7
-"""8-bit codes count further than this, and some grids leave a few of them out."""
-
-
 class LearnedAffine(LearnedGrid):
     """An affine grid per tensor: the scale is learned, the zero point stays, so that 0 keeps its code.
 
@@ -63,7 +59,7 @@ class LearnedAffine(LearnedGrid):
         scale, self.zero_point = observer.affine_pair()
         self.low, self.high = observer.quant_min - self.zero_point, observer.quant_max - self.zero_point
         self.log_scale = nn.Parameter(log_scale(scale))
-        self.narrow = self.high - self.low < _EIGHT_BITS
+        self.narrow = observer.narrow
         self.unrounded = 0.0
         self.generator: torch.Generator | None = None
 

@@ -11,6 +11,8 @@ from torchao.quantization.pt2e import ObserverBase
 
 from ...row_sample import RowSample
 
+_SEVEN_BITS = 2**7
+
 
 class CodeObserver(ObserverBase):
     """Watches a float tensor and decides its integer grid.
@@ -25,6 +27,11 @@ class CodeObserver(ObserverBase):
         self.quant_min = quant_min
         self.quant_max = quant_max
         self.qscheme = torch.per_tensor_affine
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the codes have less than 8 bits; 8-bit grids may leave a few codes out."""
+        return self.quant_max - self.quant_min < _SEVEN_BITS
 
     @abc.abstractmethod
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
