@@ -47,7 +47,6 @@ class LearnedAffine(LearnedGrid):
 
     Attributes:
         log_scale: float32 [], natural logarithm of the scale.
-        narrow: Whether the codes have less than 8 bits.
         unrounded: In training mode this share of the tokens, drawn anew each time, is clipped but not rounded.
         generator: Draws them; on the CPU.
     """
@@ -59,7 +58,6 @@ class LearnedAffine(LearnedGrid):
         scale, self.zero_point = observer.affine_pair()
         self.low, self.high = observer.quant_min - self.zero_point, observer.quant_max - self.zero_point
         self.log_scale = nn.Parameter(log_scale(scale))
-        self.narrow = observer.narrow
         self.unrounded = 0.0
         self.generator: torch.Generator | None = None
 
@@ -69,6 +67,11 @@ class LearnedAffine(LearnedGrid):
         if self.training and self.unrounded > 0:
             chosen = (torch.rand(*x.shape[:-1], 1, generator=self.generator) < self.unrounded).to(x.device)
         return round_to_grid(x, self.log_scale.exp(), self.low, self.high, chosen)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the codes have less than 8 bits."""
+        return self._observer[0].narrow
 
     def integer_grid(self) -> Grid:
         """Scale, zero point and codes."""

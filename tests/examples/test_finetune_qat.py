@@ -60,6 +60,7 @@ def test_behind_torchrun(run, tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": examples, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("top-1 integer") == 1  # the first process speaks for both
