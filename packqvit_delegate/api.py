@@ -27,6 +27,8 @@ from .passes import (
     fold_input_normalization,
     lower_to_integer,
     rank_classes,
+    rotate_residual,
+    rotate_values,
     split_outlier_channels,
     take_bytes,
 )
@@ -221,6 +223,10 @@ def float_graph(
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
     method = method or CalibrationMethod()
+    if method.rotation:
+        rotate_values(module, quantizer.output_codes)
+        if config.residual == "int16":  # the shifts of an int8 stream need the channels to differ
+            rotate_residual(module, quantizer.output_codes)
     if method.split_outliers:
         split_outlier_channels(module, progress(batches, "looking for outliers", len(batches)))
     module = equalize_values(module, progress(batches, "equalising values", len(batches)), quantizer.output_codes)

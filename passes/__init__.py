@@ -16,6 +16,8 @@ from .orient_residual import orient_residual
 from .rank_classes import rank_classes
 from .remove_in_place import remove_in_place
 from .remove_no_ops import remove_no_ops
+from .rotate_residual import rotate_residual
+from .rotate_values import rotate_values
 from .sink_layouts import sink_layouts
 from .split_outlier_channels import split_outlier_channels
 from .split_qkv import split_qkv
@@ -42,6 +44,8 @@ __all__ = [
     "rank_classes",
     "remove_in_place",
     "remove_no_ops",
+    "rotate_residual",
+    "rotate_values",
     "sink_layouts",
     "split_outlier_channels",
     "split_qkv",

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.row_sample import RowSample
 
-from .graph import add_constant, aten, clean_up, constant, is_call, is_constant, is_trainable, replace_constant
+from .graph import add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
 from .recorder import sample_values
 
 STEP = "packqvit_step"
@@ -126,13 +126,5 @@ def _fold(
     replace_constant(graph_module, norm, 3, (beta - zero) / factor)
     for linear in linears:
         weight = constant(graph_module, linear.args[1])  # type: ignore[arg-type]
-        moved = weight @ zero
-        bias = linear.args[2] if len(linear.args) > 2 else None
-        if bias is None:
-            with graph_module.graph.inserting_before(linear):
-                name = f"{linear.args[1].target}_bias"  # type: ignore[union-attr]
-                node = add_constant(graph_module, moved, name, is_trainable(graph_module, linear.args[1]))
-            linear.args = (*linear.args[:2], node)
-        else:
-            replace_constant(graph_module, linear, 2, constant(graph_module, bias) + moved)  # type: ignore[arg-type]
+        add_to_bias(graph_module, linear, weight @ zero)
         replace_constant(graph_module, linear, 1, weight * factor)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.fx import GraphModule, Node
 
-from .attention import Attention
 from .equalize_layer_norm import WIDE, CodeRange, channel_grids
-from .graph import aten, clean_up, constant, is_call, is_constant, replace_constant
-from .patterns import attentions
+from .graph import clean_up, constant, replace_constant
+from .patterns import attentions, projection_behind
 from .recorder import sample_values
 
 _EXPONENT = 0.5
@@ -43,7 +42,7 @@ def equalize_values(
     found = [
         (attention, linear)
         for attention in attentions(graph_module)
-        if (linear := _projection(attention)) and codes(attention.output)[1] - codes(attention.output)[0] < WIDE
+        if (linear := projection_behind(attention)) and codes(attention.output)[1] - codes(attention.output)[0] < WIDE
     ]
     if not found:
         return graph_module
@@ -59,13 +58,3 @@ def equalize_values(
             replace_constant(graph_module, value, 2, bias / factor)
         replace_constant(graph_module, projection, 1, constant(graph_module, projection.args[1]) * factor)  # type: ignore
     return clean_up(graph_module)
-
-
-def _projection(attention: Attention) -> Node | None:
-    """The linear behind an attention, when both it and the one that gives v have constant weights and no other use."""
-    users = list(attention.output.users)
-    if len(users) != 1 or not is_call(users[0], aten.linear.default) or users[0].args[0] is not attention.output:
-        return None
-    (linear,) = users
-    constants = (linear.args[1], *attention.value.args[1:])
-    return linear if len(attention.value.users) == 1 and all(map(is_constant, constants)) else None

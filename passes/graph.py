@@ -176,6 +176,18 @@ def replace_constant(graph_module: GraphModule, node: Node, index: int, value: T
     node.update_arg(index, new)
 
 
+def add_to_bias(graph_module: GraphModule, linear: Node, amount: Tensor) -> None:
+    """Adds a vector [O] to the bias of a linear with constant parameters, which gets one where it has none."""
+    bias = linear.args[2] if len(linear.args) > 2 else None
+    if bias is not None:
+        replace_constant(graph_module, linear, 2, constant(graph_module, bias) + amount)  # type: ignore[arg-type]
+        return
+    weight: Any = linear.args[1]
+    with graph_module.graph.inserting_before(linear):
+        new = add_constant(graph_module, amount, f"{weight.target}_bias", is_trainable(graph_module, weight))
+    linear.args = (*linear.args[:2], new)
+
+
 def add_linear(graph_module: GraphModule, like: Node, weight: Tensor, bias: Tensor | None, suffix: str) -> Node:
     """Inserts a linear on the input of the linear `like`, with its own weight [O, K] and bias [O]."""
     x, weight_node = like.args[:2]

@@ -57,6 +57,19 @@ def attentions(graph_module: GraphModule) -> Iterator[Attention]:
                 yield found
 
 
+def projection_behind(attention: Attention) -> Node | None:
+    """The linear behind an attention, when it and the linear that gives v have constant parameters and no other use.
+
+    A linear map of v's channels, head by head, can then be taken back in its weights.
+    """
+    users = list(attention.output.users)
+    if len(users) != 1 or not is_call(users[0], aten.linear.default) or users[0].args[0] is not attention.output:
+        return None
+    (linear,) = users
+    constants = (linear.args[1], *attention.value.args[1:])
+    return linear if len(attention.value.users) == 1 and all(map(is_constant, constants)) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Embedding:
     """Patches, position embedding and prefix tokens: the first value of the residual stream.

@@ -1,0 +1,224 @@
+"""Rotations of the residual stream and of attention's values."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.fx import GraphModule, Node
+
+from models import MICRO, export, hugging_face_model, images, plain_model, timm_model
+from packqvit_delegate import CalibrationMethod, QuantizationConfig
+from packqvit_delegate.api import Batches, float_graph
+from packqvit_delegate.passes import canonicalize, rotate_residual, rotate_values
+from packqvit_delegate.passes.graph import aten, clean_up, constant, find, signature
+from packqvit_delegate.passes.patterns import attentions
+from packqvit_delegate.passes.recorder import sample_values
+from packqvit_delegate.passes.rotations import mean_keeping_rotation, random_rotation
+
+NARROW, WIDE = (-8, 7), (-128, 127)
+
+
+def graph(model: torch.nn.Module) -> GraphModule:
+    return canonicalize(export(model, images(1)))
+
+
+def constants(module: GraphModule) -> dict[str, torch.Tensor]:
+    return {node.name: constant(module, node) for node in module.graph.nodes if node.op == "get_attr"}
+
+
+def assert_same_function(module: GraphModule, before: GraphModule) -> None:
+    x = images(1, seed=5)
+    with torch.no_grad():
+        expected = before(x)
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-4 * float(expected.std()))
+
+
+def kurtosis(module: GraphModule, node: Node) -> float:
+    """Of a node's values on images of rare bright pixels, each channel brought to one variance; a normal one has 3."""
+    batches = [(image**5,) for image in images(32, seed=3).split(1)]
+    rows = sample_values(module, [node], batches)[node].rows()
+    return float(((rows - rows.mean(0)) / rows.std(0)).pow(4).mean())
+
+
+def one_pixel_model() -> torch.nn.Module:
+    """Each channel of its embedding looks at a pixel of its own."""
+    model = plain_model()
+    with torch.no_grad():
+        weight = model.patch.weight
+        pixels = torch.randperm(weight[0].numel(), generator=torch.Generator().manual_seed(2))[: len(weight)]
+        weight.zero_().view(len(weight), -1)[torch.arange(len(weight)), pixels] = 1
+    return model
+
+
+@pytest.mark.parametrize("size", [2, 3, 48, 193])
+def test_rotations_are_orthogonal_and_keep_the_mean(size: int) -> None:
+    eye, ones = torch.eye(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
+    for make in (random_rotation, mean_keeping_rotation):
+        q = make(size, torch.Generator().manual_seed(1))
+        torch.testing.assert_close(q @ q.T, eye, rtol=0, atol=1e-12)
+        torch.testing.assert_close(q, make(size, torch.Generator().manual_seed(1)), rtol=0, atol=0)
+    torch.testing.assert_close(q @ ones, ones, rtol=0, atol=1e-12)
+    assert not torch.allclose(q, eye) or size == 2  # in two dimensions only a mirror image is left beside the identity
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_of_two_dimensions(seed: int) -> None:
+    q = mean_keeping_rotation(2, torch.Generator().manual_seed(seed))
+    mirror = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    assert any(torch.allclose(q, m) for m in (torch.eye(2, dtype=torch.float64), mirror))
+
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "plain": lambda: plain_model(),
+    "no bias": lambda: plain_model(bias=False),
+    "mean of tokens": lambda: plain_model(pool="mean"),
+    "slice of tokens": lambda: plain_model(pool="slice"),
+    "no class token": lambda: plain_model(embedding="none", pool="mean"),
+    "no position": lambda: plain_model(embedding="no_position"),
+    "registers": lambda: plain_model(embedding="registers"),
+    "layer scale": lambda: plain_model(layer_scale=True),
+    "branch first": lambda: plain_model(residual="branch"),
+    "timm": lambda: timm_model("vit_tiny_patch16_224"),
+    "timm, pooled before the norm": lambda: timm_model("vit_tiny_patch16_224", global_pool="avg", fc_norm=True),
+    "timm, two heads": lambda: timm_model("deit_tiny_distilled_patch16_224"),
+    "hugging face": lambda: hugging_face_model("ViT"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_stream_is_rotated_and_the_function_stays(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    module = graph(MODELS[name]())
+    before = copy.deepcopy(module)
+    with caplog.at_level(logging.INFO, "packqvit_delegate.passes"):
+        rotate_residual(module, lambda node: NARROW)
+    assert "not rotated" not in caplog.text
+    assert_same_function(module, before)
+    for norm in find(module, aten.layer_norm.default):
+        weight, bias = (constant(module, argument) for argument in norm.args[2:4])  # type: ignore[arg-type]
+        assert torch.equal(weight, torch.ones_like(weight)) and torch.equal(bias, torch.zeros_like(bias))
+    old, new = (constants(m) for m in (before, module))
+    assert not set(map(id, old.values())) & set(map(id, new.values()))
+    (conv,) = find(module, aten.conv2d.default)
+    moved = constant(module, conv.args[1]) - constant(before, find(before, aten.conv2d.default)[0].args[1])  # type: ignore[arg-type]
+    assert float(moved.abs().mean()) > 0.1 * float(constant(module, conv.args[1]).abs().mean())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("projection", ["separate", "chunk", "interleaved", "query_and_kv"])
+def test_values_are_rotated_and_the_function_stays(projection: str) -> None:
+    module = graph(plain_model(projection=projection))
+    before = copy.deepcopy(module)
+    rotate_values(module, lambda node: NARROW)
+    assert_same_function(module, before)
+    for new, old in zip(attentions(module), attentions(before), strict=True):
+        channels = MICRO["dim"] // new.heads
+        values, values_before = (
+            constant(m, a.value.args[1])  # type: ignore[arg-type]
+            for m, a in ((module, new), (before, old))
+        )
+        rotations = []
+        for head, head_before in zip(values.split(channels), values_before.split(channels), strict=True):
+            rotations.append(torch.linalg.lstsq(head_before.double().T, head.double().T).solution.T)
+            torch.testing.assert_close(rotations[-1] @ rotations[-1].T, torch.eye(channels).double(), rtol=0, atol=1e-4)
+        assert not torch.allclose(rotations[0], rotations[1], atol=0.1)
+
+
+def test_channels_come_close_to_a_normal_distribution() -> None:
+    module = graph(one_pixel_model())
+    before = kurtosis(module, find(module, aten.layer_norm.default)[0])
+    rotate_residual(module, lambda node: NARROW)
+    after = kurtosis(module, find(module, aten.layer_norm.default)[0])
+    assert before > 9 and after < 4, (before, after)
+
+
+def test_another_seed_another_rotation() -> None:
+    modules = [graph(plain_model()) for _ in range(3)]
+    for module, seed in zip(modules, (0, 0, 1), strict=True):
+        rotate_values(rotate_residual(module, lambda node: NARROW, seed), lambda node: NARROW, seed)
+    first, again, other = map(constants, modules)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_one_narrow_norm_is_enough_and_wide_ones_stay() -> None:
+    module = graph(plain_model())
+    before = constants(module)
+    rotate_values(rotate_residual(module, lambda node: WIDE), lambda node: WIDE)
+    after = constants(module)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    norm = find(module, aten.layer_norm.default)[1]
+    rotate_residual(module, lambda node: NARROW if node is norm else WIDE)
+    assert torch.equal(constant(module, norm.args[2]), torch.ones(MICRO["dim"]))  # type: ignore[arg-type]
+
+
+def _features_too(module: GraphModule) -> None:
+    """The last LayerNorm's tokens leave the model as well."""
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    norm = find(module, aten.layer_norm.default)[-1]
+    output.args = ((*output.args[0], norm),)
+
+
+def _stream_read(module: GraphModule) -> None:
+    stream = find(module, aten.layer_norm.default)[1].args[0]
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    with module.graph.inserting_before(output):
+        output.args = ((*output.args[0], module.graph.call_function(aten.relu.default, (stream,))),)
+
+
+def _constant_added(module: GraphModule) -> None:
+    norm = find(module, aten.layer_norm.default)[1]
+    stream = norm.args[0]
+    with module.graph.inserting_before(norm):
+        total = module.graph.call_function(aten.add.Tensor, (stream, stream))
+        total.meta = dict(stream.meta)  # type: ignore[union-attr]
+        norm.update_arg(0, total)
+
+
+def _norm_without_weights(module: GraphModule) -> None:
+    norm = find(module, aten.layer_norm.default)[0]
+    norm.args = (*norm.args[:2], None, None, *norm.args[4:])
+
+
+@pytest.mark.parametrize("change", [_features_too, _stream_read, _constant_added, _norm_without_weights])
+def test_a_stream_that_others_read_stays(
+    change: Callable[[GraphModule], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    module = graph(plain_model())
+    change(module)
+    clean_up(module)
+    before, kept = signature(module), constants(module)
+    with caplog.at_level(logging.INFO, "packqvit_delegate.passes"):
+        rotate_residual(module, lambda node: NARROW)
+    assert caplog.text.count("the residual stream is not rotated") == 1
+    assert signature(module) == before
+    assert all(torch.equal(kept[name], value) for name, value in constants(module).items())
+
+
+def test_values_that_something_else_reads_stay() -> None:
+    module = graph(plain_model(projection="separate"))
+    attention = next(iter(attentions(module)))
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    with module.graph.inserting_before(output):
+        total = module.graph.call_function(aten.sum.default, (attention.value,))
+        output.args = ((*output.args[0], total),)
+    weight = constant(module, attention.value.args[1])  # type: ignore[arg-type]
+    rotate_values(module, lambda node: NARROW)
+    assert torch.equal(constant(module, attention.value.args[1]), weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bits", "residual", "rotation", "rotated"),
+    [(4, "int16", True, True), (4, "int16", False, False), (4, "int8", True, False), (8, "int16", True, False)],
+)
+def test_where_export_rotates(bits: int, residual: str, rotation: bool, rotated: bool) -> None:
+    x = images(4)
+    config = QuantizationConfig(activation_bits=bits, residual=residual)  # type: ignore[arg-type]
+    method = CalibrationMethod(rotation=rotation)
+    module = float_graph(plain_model(), (x[:1],), Batches(x, (x[:1],)), config, method)
+    reference = graph(plain_model())
+    weights = [constant(m, find(m, aten.conv2d.default)[0].args[1]) for m in (module, reference)]  # type: ignore[arg-type]
+    assert torch.equal(*weights) != rotated
+    assert_same_function(module, reference)
