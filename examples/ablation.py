@@ -123,7 +123,7 @@ VARIANTS = (
     Variant("GELU by x sigmoid(1.702 x)", patch=lambda: _gelu_by(sigmoid_gelu)),
     Variant("Hardswish for GELU, untrained", patch=lambda: _gelu_by(functional.hardswish)),
     Variant("outlier channels not split", method={"split_outliers": False}),
-    Variant("no rotation", method={"rotation": False}, presets=("w4a4",)),
+    Variant("no rotation", method={"rotation": False}, presets=("w4a8", "w4a4")),
     Variant("weights to nearest", method={"rounding": "nearest"}),
     Variant("no bias correction", method={"bias_correction": False}),
     Variant("errors before a layer not made up for", method={"compensation": False}, presets=("w4a4",)),

@@ -223,10 +223,10 @@ def float_graph(
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
     method = method or CalibrationMethod()
-    if method.rotation:
-        rotate_values(module, quantizer.output_codes)
-        if config.residual == "int16":  # the shifts of an int8 stream need the channels to differ
-            rotate_residual(module, quantizer.output_codes)
+    if method.rotation and min(config.weight_bits, config.activation_bits) < 8:
+        rotate_values(module)
+        if config.residual == "int16":  # the shifts of an int8 stream need channels that differ
+            rotate_residual(module)
     if method.split_outliers:
         split_outlier_channels(module, progress(batches, "looking for outliers", len(batches)))
     module = equalize_values(module, progress(batches, "equalising values", len(batches)), quantizer.output_codes)

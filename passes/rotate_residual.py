@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from .equalize_layer_norm import WIDE, CodeRange
 from .graph import (
     add_constant,
     add_to_bias,
@@ -48,7 +46,7 @@ class _Stream:
     norms: dict[Node, list[Node]] = dataclasses.field(default_factory=dict)
 
 
-def rotate_residual(graph_module: GraphModule, codes: Callable[[Node], CodeRange], seed: int = 0) -> GraphModule:
+def rotate_residual(graph_module: GraphModule, seed: int = 0) -> GraphModule:
     """Multiplies the residual stream with a random orthogonal Q, and takes it back in the weights behind LayerNorms.
 
     Before: x = x + linear(y, W, b);     linear(layer_norm(x, g, e), V, c)
@@ -56,18 +54,16 @@ def rotate_residual(graph_module: GraphModule, codes: Callable[[Node], CodeRange
 
     The embedding is rotated with the stream. Q 1 = 1, so that mean and variance of every token stay and a LayerNorm
     without weights gives the rotated output of before. Every channel of that output is a sum over all channels of
-    before: close to a normal distribution, which a grid of 16 steps holds with less error than one with long tails.
-    Nothing is added that runs.
+    before: close to a normal distribution, which few steps hold with less error than one with long tails. The same goes
+    for the weights. Nothing is added that runs.
 
-    A stream whose LayerNorms all give 128 codes and more stays as it is, and so does one that anything but LayerNorms
-    in front of linears reads, which is logged.
+    A stream that anything but LayerNorms in front of linears reads stays as it is, which is logged.
 
     Source: Ashkboos et al., "QuaRot", NeurIPS 2024, section 4 (stage 1a), for RMSNorm, which every rotation leaves
     alone; that a rotation with Q 1 = 1 serves LayerNorm without turning it into RMSNorm, this project.
 
     Args:
         graph_module: Canonical float graph; changed in place.
-        codes: Smallest and largest code of a LayerNorm's output.
         seed: Of the rotation.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -75,7 +71,7 @@ def rotate_residual(graph_module: GraphModule, codes: Callable[[Node], CodeRange
         stream = _follow(embedding)
         if isinstance(stream, str):
             logger.info("the residual stream is not rotated: %s", stream)
-        elif any(high - low < WIDE for low, high in map(codes, stream.norms)):
+        else:
             _rotate(graph_module, stream, mean_keeping_rotation(shape_of(embedding.output)[-1], generator))
     return clean_up(graph_module)
 

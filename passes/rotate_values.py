@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from .equalize_layer_norm import WIDE, CodeRange
 from .graph import clean_up, constant, replace_constant, shape_of
 from .patterns import attentions, projection_behind
 from .rotations import random_rotation
 
 
-def rotate_values(graph_module: GraphModule, codes: Callable[[Node], CodeRange], seed: int = 0) -> GraphModule:
+def rotate_values(graph_module: GraphModule, seed: int = 0) -> GraphModule:
     """Multiplies the values of each head with a random rotation R, and takes it back in the weights behind attention.
 
     Before: linear(attention(q, k, linear(x, V, b)), P, c)
     After:  linear(attention(q, k, linear(x, R V, R b)), P R^T, c), the same function
 
     Attention adds up tokens, each channel alike, so that a linear map of a head's channels passes through it. Every
-    channel of the result is a sum over all channels of before: close to a normal distribution, which a grid of 16
-    steps holds with less error than one with long tails. Outputs of 128 codes and more stay as they are.
+    channel of the result is a sum over all channels of before: close to a normal distribution, which few steps hold
+    with less error than one with long tails. The same goes for the weights.
 
     Source: Ashkboos et al., "QuaRot", NeurIPS 2024, section 4 (stage 1c), there with Hadamard matrices.
 
     Args:
         graph_module: Canonical float graph; changed in place.
-        codes: Smallest and largest code of an attention's output.
         seed: Of the rotations.
     """
     generator = torch.Generator().manual_seed(seed)
     for attention in attentions(graph_module):
-        low, high = codes(attention.output)
         projection = projection_behind(attention)
-        if projection is None or high - low >= WIDE:
+        if projection is None:
             continue
         channels = shape_of(attention.output)[-1] // attention.heads
         rotation = torch.block_diag(*(random_rotation(channels, generator) for _ in range(attention.heads)))

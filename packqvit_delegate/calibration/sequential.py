@@ -36,8 +36,8 @@ class CalibrationMethod:
             that were seen.
         split_outliers: Hidden channels with massive activations become several that saturate
             (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
-        rotation: Where activations have less than 8 bits, random rotations mix the channels of the residual stream and
-            of attention's values (passes/rotate_residual.py, passes/rotate_values.py); an int8 stream stays.
+        rotation: Where weights or activations have less than 8 bits, random rotations mix the channels of the residual
+            stream and of attention's values (passes/rotate_residual.py, passes/rotate_values.py); an int8 stream stays.
         damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -11,15 +12,12 @@ import torch
 from torch.fx import GraphModule, Node
 
 from models import MICRO, export, hugging_face_model, images, plain_model, timm_model
-from packqvit_delegate import CalibrationMethod, QuantizationConfig
-from packqvit_delegate.api import Batches, float_graph
+from packqvit_delegate import CalibrationMethod, QuantizationConfig, api
 from packqvit_delegate.passes import canonicalize, rotate_residual, rotate_values
 from packqvit_delegate.passes.graph import aten, clean_up, constant, find, signature
 from packqvit_delegate.passes.patterns import attentions
 from packqvit_delegate.passes.recorder import sample_values
 from packqvit_delegate.passes.rotations import mean_keeping_rotation, random_rotation
-
-NARROW, WIDE = (-8, 7), (-128, 127)
 
 
 def graph(model: torch.nn.Module) -> GraphModule:
@@ -94,7 +92,7 @@ def test_the_stream_is_rotated_and_the_function_stays(name: str, caplog: pytest.
     module = graph(MODELS[name]())
     before = copy.deepcopy(module)
     with caplog.at_level(logging.INFO, "packqvit_delegate.passes"):
-        rotate_residual(module, lambda node: NARROW)
+        rotate_residual(module)
     assert "not rotated" not in caplog.text
     assert_same_function(module, before)
     for norm in find(module, aten.layer_norm.default):
@@ -111,7 +109,7 @@ def test_the_stream_is_rotated_and_the_function_stays(name: str, caplog: pytest.
 def test_values_are_rotated_and_the_function_stays(projection: str) -> None:
     module = graph(plain_model(projection=projection))
     before = copy.deepcopy(module)
-    rotate_values(module, lambda node: NARROW)
+    rotate_values(module)
     assert_same_function(module, before)
     for new, old in zip(attentions(module), attentions(before), strict=True):
         channels = MICRO["dim"] // new.heads
@@ -129,7 +127,7 @@ def test_values_are_rotated_and_the_function_stays(projection: str) -> None:
 def test_channels_come_close_to_a_normal_distribution() -> None:
     module = graph(one_pixel_model())
     before = kurtosis(module, find(module, aten.layer_norm.default)[0])
-    rotate_residual(module, lambda node: NARROW)
+    rotate_residual(module)
     after = kurtosis(module, find(module, aten.layer_norm.default)[0])
     assert before > 9 and after < 4, (before, after)
 
@@ -137,21 +135,10 @@ def test_channels_come_close_to_a_normal_distribution() -> None:
 def test_another_seed_another_rotation() -> None:
     modules = [graph(plain_model()) for _ in range(3)]
     for module, seed in zip(modules, (0, 0, 1), strict=True):
-        rotate_values(rotate_residual(module, lambda node: NARROW, seed), lambda node: NARROW, seed)
+        rotate_values(rotate_residual(module, seed), seed)
     first, again, other = map(constants, modules)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
-
-
-def test_one_narrow_norm_is_enough_and_wide_ones_stay() -> None:
-    module = graph(plain_model())
-    before = constants(module)
-    rotate_values(rotate_residual(module, lambda node: WIDE), lambda node: WIDE)
-    after = constants(module)
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    norm = find(module, aten.layer_norm.default)[1]
-    rotate_residual(module, lambda node: NARROW if node is norm else WIDE)
-    assert torch.equal(constant(module, norm.args[2]), torch.ones(MICRO["dim"]))  # type: ignore[arg-type]
 
 
 def _features_too(module: GraphModule) -> None:
@@ -191,7 +178,7 @@ def test_a_stream_that_others_read_stays(
     clean_up(module)
     before, kept = signature(module), constants(module)
     with caplog.at_level(logging.INFO, "packqvit_delegate.passes"):
-        rotate_residual(module, lambda node: NARROW)
+        rotate_residual(module)
     assert caplog.text.count("the residual stream is not rotated") == 1
     assert signature(module) == before
     assert all(torch.equal(kept[name], value) for name, value in constants(module).items())
@@ -205,20 +192,33 @@ def test_values_that_something_else_reads_stay() -> None:
         total = module.graph.call_function(aten.sum.default, (attention.value,))
         output.args = ((*output.args[0], total),)
     weight = constant(module, attention.value.args[1])  # type: ignore[arg-type]
-    rotate_values(module, lambda node: NARROW)
+    rotate_values(module)
     assert torch.equal(constant(module, attention.value.args[1]), weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("bits", "residual", "rotation", "rotated"),
-    [(4, "int16", True, True), (4, "int16", False, False), (4, "int8", True, False), (8, "int16", True, False)],
+    ("preset", "residual", "rotation", "expected"),
+    [
+        ("w4a4", "int16", True, ["rotate_values", "rotate_residual"]),
+        ("w4a8", "int16", True, ["rotate_values", "rotate_residual"]),
+        ("w8a8", "int16", True, []),
+        ("w4a4", "int8", True, ["rotate_values"]),
+        ("w4a4", "int16", False, []),
+    ],
 )
-def test_where_export_rotates(bits: int, residual: str, rotation: bool, rotated: bool) -> None:
+def test_where_export_rotates(
+    preset: str, residual: str, rotation: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def record(name: str, original: Callable[[GraphModule], GraphModule]) -> Callable[[GraphModule], GraphModule]:
+        return lambda module: (called.append(name), original(module))[1]
+
+    for name in ("rotate_values", "rotate_residual"):
+        monkeypatch.setattr(api, name, record(name, getattr(api, name)))
     x = images(4)
-    config = QuantizationConfig(activation_bits=bits, residual=residual)  # type: ignore[arg-type]
-    method = CalibrationMethod(rotation=rotation)
-    module = float_graph(plain_model(), (x[:1],), Batches(x, (x[:1],)), config, method)
-    reference = graph(plain_model())
-    weights = [constant(m, find(m, aten.conv2d.default)[0].args[1]) for m in (module, reference)]  # type: ignore[arg-type]
-    assert torch.equal(*weights) != rotated
-    assert_same_function(module, reference)
+    config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)  # type: ignore[arg-type]
+    batches, method = api.Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
+    module = api.float_graph(plain_model(), (x[:1],), batches, config, method)
+    assert called == expected
+    assert_same_function(module, graph(plain_model()))
