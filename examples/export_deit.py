@@ -40,7 +40,7 @@ CLIPPING_HELP = "Ranges end where the error is least, or at the extremes."
 SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 COMPENSATION_HELP = "Layers with weights and inputs of 4 bits make up for a part of the errors before them."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
-ROTATION_HELP = "At 4 bits, mix the channels of the residual stream and of attention's values."
+ROTATION_HELP = "Mix channels by rotations; default: at 4-bit activations, and at 4-bit weights with --tune."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
@@ -65,7 +65,7 @@ def main(
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
     compensation: Annotated[bool, typer.Option(help=COMPENSATION_HELP)] = True,
     split_outliers: Annotated[bool, typer.Option(help=SPLIT_HELP)] = True,
-    rotation: Annotated[bool, typer.Option(help=ROTATION_HELP)] = True,
+    rotation: Annotated[bool | None, typer.Option(help=ROTATION_HELP)] = None,
     tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
     tune_images: Annotated[int, typer.Option(help="With --tune: images of --calibration to train on.", min=1)] = 1000,
     tune_steps: Annotated[int, typer.Option(help="With --tune: steps of 16 images.", min=1)] = TuningMethod.steps,

@@ -192,7 +192,7 @@ def quantize(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
-    module = float_graph(model, example_inputs, batches, config, method, progress)
+    module = float_graph(model, example_inputs, batches, config, method, progress, trained=tuning is not None)
     teacher = copy.deepcopy(module) if tuning is not None else None
     prepared = calibrated(module, batches, config, method, progress)
     if teacher is not None:
@@ -209,8 +209,19 @@ def float_graph(
     config: QuantizationConfig,
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
+    *,
+    trained: bool = False,
 ) -> GraphModule:
     """The canonical float graph whose weights and values get codes: the same function as the model.
+
+    Args:
+        model: As for `export`.
+        example_inputs: As for `export`.
+        batches: Calibration data.
+        config: All choices.
+        method: As for `export`.
+        progress: As for `export`.
+        trained: Whether tuning or quantisation-aware training follows calibration.
 
     Raises:
         PackQViTError: As `export`.
@@ -223,7 +234,7 @@ def float_graph(
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
     method = method or CalibrationMethod()
-    if method.rotation and min(config.weight_bits, config.activation_bits) < 8:
+    if _rotates(method, config, trained):
         rotate_values(module)
         if config.residual == "int16":  # the shifts of an int8 stream need channels that differ
             rotate_residual(module)
@@ -232,6 +243,12 @@ def float_graph(
     module = equalize_values(module, progress(batches, "equalising values", len(batches)), quantizer.output_codes)
     seen = progress(batches, "equalising", len(batches))
     return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
+
+
+def _rotates(method: CalibrationMethod, config: QuantizationConfig, trained: bool) -> bool:
+    if method.rotation is not None:
+        return method.rotation
+    return config.activation_bits < 8 or (trained and config.weight_bits < 8)
 
 
 def calibrated(

@@ -36,8 +36,9 @@ class CalibrationMethod:
             that were seen.
         split_outliers: Hidden channels with massive activations become several that saturate
             (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
-        rotation: Where weights or activations have less than 8 bits, random rotations mix the channels of the residual
-            stream and of attention's values (passes/rotate_residual.py, passes/rotate_values.py); an int8 stream stays.
+        rotation: Whether random rotations mix the channels of attention's values and of an int16 residual stream
+            (passes/rotate_values.py, passes/rotate_residual.py). None: at 4-bit activations, and at 4-bit weights that
+            are trained after calibration; calibration alone gains nothing from them there.
         damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
 
     Raises:
@@ -49,7 +50,7 @@ class CalibrationMethod:
     compensation: bool = True
     clipping: bool = True
     split_outliers: bool = True
-    rotation: bool = True
+    rotation: bool | None = None
     damping: float = 0.01
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def prepare(
     """
     config = config or QuantizationConfig()
     batches = Batches(calibration, example_inputs)
-    module = float_graph(model, example_inputs, batches, config, method, progress)
+    module = float_graph(model, example_inputs, batches, config, method, progress, trained=True)
     prepared = calibrated(module, batches, config, method, progress)
     return QatModel(prepared, example_inputs, config, batches.first(_RANGE_IMAGES).chunks(), integer_functions)
 

@@ -17,7 +17,7 @@ from ..training.average import ParameterAverage
 from ..training.losses import distance, feature_distance
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups
-from .method import TuningMethod, default_rates
+from .method import TuningMethod, default_features, default_rates
 
 _RESIDUAL_IMAGES = 128
 """Images over which the range of an int16 residual is taken again."""
@@ -86,6 +86,7 @@ class _Tuner:
         self._device = _device(method.device)
         self._generator = torch.Generator().manual_seed(method.seed)
         self._model = TrainableModel(prepared, batch_size).to(self._device)
+        self._features = default_features(self._model) if method.features is None else method.features
         self._teacher = TrainableModel(float_module, batch_size).to(self._device).requires_grad_(False)
         order = torch.randperm(len(images), generator=self._generator)
         held_out = max(1, round(method.held_out * len(images)))
@@ -157,8 +158,8 @@ class _Tuner:
             target, target_norms = self._teacher.outputs_and_norms(views)
         output, norms = self._model.outputs_and_norms(views)
         loss = distance(_single(output), _single(target))
-        if self._method.features > 0:
-            loss = loss + self._method.features * feature_distance(norms, target_norms)
+        if self._features > 0:
+            loss = loss + self._features * feature_distance(norms, target_norms)
         return loss
 
     @torch.no_grad()

@@ -19,8 +19,16 @@ def default_rates(model: TrainableModel) -> LearningRates:
     A model whose activations all have 8 bits begins close to the float one. At high rates its weights and biases move
     further away from what suits other images than tuning brings back (docs/accuracy.md).
     """
-    narrow = any(isinstance(grid, LearnedAffine) and grid.narrow for grid in model.grids.values())
-    return LearningRates(others=_OTHERS) if narrow else LearningRates().scaled(_GENTLE)
+    return LearningRates(others=_OTHERS) if _has_narrow_activations(model) else LearningRates().scaled(_GENTLE)
+
+
+def default_features(model: TrainableModel) -> float:
+    """10; 30 where activations have less than 8 bits, whose answers are learned by heart sooner (docs/accuracy.md)."""
+    return 30.0 if _has_narrow_activations(model) else 10.0
+
+
+def _has_narrow_activations(model: TrainableModel) -> bool:
+    return any(isinstance(grid, LearnedAffine) and grid.narrow for grid in model.grids.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +40,9 @@ class TuningMethod:
         batch: Images of a step.
         micro_batch: Images that pass the model at once; memory is in proportion to it, the result hardly changes.
         rates: Learning rates at their highest; None: `default_rates`.
-        features: Weight of the distance of all LayerNorms' outputs beside that of the answers. Answers alone are
-            learned by heart from a few hundred images; features, one for each token, are not.
+        features: Weight of the distance of all LayerNorms' outputs beside that of the answers; None:
+            `default_features`. Answers alone are learned by heart from a few hundred images; features, one for each
+            token, are not.
         unrounded: At first this share of the tokens keeps its values where activations have less than 8 bits
             (`TrainableModel.leave_unrounded`); none does in the last quarter of the steps.
         ema: Decay of the running mean of all parameters, which is what is checked and kept; 0: no mean.
@@ -52,7 +61,7 @@ class TuningMethod:
     batch: int = 16
     micro_batch: int = 8
     rates: LearningRates | None = None
-    features: float = 10.0
+    features: float | None = None
     unrounded: float = 0.4
     ema: float = 0.98
     smallest_crop: float = 0.5
@@ -69,7 +78,7 @@ class TuningMethod:
                 raise PackQViTError(f"{name} of the tuning is {getattr(self, name)}, but must be at least 1")
         if self.batch % self.micro_batch:
             raise PackQViTError(f"a batch of {self.batch} images is not a multiple of micro_batch {self.micro_batch}")
-        if not self.features >= 0:
+        if self.features is not None and not self.features >= 0:
             raise PackQViTError(f"features of the tuning is {self.features}, but must not be negative")
         if not 0 <= self.unrounded <= 1:
             raise PackQViTError(f"unrounded of the tuning is {self.unrounded}, outside [0, 1]")

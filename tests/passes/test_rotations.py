@@ -196,18 +196,29 @@ def test_values_that_something_else_reads_stay() -> None:
     assert torch.equal(constant(module, attention.value.args[1]), weight)  # type: ignore[arg-type]
 
 
+BOTH = ["rotate_values", "rotate_residual"]
+
+
 @pytest.mark.parametrize(
-    ("preset", "residual", "rotation", "expected"),
+    ("preset", "residual", "rotation", "trained", "expected"),
     [
-        ("w4a4", "int16", True, ["rotate_values", "rotate_residual"]),
-        ("w4a8", "int16", True, ["rotate_values", "rotate_residual"]),
-        ("w8a8", "int16", True, []),
-        ("w4a4", "int8", True, ["rotate_values"]),
-        ("w4a4", "int16", False, []),
+        ("w4a4", "int16", None, False, BOTH),
+        ("w4a4", "int16", None, True, BOTH),
+        ("w4a8", "int16", None, False, []),
+        ("w4a8", "int16", None, True, BOTH),
+        ("w8a8", "int16", None, True, []),
+        ("w8a8", "int16", True, False, BOTH),
+        ("w4a4", "int8", None, False, BOTH[:1]),
+        ("w4a4", "int16", False, True, []),
     ],
 )
 def test_where_export_rotates(
-    preset: str, residual: str, rotation: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    preset: str,
+    residual: str,
+    rotation: bool | None,
+    trained: bool,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called = []
 
@@ -219,6 +230,6 @@ def test_where_export_rotates(
     x = images(4)
     config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)  # type: ignore[arg-type]
     batches, method = api.Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
-    module = api.float_graph(plain_model(), (x[:1],), batches, config, method)
+    module = api.float_graph(plain_model(), (x[:1],), batches, config, method, trained=trained)
     assert called == expected
     assert_same_function(module, graph(plain_model()))

@@ -19,7 +19,7 @@ from packqvit_delegate.training import TrainableModel
 from packqvit_delegate.training.losses import distance
 from packqvit_delegate.training.optimizer import LearningRates
 from packqvit_delegate.tuning import TuningReport, tune
-from packqvit_delegate.tuning.method import default_rates
+from packqvit_delegate.tuning.method import default_features, default_rates
 from training.support import calibrated_model
 
 FAST = {"steps": 40, "batch": 8, "micro_batch": 8, "checks": 4, "smallest_crop": 1.0}
@@ -145,8 +145,8 @@ def test_rates_that_make_no_sense() -> None:
 
 
 def test_models_with_8_bit_activations_are_tuned_gently() -> None:
-    narrow, wide = (
-        default_rates(TrainableModel(calibrated_model(activation_bits=bits, weight_bits=4)[1])) for bits in (4, 8)
-    )
+    models = [TrainableModel(calibrated_model(activation_bits=bits, weight_bits=4)[1]) for bits in (4, 8)]
+    narrow, wide = map(default_rates, models)
     assert wide == LearningRates().scaled(0.5) and wide.weights == 0.5 * LearningRates().weights
     assert narrow == dataclasses.replace(LearningRates(), others=4 * LearningRates().others)
+    assert [default_features(model) for model in models] == [30, 10]
