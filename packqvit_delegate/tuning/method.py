@@ -57,7 +57,7 @@ class TuningMethod:
         PackQViTError: A value is outside its range.
     """
 
-    steps: int = 600
+    steps: int = 450
     batch: int = 16
     micro_batch: int = 8
     rates: LearningRates | None = None
