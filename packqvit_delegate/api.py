@@ -192,7 +192,7 @@ def quantize(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
-    module = float_graph(model, example_inputs, batches, config, method, progress, trained=tuning is not None)
+    module = float_graph(model, example_inputs, batches, config, method, progress, tuned=tuning is not None)
     teacher = copy.deepcopy(module) if tuning is not None else None
     prepared = calibrated(module, batches, config, method, progress)
     if teacher is not None:
@@ -210,7 +210,7 @@ def float_graph(
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
     *,
-    trained: bool = False,
+    tuned: bool = False,
 ) -> GraphModule:
     """The canonical float graph whose weights and values get codes: the same function as the model.
 
@@ -221,7 +221,7 @@ def float_graph(
         config: All choices.
         method: As for `export`.
         progress: As for `export`.
-        trained: Whether tuning or quantisation-aware training follows calibration.
+        tuned: Whether tuning follows calibration.
 
     Raises:
         PackQViTError: As `export`.
@@ -234,7 +234,7 @@ def float_graph(
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
     method = method or CalibrationMethod()
-    if _rotates(method, config, trained):
+    if _rotates(method, config, tuned):
         rotate_values(module)
         if config.residual == "int16":  # the shifts of an int8 stream need channels that differ
             rotate_residual(module)
@@ -245,10 +245,10 @@ def float_graph(
     return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
 
 
-def _rotates(method: CalibrationMethod, config: QuantizationConfig, trained: bool) -> bool:
+def _rotates(method: CalibrationMethod, config: QuantizationConfig, tuned: bool) -> bool:
     if method.rotation is not None:
         return method.rotation
-    return config.activation_bits < 8 or (trained and config.weight_bits < 8)
+    return config.activation_bits < 8 or (tuned and config.weight_bits < 8)
 
 
 def calibrated(

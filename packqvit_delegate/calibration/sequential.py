@@ -38,7 +38,7 @@ class CalibrationMethod:
             (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
         rotation: Whether random rotations mix the channels of attention's values and of an int16 residual stream
             (passes/rotate_values.py, passes/rotate_residual.py). None: at 4-bit activations, and at 4-bit weights that
-            are trained after calibration; calibration alone gains nothing from them there.
+            are tuned after calibration, which alone gains nothing from them there; not in quantisation-aware training.
         damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
 
     Raises:

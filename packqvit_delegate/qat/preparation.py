@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 
 import torch
@@ -71,7 +72,7 @@ def prepare(
         example_inputs: As for `export`.
         calibration: As for `export`.
         config: All choices; None: the preset `w4a4`.
-        method: As for `export`.
+        method: As for `export`, but channels are rotated only where it says so (docs/training.md).
         integer_functions: Whether its values are those of the integer operators, bit for bit, or those of float
             arithmetic rounded to the same grids, in about half the time (training/model.py). May be set later.
         progress: As for `export`.
@@ -81,7 +82,10 @@ def prepare(
     """
     config = config or QuantizationConfig()
     batches = Batches(calibration, example_inputs)
-    module = float_graph(model, example_inputs, batches, config, method, progress, trained=True)
+    method = method or CalibrationMethod()
+    if method.rotation is None:
+        method = dataclasses.replace(method, rotation=False)
+    module = float_graph(model, example_inputs, batches, config, method, progress)
     prepared = calibrated(module, batches, config, method, progress)
     return QatModel(prepared, example_inputs, config, batches.first(_RANGE_IMAGES).chunks(), integer_functions)
 

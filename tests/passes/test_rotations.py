@@ -200,7 +200,7 @@ BOTH = ["rotate_values", "rotate_residual"]
 
 
 @pytest.mark.parametrize(
-    ("preset", "residual", "rotation", "trained", "expected"),
+    ("preset", "residual", "rotation", "tuned", "expected"),
     [
         ("w4a4", "int16", None, False, BOTH),
         ("w4a4", "int16", None, True, BOTH),
@@ -216,7 +216,7 @@ def test_where_export_rotates(
     preset: str,
     residual: str,
     rotation: bool | None,
-    trained: bool,
+    tuned: bool,
     expected: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,6 +230,6 @@ def test_where_export_rotates(
     x = images(4)
     config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)  # type: ignore[arg-type]
     batches, method = api.Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
-    module = api.float_graph(plain_model(), (x[:1],), batches, config, method, trained=trained)
+    module = api.float_graph(plain_model(), (x[:1],), batches, config, method, tuned=tuned)
     assert called == expected
     assert_same_function(module, graph(plain_model()))
