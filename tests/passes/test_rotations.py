@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from models import MICRO, export, hugging_face_model, images, plain_model, timm_model
-from packqvit_delegate import CalibrationMethod, QuantizationConfig, api
+from packqvit_delegate import CalibrationMethod, QuantizationConfig, api, qat
 from packqvit_delegate.passes import canonicalize, rotate_residual, rotate_values
 from packqvit_delegate.passes.graph import aten, clean_up, constant, find, signature
 from packqvit_delegate.passes.patterns import attentions
@@ -199,6 +199,27 @@ def test_values_that_something_else_reads_stay() -> None:
 BOTH = ["rotate_values", "rotate_residual"]
 
 
+def record_rotations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the passes as they run."""
+    called: list[str] = []
+
+    def record(name: str, original: Callable[[GraphModule], GraphModule]) -> Callable[[GraphModule], GraphModule]:
+        return lambda module: (called.append(name), original(module))[1]
+
+    for name in BOTH:
+        monkeypatch.setattr(api, name, record(name, getattr(api, name)))
+    return called
+
+
+@pytest.mark.parametrize(("rotation", "expected"), [(None, []), (True, BOTH)])
+def test_training_is_rotated_on_request(
+    rotation: bool | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, x = record_rotations(monkeypatch), images(4)
+    qat.prepare(plain_model(), (x[:1],), x, method=CalibrationMethod(rotation=rotation))
+    assert called == expected
+
+
 @pytest.mark.parametrize(
     ("preset", "residual", "rotation", "tuned", "expected"),
     [
@@ -220,13 +241,7 @@ def test_where_export_rotates(
     expected: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    called = []
-
-    def record(name: str, original: Callable[[GraphModule], GraphModule]) -> Callable[[GraphModule], GraphModule]:
-        return lambda module: (called.append(name), original(module))[1]
-
-    for name in ("rotate_values", "rotate_residual"):
-        monkeypatch.setattr(api, name, record(name, getattr(api, name)))
+    called = record_rotations(monkeypatch)
     x = images(4)
     config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)  # type: ignore[arg-type]
     batches, method = api.Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
