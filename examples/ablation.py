@@ -12,6 +12,7 @@ images only these tell which one is better.
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import dataclasses
 import math
@@ -26,16 +27,20 @@ import torch
 import typer
 from rich.table import Table
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.nn import functional
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from console import command, console, errors, progress
-from evaluate import open_labelled, predict_float, predict_program
-from packqvit_delegate import CalibrationMethod, QuantizationConfig, export
+from evaluate import Answers, divergence, open_labelled, predict_float, predict_program
+from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig
+from packqvit_delegate.api import Batches, calibrated, finish, float_graph
 from packqvit_delegate.config import PRESETS
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.grids import AffineGrid
 from packqvit_delegate.models import LoadedModel, load
+from packqvit_delegate.passes import lower_to_integer
 from packqvit_delegate.passes.graph import aten
 from packqvit_delegate.passes.integer import attention_rules, norm_rules
 from packqvit_delegate.passes.integer.context import RULES
@@ -156,22 +161,28 @@ def main(
         raise PackQViTError(f"there is no folder {csv_file.parent} for {csv_file.name}")
     folder = ImageFolder.open(calibration).sample(calibration_images, seed)
     testing = open_labelled(evaluate, None, evaluate_images, seed)
+    labels = torch.tensor(testing.labels)
 
     errors.print(f"Loading {model}")
     loaded = load(model, weights)
     seen = progress(folder.batches(1, loaded.preprocessing), "reading images", len(folder))
     images = torch.cat([batch.images for batch in seen])
-    right = predict_float(loaded.module, testing, loaded.preprocessing).classes == torch.tensor(testing.labels)
+    truth = predict_float(loaded.module, testing, loaded.preprocessing)
+    right = truth.classes == labels
     console.print(f"float: {_percent(right)} %, standard error {_standard_error(right):.1f}", highlight=False)
-    rows: list[tuple[str, ...]] = [("preset", "row", "top1", "won", "lost", "p", "outside")]
+    rows: list[tuple[str, ...]] = [("preset", "row", "top1", "won", "lost", "p", "divergence", "outside")]
     for name in preset:
-        table = Table("", "top-1", "won", "lost", "p", "in float", title=f"{loaded.name} {name.upper()}")
+        table = Table("", "top-1", "won", "lost", "p", "nats", "in float", title=f"{loaded.name} {name.upper()}")
         reference: Tensor | None = None
+        maker = Maker(loaded, images, name)
         variants = [v for v in chosen if name.lower() in v.presets and v is not VARIANTS[0]]
         for variant in (VARIANTS[0], *variants):
             errors.print(f"{name}: {variant.name}", highlight=False)
-            found, outside = _measure(loaded, images, name, variant, testing, processes)
-            row = (variant.name, _percent(found), *_paired(found, reference), ", ".join(outside))
+            answers, outside = _measure(maker, variant, testing, processes)
+            found = answers.classes == labels
+            nats = divergence(answers, truth)
+            assert nats is not None  # programs without top_k give logits
+            row = (variant.name, _percent(found), *_paired(found, reference), f"{nats:.4f}", ", ".join(outside))
             reference = found if reference is None else reference
             table.add_row(*row)
             rows.append((name, *row))
@@ -180,28 +191,48 @@ def main(
         console.print(table)
 
 
-def _measure(
-    loaded: LoadedModel, images: Tensor, preset: str, variant: Variant, testing: ImageFolder, processes: int
-) -> tuple[Tensor, list[str]]:
-    """Which images a variant has right, bool [n], and the operators that it leaves in float."""
-    preprocessing = loaded.preprocessing
-    with variant.patch(), tempfile.TemporaryDirectory() as folder:
-        program = export(
-            loaded.module,
-            (images[:1],),
-            images.split(16),
-            config=dataclasses.replace(QuantizationConfig.preset(preset), **variant.config),
-            method=CalibrationMethod(**variant.method),
-            input_normalization=(preprocessing.mean, preprocessing.std),
-        )
-        outside = sorted({item.operator for item in program.report.outside} & FLOAT_FUNCTIONS)
-        if outside:
-            answers = predict_float(program.integer_module, testing, preprocessing, 1, "eager integer graph")
+class Maker:
+    """Makes the programs of one preset; rows that are calibrated alike share one calibration."""
+
+    def __init__(self, loaded: LoadedModel, images: Tensor, preset: str) -> None:
+        """`images`: float32 [n, 3, S, S], for calibration."""
+        self.loaded = loaded
+        self._images = images
+        self._preset = QuantizationConfig.preset(preset)
+        self._shared: GraphModule | None = None
+
+    def make(self, variant: Variant) -> Program:
+        """The program of a row."""
+        preprocessing = self.loaded.preprocessing
+        normalization = (tuple(preprocessing.mean), tuple(preprocessing.std))
+        config = dataclasses.replace(self._preset, input_normalization=normalization, **variant.config)
+        if variant.config or variant.method:
+            prepared = self._calibrated(config, CalibrationMethod(**variant.method))
         else:
-            path = Path(folder) / "variant.pte"
-            program.save(path)
-            answers = predict_program(path, testing, preprocessing, processes)
-    return answers.classes == torch.tensor(testing.labels), outside
+            self._shared = self._shared or self._calibrated(config, CalibrationMethod())
+            prepared = copy.deepcopy(self._shared)
+        with variant.patch():
+            return finish(lower_to_integer(convert_pt2e(prepared)), (self._images[:1],), config)
+
+    def _calibrated(self, config: QuantizationConfig, method: CalibrationMethod) -> GraphModule:
+        example = (self._images[:1],)
+        batches = Batches(self._images.split(16), example)
+        return calibrated(
+            float_graph(self.loaded.module, example, batches, config, method), batches, config, method, progress
+        )
+
+
+def _measure(maker: Maker, variant: Variant, testing: ImageFolder, processes: int) -> tuple[Answers, list[str]]:
+    """What the program of a variant says to all images, and the operators that it leaves in float."""
+    preprocessing = maker.loaded.preprocessing
+    program = maker.make(variant)
+    outside = sorted({item.operator for item in program.report.outside} & FLOAT_FUNCTIONS)
+    if outside:
+        return predict_float(program.integer_module, testing, preprocessing, 1, "eager integer graph"), outside
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "variant.pte"
+        program.save(path)
+        return predict_program(path, testing, preprocessing, processes), outside
 
 
 def _percent(right: Tensor) -> str:

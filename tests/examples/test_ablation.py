@@ -11,6 +11,9 @@ from PIL import Image
 from torch.nn import functional
 
 import ablation
+from packqvit_delegate import export
+from packqvit_delegate.api import calibrated
+from packqvit_delegate.models import load
 from packqvit_delegate.passes.integer.context import RULES
 
 ARGUMENTS = "--weights w.safetensors --calibration photos --evaluate photos --calibration-images 8 --processes 1"
@@ -41,11 +44,32 @@ def test_every_row_is_measured(run, tmp_path: Path) -> None:
         "LayerNorm in float": "aten::native_layer_norm",
         "GELU in float": "aten::gelu",
     }
+    assert all(float(row["divergence"]) > 0 for row in rows.values())
     for name, row in rows.items():
         if name != "as preset":
             won, lost = int(row["won"]), int(row["lost"])
             change = float(row["top1"]) - float(rows["as preset"]["top1"])
             assert change == pytest.approx(100 * (won - lost) / 12, abs=0.11)
+
+
+def test_rows_share_a_calibration_and_are_the_programs_of_export(run, tmp_path: Path, monkeypatch) -> None:
+    loaded = load("deit_tiny", str(tmp_path / "w.safetensors"))
+    size, preprocessing = loaded.preprocessing.size, loaded.preprocessing
+    images = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
+    expected = export(
+        loaded.module, (images[:1],), [images], input_normalization=(preprocessing.mean, preprocessing.std)
+    ).buffer
+    calls = []
+    monkeypatch.setattr(ablation, "calibrated", lambda *args: calls.append(args) or calibrated(*args))
+    maker = ablation.Maker(loaded, images, "w4a4")
+    softmax = next(variant for variant in ablation.VARIANTS if variant.name == "softmax of plain 2^x")
+    nearest = next(variant for variant in ablation.VARIANTS if variant.name == "weights to nearest")
+    assert maker.make(ablation.VARIANTS[0]).buffer == expected
+    assert maker.make(softmax).buffer != expected
+    assert maker.make(ablation.VARIANTS[0]).buffer == expected
+    assert len(calls) == 1
+    maker.make(nearest)
+    assert len(calls) == 2
 
 
 def test_rows_can_be_chosen(run) -> None:
