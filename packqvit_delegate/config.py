@@ -71,7 +71,7 @@ class QuantizationConfig:
     attention_bits: int = 8
     edge_bits: int = 8
     residual: Literal["int8", "int16"] = "int16"
-    max_channel_shift: int = 5
+    max_channel_shift: int = MAX_CHANNEL_SHIFT
     probabilities: Literal["log2", "linear"] = "log2"
     input_normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     overrides: Mapping[str, LayerOverride] = dataclasses.field(default_factory=dict)

@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from packqvit_delegate.row_sample import RowSample
 
 from .graph import add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
+from .patterns import linears_behind
 from .recorder import sample_values
 
 STEP = "packqvit_step"
@@ -93,22 +94,7 @@ def _consumers(graph_module: GraphModule, node: Node) -> list[Node]:
         return []
     if not all(is_constant(argument) and len(argument.users) == 1 for argument in node.args[2:4]):  # type: ignore
         return []
-    return _linears(node) or []
-
-
-def _linears(node: Node) -> list[Node] | None:
-    found: list[Node] = []
-    for user in node.users:
-        if is_call(user, aten.linear.default) and is_constant(user.args[1]) and user.args[0] is node:
-            found.append(user)
-        elif is_call(user, aten.select.int) and user.args[1] in (1, -2):
-            behind = _linears(user)
-            if behind is None:
-                return None
-            found.extend(behind)
-        else:
-            return None
-    return found
+    return linears_behind(node) or []
 
 
 def _fold(

@@ -176,6 +176,12 @@ def replace_constant(graph_module: GraphModule, node: Node, index: int, value: T
     node.update_arg(index, new)
 
 
+def change_constant(graph_module: GraphModule, node: Node, index: int, change: Callable[[Tensor], Tensor]) -> None:
+    """Replaces an argument of one node by `change` of it, which is computed in float64 and keeps the dtype."""
+    old = constant(graph_module, node.args[index])  # type: ignore[arg-type]
+    replace_constant(graph_module, node, index, change(old.double()).to(old.dtype))
+
+
 def add_to_bias(graph_module: GraphModule, linear: Node, amount: Tensor) -> None:
     """Adds a vector [O] to the bias of a linear with constant parameters, which gets one where it has none."""
     bias = linear.args[2] if len(linear.args) > 2 else None

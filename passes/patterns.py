@@ -141,3 +141,29 @@ def is_residual_add(node: Node) -> bool:
         and not is_constant(stream)
         and shape_of(stream) == shape_of(branch)  # type: ignore[arg-type]
     )
+
+
+def is_over_tokens(node: Node) -> bool:
+    """Whether a node chooses or averages tokens and leaves their channels alone."""
+    if not is_call(node, aten.select.int, aten.slice.Tensor, aten.mean.dim):
+        return False
+    rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
+    axes = arguments(node)["dim"]
+    return all(axis % rank != rank - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
+
+
+def linears_behind(value: Node) -> list[Node] | None:
+    """The linears with constant parameters that read a value [..., C], all, some or means of its tokens.
+
+    None when anything else reads it.
+    """
+    found: list[Node] = []
+    for user in value.users:
+        parameters = [argument for argument in user.args[1:] if argument is not None]
+        if is_call(user, aten.linear.default) and user.args[0] is value and all(map(is_constant, parameters)):
+            found.append(user)
+        elif is_over_tokens(user) and (behind := linears_behind(user)) is not None:
+            found.extend(behind)
+        else:
+            return None
+    return found

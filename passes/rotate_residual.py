@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,23 +13,19 @@ from torch.fx import GraphModule, Node
 from .graph import (
     add_constant,
     add_to_bias,
-    arguments,
     aten,
+    change_constant,
     clean_up,
     constant,
     is_call,
     is_constant,
     is_trainable,
-    replace_constant,
     shape_of,
 )
-from .patterns import Embedding, is_residual_add, match_embedding
+from .patterns import Embedding, is_over_tokens, is_residual_add, linears_behind, match_embedding
 from .rotations import mean_keeping_rotation
 
 logger = logging.getLogger(__name__)
-
-_OVER_TOKENS = (aten.select.int, aten.slice.Tensor, aten.mean.dim)
-"""Operators that choose or average tokens, when their axis is not that of the channels."""
 
 
 @dataclasses.dataclass
@@ -90,7 +87,7 @@ def _follow(embedding: Embedding) -> _Stream | str:
         value = waiting.pop()
         for user in value.users:
             if is_call(user, aten.layer_norm.default):
-                linears = _linears(user) if _normalizes_channels(user) else None
+                linears = linears_behind(user) if _normalizes_channels(user) else None
                 if linears is None:
                     return f"{user.name} is no LayerNorm of channels, with weights, that feeds linears alone"
                 stream.norms[user] = linears
@@ -100,7 +97,7 @@ def _follow(embedding: Embedding) -> _Stream | str:
                 if user.args[0] is not value or not all(map(is_constant, branch.args[1:])):
                     return f"{user.name} adds what is not the output of a linear with constant parameters"
                 stream.branches.append(branch)
-            elif not _keeps_channels(user):
+            elif not is_over_tokens(user):
                 return f"{user.name} reads it"
             if user not in seen:
                 seen.add(user)
@@ -114,65 +111,44 @@ def _normalizes_channels(norm: Node) -> bool:
     return len(shape) == 1 and len(norm.args) >= 4 and all(map(is_constant, norm.args[2:4]))
 
 
-def _keeps_channels(node: Node) -> bool:
-    """Whether a node chooses or averages tokens."""
-    if not is_call(node, *_OVER_TOKENS):
-        return False
-    rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-    axes = arguments(node)["dim"]
-    return all(axis % rank != rank - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
-
-
-def _linears(value: Node) -> list[Node] | None:
-    """The linears with constant parameters that read a value, all or some of its tokens; None when others do."""
-    found: list[Node] = []
-    for user in value.users:
-        if is_call(user, aten.linear.default) and user.args[0] is value and all(map(is_constant, user.args[1:])):
-            found.append(user)
-        elif _keeps_channels(user) and (behind := _linears(user)) is not None:
-            found.extend(behind)
-        else:
-            return None
-    return found
-
-
 def _rotate(graph_module: GraphModule, stream: _Stream, rotation: torch.Tensor) -> None:
-    _rotate_embedding(graph_module, stream.embedding, rotation)
+    def rotate(parameter: torch.Tensor) -> torch.Tensor:
+        """Of a weight or bias, whose axis 0 are output channels."""
+        return torch.tensordot(rotation, parameter, dims=1)
+
+    _rotate_embedding(graph_module, stream.embedding, rotate)
     for branch in stream.branches:
         for index in range(1, len(branch.args)):
-            _multiply(graph_module, branch, index, rotation)
+            change_constant(graph_module, branch, index, rotate)
     for norm, linears in stream.norms.items():
-        weight, bias = (_parameter(graph_module, norm, index) for index in (2, 3))
+        weight, bias = (constant(graph_module, argument).double() for argument in norm.args[2:4])  # type: ignore
         for linear in linears:
-            before = _parameter(graph_module, linear, 1)
-            dtype = constant(graph_module, linear.args[1]).dtype  # type: ignore[arg-type]
-            add_to_bias(graph_module, linear, (before @ bias).to(dtype))
-            replace_constant(graph_module, linear, 1, (before * weight @ rotation.T).to(dtype))
-        for index, value in ((2, torch.ones_like(weight)), (3, torch.zeros_like(bias))):
-            replace_constant(graph_module, norm, index, value.to(constant(graph_module, norm.args[index]).dtype))  # type: ignore[arg-type]
+            _take_back(graph_module, linear, weight, bias, rotation)
+        change_constant(graph_module, norm, 2, torch.ones_like)
+        change_constant(graph_module, norm, 3, torch.zeros_like)
 
 
-def _rotate_embedding(graph_module: GraphModule, embedding: Embedding, rotation: torch.Tensor) -> None:
+def _rotate_embedding(
+    graph_module: GraphModule, embedding: Embedding, rotate: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     convolution = embedding.convolution
     for index in range(1, min(3, len(convolution.args))):
         if convolution.args[index] is not None:
-            _multiply(graph_module, convolution, index, rotation)
+            change_constant(graph_module, convolution, index, rotate)
     for tokens in (embedding.position, embedding.prefix):
         if tokens is None:
             continue
         value = constant(graph_module, tokens)
-        rotated = (value.double() @ rotation.T).to(value.dtype)
+        rotated = rotate(value.double().movedim(-1, 0)).movedim(0, -1).to(value.dtype)
         with graph_module.graph.inserting_before(tokens):
             new = add_constant(graph_module, rotated, str(tokens.target), is_trainable(graph_module, tokens))
         tokens.replace_all_uses_with(new)
 
 
-def _parameter(graph_module: GraphModule, node: Node, index: int) -> torch.Tensor:
-    return constant(graph_module, node.args[index]).double()  # type: ignore[arg-type]
-
-
-def _multiply(graph_module: GraphModule, node: Node, index: int, rotation: torch.Tensor) -> None:
-    """Rotates the output channels, axis 0, of a weight or bias."""
-    old = constant(graph_module, node.args[index])  # type: ignore[arg-type]
-    new = (rotation @ old.double().flatten(1) if old.ndim > 1 else rotation @ old.double()).reshape(old.shape)
-    replace_constant(graph_module, node, index, new.to(old.dtype))
+def _take_back(
+    graph_module: GraphModule, linear: Node, norm_weight: torch.Tensor, norm_bias: torch.Tensor, rotation: torch.Tensor
+) -> None:
+    """Lets a linear read what LayerNorm gives of a rotated stream without weights of its own."""
+    weight = constant(graph_module, linear.args[1])  # type: ignore[arg-type]
+    add_to_bias(graph_module, linear, (weight.double() @ norm_bias).to(weight.dtype))
+    change_constant(graph_module, linear, 1, lambda before: before * norm_weight @ rotation.T)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
-from .graph import clean_up, constant, replace_constant, shape_of
+from .graph import change_constant, clean_up, shape_of
 from .patterns import attentions, projection_behind
 from .rotations import random_rotation
 
@@ -33,10 +33,11 @@ def rotate_values(graph_module: GraphModule, seed: int = 0) -> GraphModule:
             continue
         channels = shape_of(attention.output)[-1] // attention.heads
         rotation = torch.block_diag(*(random_rotation(channels, generator) for _ in range(attention.heads)))
-        value = attention.value
-        for index in range(1, len(value.args)):
-            parameter = constant(graph_module, value.args[index])  # type: ignore[arg-type]
-            replace_constant(graph_module, value, index, (rotation @ parameter.double()).to(parameter.dtype))
-        weight = constant(graph_module, projection.args[1])  # type: ignore[arg-type]
-        replace_constant(graph_module, projection, 1, (weight.double() @ rotation.T).to(weight.dtype))
+        _rotate(graph_module, attention.value, projection, rotation)
     return clean_up(graph_module)
+
+
+def _rotate(graph_module: GraphModule, value: Node, projection: Node, rotation: torch.Tensor) -> None:
+    for index in range(1, len(value.args)):
+        change_constant(graph_module, value, index, lambda parameter: rotation @ parameter)
+    change_constant(graph_module, projection, 1, lambda weight: weight @ rotation.T)

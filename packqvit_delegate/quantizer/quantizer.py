@@ -20,7 +20,15 @@ from ..passes.attention import Attention
 from ..passes.canonicalize import canonicalize
 from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
 from ..passes.graph import aten, find, is_call
-from ..passes.patterns import UNARY_FUNCTIONS, Embedding, attentions, is_residual_add, layer_name, match_embedding
+from ..passes.patterns import (
+    UNARY_FUNCTIONS,
+    Embedding,
+    attentions,
+    is_residual_add,
+    layer_name,
+    linears_behind,
+    match_embedding,
+)
 from .specs import SpecFactory
 
 _ANNOTATION = "quantization_annotation"
@@ -164,8 +172,8 @@ class PackQViTQuantizer(Quantizer):
 
     def _bits_of(self, node: Node) -> int | None:
         """Width of a value that linears read; None where anything else reads it."""
-        linears = _linear_consumers(node)
-        if linears is None:
+        linears = linears_behind(node)
+        if not linears:
             return None
         edge = any(_feeds_output(linear) for linear in linears)
         return self.config.activation_bits_of(layer_name(node), edge=edge)
@@ -199,22 +207,6 @@ def _set_input(node: Node, index: int, spec: QuantizationSpecBase) -> None:
 
 def _all_users(node: Node, *targets: object) -> bool:
     return bool(node.users) and all(is_call(user, *targets) for user in node.users)
-
-
-def _linear_consumers(node: Node) -> list[Node] | None:
-    """The linears that a value feeds, through token selection or pooling; None when it feeds anything else."""
-    linears: list[Node] = []
-    for user in node.users:
-        if is_call(user, aten.linear.default):
-            linears.append(user)
-        elif is_call(user, aten.select.int, aten.slice.Tensor, aten.mean.dim):
-            behind = _linear_consumers(user)
-            if behind is None:
-                return None
-            linears.extend(behind)
-        else:
-            return None
-    return linears or None
 
 
 def _feeds_output(linear: Node) -> bool:

@@ -155,7 +155,7 @@ def _stream_read(module: GraphModule) -> None:
         output.args = ((*output.args[0], module.graph.call_function(aten.relu.default, (stream,))),)
 
 
-def _constant_added(module: GraphModule) -> None:
+def _stream_doubled(module: GraphModule) -> None:
     norm = find(module, aten.layer_norm.default)[1]
     stream = norm.args[0]
     with module.graph.inserting_before(norm):
@@ -169,7 +169,7 @@ def _norm_without_weights(module: GraphModule) -> None:
     norm.args = (*norm.args[:2], None, None, *norm.args[4:])
 
 
-@pytest.mark.parametrize("change", [_features_too, _stream_read, _constant_added, _norm_without_weights])
+@pytest.mark.parametrize("change", [_features_too, _stream_read, _stream_doubled, _norm_without_weights])
 def test_a_stream_that_others_read_stays(
     change: Callable[[GraphModule], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,9 @@ from ...row_sample import NOT_FINITE, NOTHING_OBSERVED
 from .base import CodeObserver, SampledObserver, replace_by_codes
 
 _ROWS = 2048
+_LEAST_VARIANCE = 1e-12
+_CLIPPED_OCTAVES = 6
+"""By how many octaves the largest values may be beyond the coarsest grid, where few tokens have them."""
 INT16_MARGIN = 1.25
 """The int16 stream covers this much more than calibration saw: outliers grow on other images, bits are plenty."""
 
@@ -76,14 +79,15 @@ class Int16ResidualObserver(ResidualGrid, CodeObserver):
 
 
 class ChannelShiftObserver(ResidualGrid, SampledObserver):
-    """Outlier-aware int8: base scale and per-channel shifts of least squared error.
+    """Outlier-aware int8: base scale and per-channel shifts of least squared error, relative to the token's variance.
 
     For each candidate base scale s every channel takes the k in 0..max_shift whose grid s * 2^k has the least error on
-    the sample (PackQViT's power-of-two ratio, FQ-ViT's power-of-two factor); the s of least total error wins. Channel
-    indices and shifts are constants of the exported program.
+    the sample (PackQViT's power-of-two ratio, FQ-ViT's power-of-two factor); the s of least total error wins. A token's
+    squared error counts by one over its variance, by which the LayerNorm that reads it divides: otherwise the few
+    tokens with massive activations decide for all. Channel indices and shifts are constants of the exported program.
     """
 
-    def __init__(self, max_shift: int = 5, **kwargs: Any) -> None:
+    def __init__(self, max_shift: int = 7, **kwargs: Any) -> None:
         """Starts empty.
 
         Args:
@@ -124,22 +128,23 @@ class ChannelShiftObserver(ResidualGrid, SampledObserver):
     def _search(self) -> tuple[float, torch.Tensor]:
         rows = self.sample.rows()
         rows = rows[:: max(1, rows.shape[0] // _ROWS)]
+        weight = 1.0 / rows.var(1, correction=0, keepdim=True).clamp_min(_LEAST_VARIANCE)
         low, high = self.sample.channel_range()
         bound = torch.maximum(-low, high).clamp_min(1e-6)
-        # The coarsest useful base covers the largest channel unshifted, the finest the smallest one.
+        # Grids from the one that holds the largest value, each a quarter of an octave finer than the one before.
         top = float(bound.max()) / self.quant_max
-        steps = 4 * self.max_shift + 8
+        scales = [top * 2.0 ** (-i / 4) for i in range(4 * (self.max_shift + _CLIPPED_OCTAVES) + 1)]
+        errors = torch.stack([self._channel_error(rows, weight, scale) for scale in scales])
         best: tuple[float, float, torch.Tensor] | None = None
-        for i in range(steps + 1):
-            scale = top * 2.0 ** (-i / 4)
-            errors = torch.stack([self._channel_error(rows, scale * 2.0**k) for k in range(self.max_shift + 1)])
-            least = errors.min(0)
+        for i, scale in enumerate(scales):
+            # Four grids back is a shift by one; a grid coarser than the first would be no use.
+            least = errors[[i - 4 * shift for shift in range(min(self.max_shift, i // 4) + 1)]].min(0)
             total = float(least.values.sum())
             if best is None or total < best[0]:
                 best = (total, scale, least.indices.to(torch.uint8))
         assert best is not None
         return best[1], best[2]
 
-    def _channel_error(self, rows: torch.Tensor, scale: float) -> torch.Tensor:
+    def _channel_error(self, rows: torch.Tensor, weight: torch.Tensor, scale: float) -> torch.Tensor:
         rounded = (rows / scale).round().clamp(self.quant_min, self.quant_max) * scale
-        return (rounded - rows).square().sum(0)
+        return ((rounded - rows).square() * weight).sum(0)
