@@ -3,7 +3,8 @@
     python examples/finetune_qat.py --bits 4 --model vit_tiny --data photos/train --validation photos/val
 
 Where `labels.csv` gives labels of the model's own classes, the classifier keeps the rows of those that occur; class
-folders get a new one. Several GPUs or machines: the same command behind `torchrun --nproc-per-node N`.
+folders get a new one. With `--label-weight 0 --float-steps 0` the images to train on need no labels, and the model
+keeps its classes. Several GPUs or machines: the same command behind `torchrun --nproc-per-node N`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ INTEGER_HELP = (
 )
 RANGES_HELP = "Learn where activations are clipped, or leave the ranges as calibrated."
 CLIPPING_HELP = "Calibrated ranges end where the error is least, or at the extremes."
+FEATURES_HELP = (
+    "Weight of the distance of LayerNorms' outputs from the float model's; against learning few images by heart."
+)
+ROTATION_HELP = "Mix channels by rotations before calibration."
+CROP_HELP = "Images are cropped to at least this share of their area, anew at every step."
 SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 
 
@@ -57,9 +63,12 @@ def main(
     micro_batch: Annotated[int | None, typer.Option(help="Images at once, to save memory.", min=1)] = None,
     rate: Annotated[float, typer.Option(help="Times the usual learning rates.", min=0)] = 1.0,
     label_weight: Annotated[float, typer.Option(help="Share of the labels in the loss.", min=0, max=1)] = 0.5,
+    features: Annotated[float, typer.Option(help=FEATURES_HELP, min=0)] = 0.0,
     outlier_weight: Annotated[float, typer.Option(help="With --residual int8: keep outliers alike.", min=0)] = 0.0,
     learn_ranges: Annotated[bool, typer.Option(help=RANGES_HELP)] = True,
     clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
+    rotation: Annotated[bool, typer.Option(help=ROTATION_HELP)] = False,
+    smallest_crop: Annotated[float, typer.Option(help=CROP_HELP, min=0.01, max=1)] = 0.5,
     integer_functions: Annotated[bool, typer.Option(help=INTEGER_HELP)] = True,
     autocast: Annotated[bool, typer.Option(help="Float arithmetic in bfloat16.")] = False,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
@@ -89,7 +98,9 @@ def main(
         rates=rates,
         distillation="none" if label_weight == 1 else "soft",
         label_weight=label_weight,
+        features=features,
         outlier_weight=outlier_weight,
+        smallest_crop=smallest_crop,
         autocast=autocast,
         seed=seed,
     )
@@ -98,7 +109,8 @@ def main(
             raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
     if model not in ZOO:
         raise PackQViTError(f"{model} is none of {', '.join(ZOO)}")
-    training, testing = _open(data), _open(validation)
+    training = ImageFolder.open(data) if label_weight == 0 and float_steps == 0 else _open(data)
+    testing = _open(validation)
     where = _start(device)
 
     loaded = load(model, weights)
@@ -124,7 +136,7 @@ def main(
         (calibration[:1],),
         calibration,
         config,
-        method=CalibrationMethod(clipping=clipping),
+        method=CalibrationMethod(clipping=clipping, rotation=rotation),
         integer_functions=integer_functions,
         progress=progress,
     ).to(where)
@@ -132,7 +144,7 @@ def main(
     history = qat.train(
         learner,
         images,
-        teacher=None if method.distillation == "none" else teacher,
+        teacher=None if method.distillation == "none" else learner.float_model() if features > 0 else teacher,
         method=method,
         checkpoint=checkpoint,
         every=every,
@@ -179,30 +191,38 @@ def _open(path: Path) -> ImageFolder:
 def _fit_classifier(
     model: nn.Module, training: ImageFolder, testing: ImageFolder
 ) -> tuple[nn.Module, ImageFolder, ImageFolder]:
-    """A model with one class for each label that occurs, and folders whose labels count these."""
-    assert training.labels is not None and testing.labels is not None
+    """A model with one class for each label that occurs, and folders whose labels count these.
+
+    Without labels of the images to train on the model keeps its classes.
+    """
+    head = model.head
+    assert isinstance(head, nn.Linear) and testing.labels is not None
+    if training.labels is None:
+        _check_classes(testing, head)
+        return model, training, testing
     classes = sorted(set(training.labels))
     unknown = sorted(set(testing.labels) - set(classes))
     if unknown:
         raise PackQViTError(f"{testing.root} has the label {unknown[0]}, which no image of {training.root} has")
-    head = model.head
-    assert isinstance(head, nn.Linear)
     fitted = nn.Linear(head.in_features, len(classes))
     with torch.no_grad():
         if training.labels_from_folder_names:
             fitted.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
             fitted.bias.zero_()
-        elif classes[-1] >= head.out_features:
-            raise PackQViTError(
-                f"{training.root} has the label {classes[-1]}, the model has {head.out_features} classes"
-            )
         else:
+            _check_classes(training, head)
             fitted.weight.copy_(head.weight[classes])
             fitted.bias.copy_(head.bias[classes])
     model.head = fitted
     index = {label: i for i, label in enumerate(classes)}
     folders = (dataclasses.replace(f, labels=tuple(index[i] for i in f.labels or ())) for f in (training, testing))
     return (model, *folders)  # type: ignore[return-value]
+
+
+def _check_classes(folder: ImageFolder, head: nn.Linear) -> None:
+    last = max(folder.labels or (0,))
+    if last >= head.out_features:
+        raise PackQViTError(f"{folder.root} has the label {last}, the model has {head.out_features} classes")
 
 
 def _load_float(model: nn.Module, path: Path) -> None:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional
 
 from ..errors import PackQViTError
-from ..training.losses import distance
+from ..training.losses import distance, feature_distance
 from ..training.outliers import outlier_consistency
 from .method import TrainingMethod
 from .preparation import QatModel
 
 
+class Answer(NamedTuple):
+    """What a model says to a batch.
+
+    Attributes:
+        output: Float [B, classes], or features [B, T, C].
+        norms: Outputs of all LayerNorms, float [B, ..., C] each, where they are part of the loss.
+    """
+
+    output: torch.Tensor
+    norms: Sequence[torch.Tensor] = ()
+
+
 def objective(
-    method: TrainingMethod,
-    model: QatModel,
-    output: torch.Tensor,
-    target: torch.Tensor | None,
-    labels: torch.Tensor | None,
+    method: TrainingMethod, model: QatModel, answer: Answer, target: Answer | None, labels: torch.Tensor | None
 ) -> torch.Tensor:
     """The loss of a batch, as TrainingMethod says it.
 
     Args:
         method: Weighs its parts.
-        model: That just gave the output, in training mode.
-        output: Float [B, classes], or features [B, T, C].
-        target: The teacher's, of the same shape; None: without distillation.
+        model: That just gave the answer, in training mode.
+        answer: Of the model.
+        target: Of the teacher, of the same shapes; None: without distillation.
         labels: int64 [B]; None: there are none.
 
     Returns:
@@ -35,19 +46,21 @@ def objective(
         PackQViTError: Labels are wanted and missing, the output is not logits where it has to be, or the teacher's
             answer is of another shape.
     """
-    output = output.float()
+    output = answer.output.float()
     total = output.new_zeros(())
     if target is not None:
-        if target.shape != output.shape:
+        if target.output.shape != output.shape:
             raise PackQViTError(
-                f"the teacher answers with the shape {list(target.shape)}, the model with {list(output.shape)}; both "
-                "need the same classes"
+                f"the teacher answers with the shape {list(target.output.shape)}, the model with "
+                f"{list(output.shape)}; both need the same classes"
             )
         if method.distillation == "hard":
-            term = functional.cross_entropy(_logits(output), target.argmax(-1))
+            term = functional.cross_entropy(_logits(output), target.output.argmax(-1))
         else:
-            term = distance(output, target.float())
+            term = distance(output, target.output.float())
         total = total + (1 - method.label_weight) * term
+        if method.features > 0:
+            total = total + method.features * feature_distance(answer.norms, target.norms)
     if method.label_weight > 0:
         if labels is None:
             raise PackQViTError("label_weight is not 0, but the data set gives images without labels")

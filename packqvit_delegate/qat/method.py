@@ -13,7 +13,8 @@ from ..training.optimizer import LearningRates
 class TrainingMethod:
     """What training does; the same method, data and number of processes and threads give the same model.
 
-    The loss is `(1 - label_weight) * distillation + label_weight * cross entropy + outlier_weight * consistency`.
+    The loss is `(1 - label_weight) * distillation + label_weight * cross entropy + features * distance of LayerNorm
+    outputs + outlier_weight * consistency`.
 
     Attributes:
         steps: Optimiser steps.
@@ -25,6 +26,9 @@ class TrainingMethod:
             the cross entropy to the teacher's choice (DeiT, ICML 2021), `none`: labels alone.
         label_weight: Share of the labels in the loss, in [0, 1].
         label_smoothing: Of the labels' cross entropy, in [0, 1).
+        features: Weight of the distance between all LayerNorms' outputs and the teacher's, which has to be
+            `QatModel.float_model()`. From few images answers are learned by heart, features, one for each token, are
+            not.
         outlier_weight: Of what keeps outlier channels alike across blocks (training/outliers.py); int8 residual only.
         clip: The norm of the gradients is cut to this; None: it is not.
         ema: Decay of the running mean of all parameters, scales included, which takes their place at the end; None:
@@ -46,6 +50,7 @@ class TrainingMethod:
     distillation: Literal["soft", "hard", "none"] = "soft"
     label_weight: float = 0.0
     label_smoothing: float = 0.0
+    features: float = 0.0
     outlier_weight: float = 0.0
     clip: float | None = 1.0
     ema: float | None = 0.99
@@ -73,8 +78,11 @@ class TrainingMethod:
             )
         if not 0 <= self.label_smoothing < 1:
             raise PackQViTError(f"label_smoothing is {self.label_smoothing}, outside [0, 1)")
-        if not self.outlier_weight >= 0:
-            raise PackQViTError(f"outlier_weight is {self.outlier_weight}, but must be 0 or positive")
+        for name in ("features", "outlier_weight"):
+            if not getattr(self, name) >= 0:
+                raise PackQViTError(f"{name} is {getattr(self, name)}, but must be 0 or positive")
+        if self.features > 0 and self.distillation == "none":
+            raise PackQViTError("features are learned from a teacher: distillation has to be 'soft' or 'hard'")
         if self.clip is not None and not self.clip > 0:
             raise PackQViTError(f"clip is {self.clip}, but must be positive, or None")
         if self.ema is not None and not 0 < self.ema < 1:

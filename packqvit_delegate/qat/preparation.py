@@ -14,6 +14,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from ..api import Batch, Batches, ByteLayout, Program, calibrated, check_ends, finish, float_graph
 from ..calibration import CalibrationMethod
 from ..config import QuantizationConfig
+from ..errors import PackQViTError
 from ..passes import lower_to_integer
 from ..progress import Progress
 from ..training import TrainableModel
@@ -37,6 +38,7 @@ class QatModel(TrainableModel):
         config: QuantizationConfig,
         ranges: list[tuple[torch.Tensor, ...]],
         integer_functions: bool = True,
+        float_module: GraphModule | None = None,
     ) -> None:
         """Takes over a calibrated graph.
 
@@ -46,10 +48,25 @@ class QatModel(TrainableModel):
             config: What it was calibrated with.
             ranges: Batches of inputs over which the ranges of an int16 residual are taken again after training.
             integer_functions: As TrainableModel's.
+            float_module: The graph that it was prepared from, for `float_model`.
         """
         super().__init__(prepared, example_inputs[0].shape[0], integer_functions)
         self.config, self.example_inputs = config, example_inputs
         self.ranges = ranges
+        self._float_module = [] if float_module is None else [float_module]  # hidden from nn.Module, as it is no part
+
+    def float_model(self) -> TrainableModel:
+        """The float model on the graph that this one was made from: a teacher that also gives LayerNorms' outputs.
+
+        It answers like the model given to `prepare`. Its LayerNorms are those of this model, which passes have scaled,
+        so that their outputs compare.
+
+        Raises:
+            PackQViTError: This model was made without it.
+        """
+        if not self._float_module:
+            raise PackQViTError("this QatModel was made without its float graph; make it with qat.prepare")
+        return TrainableModel(self._float_module[0], self.example_inputs[0].shape[0]).requires_grad_(False).eval()
 
 
 def prepare(
@@ -86,8 +103,10 @@ def prepare(
     if method.rotation is None:
         method = dataclasses.replace(method, rotation=False)
     module = float_graph(model, example_inputs, batches, config, method, progress)
+    float_module = copy.deepcopy(module)
     prepared = calibrated(module, batches, config, method, progress)
-    return QatModel(prepared, example_inputs, config, batches.first(_RANGE_IMAGES).chunks(), integer_functions)
+    ranges = batches.first(_RANGE_IMAGES).chunks()
+    return QatModel(prepared, example_inputs, config, ranges, integer_functions, float_module)
 
 
 def convert(model: QatModel) -> GraphModule:

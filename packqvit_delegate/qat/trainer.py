@@ -17,10 +17,11 @@ from ..training.augment import random_views
 from ..training.average import ParameterAverage
 from ..training.grids import LearnedChannelShifts
 from ..training.memory import keep_freed_memory
+from ..training.model import TrainableModel
 from ..training.optimizer import cosine_schedule, parameter_groups
 from . import checkpoint as checkpoints
 from .history import History
-from .losses import objective
+from .losses import Answer, objective
 from .method import TrainingMethod
 from .order import StepSampler, stream
 from .preparation import QatModel
@@ -50,7 +51,8 @@ def train(
     Args:
         model: Of `prepare`.
         data: A map-style data set: its items are images, float32 [C, H, W], or pairs of an image and a label.
-        teacher: Answers like what the model shall answer, usually the float model; moved to the model's device.
+        teacher: Answers like what the model shall answer, usually the float model; moved to the model's device. With
+            `TrainingMethod.features`, `model.float_model()`.
         method: How; None: TrainingMethod().
         checkpoint: A file to write to, and to go on from where it exists: the result is, bit for bit, that of a
             training without interruption, if `data` draws nothing at random.
@@ -73,6 +75,8 @@ def train(
             f"distillation is {method.distillation!r}: give "
             + ("the float model as teacher" if teacher is None else "no teacher, or another distillation")
         )
+    if method.features > 0 and not isinstance(teacher, TrainableModel):
+        raise PackQViTError("with features the teacher has to be model.float_model(), whose LayerNorms are the model's")
     if every < 1:
         raise PackQViTError(f"every is {every}, but must be at least 1")
     keep_freed_memory()
@@ -177,9 +181,15 @@ class _Training:
             target = None
             if self._teacher is not None:
                 with torch.no_grad():
-                    target = _single(self._teacher(images))
-            output = _single(self._forward(images))
-        return objective(self._method, self._model, output, target, labels)
+                    target = self._answer(self._teacher, images)
+            answer = self._answer(self._forward, images)
+        return objective(self._method, self._model, answer, target, labels)
+
+    def _answer(self, model: nn.Module, images: torch.Tensor) -> Answer:
+        if self._method.features > 0:
+            output, norms = model(images, with_norms=True)
+            return Answer(_single(output), norms)
+        return Answer(_single(model(images)))
 
     @torch.no_grad()
     def _evaluate(self, evaluate: Evaluate) -> float:

@@ -78,13 +78,14 @@ class TrainableModel(nn.Module):
         self.integer_functions = integer_functions
         self._integer: list[IntegerValues] = []
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor, with_norms: bool = False) -> Any:
         """The outputs of the graph: a tensor where there is one, else a tuple.
 
         Args:
             *inputs: In the order of the model's arguments; float32 [B, ...], B as large as memory allows.
+            with_norms: Returns what `outputs_and_norms` does, for wrappers that only know `forward`.
         """
-        return self._run(inputs, None)
+        return self.outputs_and_norms(*inputs) if with_norms else self._run(inputs, None)
 
     def outputs_and_norms(self, *inputs: torch.Tensor) -> tuple[Any, list[torch.Tensor]]:
         """The outputs, and what every LayerNorm gives before it is rounded, float32 [B, ..., C], in graph order.

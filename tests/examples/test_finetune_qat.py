@@ -75,9 +75,22 @@ def test_class_folders_get_a_new_classifier(run, tmp_path: Path) -> None:
     assert runtime.load(tmp_path / "c.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
 
 
+def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path: Path) -> None:
+    (tmp_path / "other" / "b.png").write_bytes((tmp_path / "other" / "a.png").read_bytes())
+    quick = QUICK.replace("--data train", "--data other").replace("--float-steps 4", "--float-steps 0")
+    options = "--label-weight 0 --features 10 --rotation --smallest-crop 0.3 --batch 2 --output d.pte"
+    output = run(f"{quick} {options}")
+    assert "divergence" in output
+    assert runtime.load(tmp_path / "d.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 10)  # all classes stay
+    (tmp_path / "val" / "labels.csv").write_text("file,label\nclass3/0.png,10\n")
+    assert "val has the label 10, the model has 10 classes" in run(f"{quick} {options}", code=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        ("--data other --validation val", "other has no labels"),
+        ("--data train --validation val --label-weight 1 --features 1", "features are learned from a teacher"),
         ("--data gone --validation val", "gone is not a folder"),
         ("--data train --validation other", "other has no labels"),
         ("--data train --validation val --bits 5", "bits is 5"),

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from models import images, plain_model
 from packqvit_delegate import PackQViTError, qat, runtime
-from packqvit_delegate.training.losses import distance
+from packqvit_delegate.training.losses import distance, feature_distance
 from packqvit_delegate.training.optimizer import LearningRates
 from qat.support import data, method, parameters, prepared
 
@@ -187,6 +187,7 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
         ({"label_weight": 0.5}, {}, "images without labels"),
         ({"outlier_weight": 1.0}, {}, "residual is not int8"),
         ({}, {"every": 0}, "every is 0"),
+        ({"features": 1.0}, {}, r"the teacher has to be model\.float_model\(\)"),
         (
             {},
             {"teacher": nn.Sequential(plain_model(), nn.Unflatten(1, (2, 5)))},
@@ -210,6 +211,31 @@ def test_features_learn_as_well() -> None:
     assert sum(history.losses[-5:]) < 0.9 * sum(history.losses[:5])
 
 
+def test_the_float_model_on_the_same_graph_answers_like_the_model() -> None:
+    model, x = prepared(), images(4, seed=3)
+    teacher = model.float_model()
+    output, norms = teacher.outputs_and_norms(x)
+    torch.testing.assert_close(output, plain_model()(x), rtol=1e-4, atol=1e-4)
+    assert [norm.shape for norm in norms] == [norm.shape for norm in model.outputs_and_norms(x)[1]]
+    assert not any(parameter.requires_grad for parameter in teacher.parameters()) and not teacher.training
+    with pytest.raises(PackQViTError, match="made without its float graph"):
+        qat.QatModel(model._prepared[0], model.example_inputs, model.config, model.ranges).float_model()
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_norms_are_learned_beside_the_answers(micro_batch: int | None) -> None:
+    x, found = images(32, seed=5), {}
+    for weight in (0.0, 30.0):
+        model = prepared()
+        teacher = model.float_model()
+        chosen = method(steps=60, features=weight, micro_batch=micro_batch)
+        history = qat.train(model, data(), teacher=teacher, method=chosen)
+        assert sum(history.losses[-5:]) < sum(history.losses[:5])
+        with torch.no_grad():
+            found[weight] = float(feature_distance(model.outputs_and_norms(x)[1], teacher.outputs_and_norms(x)[1]))
+    assert found[30.0] < 0.97 * found[0.0]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -220,6 +246,7 @@ def test_features_learn_as_well() -> None:
         ("label_weight", 1.0, "distillation 'soft' with a label_weight of 1.0"),
         ("label_smoothing", 1.0, "label_smoothing is 1.0"),
         ("outlier_weight", -1.0, "outlier_weight is -1.0"),
+        ("features", -1.0, "features is -1.0"),
         ("clip", 0.0, "clip is 0.0"),
         ("seed", -1, "seed is -1"),
         ("ema", 1.0, "ema is 1.0"),
