@@ -107,8 +107,9 @@ struct RowDivision {
   constexpr int32_t operator()(int32_t acc) const { return rshr(rshr(acc, shift) * reciprocal, 14); }
 };
 
-// Largest Q with |x - mean| / sigma < sqrt(channels) on Q fraction bits of int16.
-static constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 15 - (bitlen(channels - 1) + 1) / 2; }
+// Largest Q with 2 |x - mean| / sigma < 2 sqrt(channels) on Q fraction bits of int16: what the reciprocal, between a
+// half and one, multiplies.
+static constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 14 - (bitlen(channels - 1) + 1) / 2; }
 
 // 1 / sqrt(V) of a LayerNorm row: normalised = mulhrs(sat16(rshr((X << 12) - M, shift)), reciprocal).
 struct InverseDeviation {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/scalar.h"
 #include "tests/support/random.h"
 #include "tests/support/tiers.h"
 
@@ -36,6 +37,25 @@ class LayerNormTest : public TierTest {
         ASSERT_EQ(output[row * channels + c], expected[c]) << channels << " channels, " << row << "," << c;
       }
     }
+  }
+
+  // Runs one row whose output step is 1 / `steps` of sigma, and compares it with floating point.
+  void expect_close_to_the_real_norm(const std::vector<int16_t>& x, int steps) {
+    constexpr int kOutputShift = 16;
+    const size_t channels = x.size();
+    const std::vector<int16_t> weight(
+        channels, static_cast<int16_t>(steps << (kOutputShift - static_cast<int>(layer_norm_fraction_bits(channels)))));
+    const std::vector<int32_t> bias(channels, 1 << (kOutputShift - 1));
+    std::vector<int8_t> output(channels);
+    const LayerNormArguments arguments{x.data(), true,         channels, nullptr, weight.data(), bias.data(),
+                                       0,        kOutputShift, -128,     127,     output.data()};
+    tier().layer_norm(arguments, {0, 1});
+    double mean = 0;
+    double variance = 0;
+    for (const int16_t code : x) mean += code / static_cast<double>(channels);
+    for (const int16_t code : x) variance += (code - mean) * (code - mean) / static_cast<double>(channels);
+    for (size_t c = 0; c < channels; ++c)
+      EXPECT_NEAR(output[c], steps * (x[c] - mean) / std::sqrt(variance), 0.56) << c;
   }
 
   naive::LayerNorm random_parameters(Random& random, size_t channels, bool shifts) {
@@ -89,29 +109,21 @@ TEST_P(LayerNormTest, RowsAtTheEnds) {
 
 TEST_P(LayerNormTest, IsCloseToTheRealNorm) {
   Random random(3);
-  constexpr size_t kChannel = 192;
-  constexpr int kOutputShift = 16;
-  naive::LayerNorm plain;
-  // One output step is 1/32 of sigma: weight = 32 * 2^(S - Q) with Q = 11.
-  plain.weight.assign(kChannel, 32 << (kOutputShift - 11));
-  plain.bias.assign(kChannel, 1 << (kOutputShift - 1));
-  plain.output_shift = kOutputShift;
-  std::vector<int16_t> x(kChannel);
-  std::vector<int8_t> output(kChannel);
   for (int repeat = 0; repeat < 50; ++repeat) {
     const int64_t limit = int64_t{1} << random.uniform(4, 15);
-    for (int16_t& code : x) code = static_cast<int16_t>(random.uniform(-limit, limit - 1));
-    const LayerNormArguments arguments{x.data(),          true, kChannel,     nullptr, plain.weight.data(),
-                                       plain.bias.data(), 0,    kOutputShift, -128,    127,
-                                       output.data()};
-    tier().layer_norm(arguments, {0, 1});
-    double mean = 0;
-    double variance = 0;
-    for (const int16_t code : x) mean += code / static_cast<double>(kChannel);
-    for (const int16_t code : x) variance += (code - mean) * (code - mean) / kChannel;
-    for (size_t c = 0; c < kChannel; ++c) {
-      EXPECT_NEAR(output[c], 32 * (x[c] - mean) / std::sqrt(variance), 0.56) << limit;
-    }
+    expect_close_to_the_real_norm(random.numbers<int16_t>(192, -limit, limit - 1), 32);
+  }
+}
+
+// Massive tokens: |x - mean| / sigma is close to its bound sqrt(192), over all sizes of the reciprocal.
+TEST_P(LayerNormTest, IsCloseWhereOneChannelDominates) {
+  Random random(4);
+  for (int16_t size = 2000; size < 32000; size = static_cast<int16_t>(size + 499)) {
+    auto x = random.numbers<int16_t>(192, -20, 20);
+    x[7] = size;
+    expect_close_to_the_real_norm(x, 8);
+    x[7] = static_cast<int16_t>(-size);
+    expect_close_to_the_real_norm(x, 8);
   }
 }
 

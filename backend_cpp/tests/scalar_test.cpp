@@ -139,12 +139,12 @@ TEST(Scalar, FloorDivision) {
 }
 
 TEST(Scalar, LayerNormFractionBits) {
-  EXPECT_EQ(layer_norm_fraction_bits(1), 15u);
-  EXPECT_EQ(layer_norm_fraction_bits(2), 14u);
-  EXPECT_EQ(layer_norm_fraction_bits(192), 11u);
-  EXPECT_EQ(layer_norm_fraction_bits(256), 11u);
-  EXPECT_EQ(layer_norm_fraction_bits(257), 10u);
-  EXPECT_EQ(layer_norm_fraction_bits(4096), 9u);
+  EXPECT_EQ(layer_norm_fraction_bits(1), 14u);
+  EXPECT_EQ(layer_norm_fraction_bits(2), 13u);
+  EXPECT_EQ(layer_norm_fraction_bits(192), 10u);
+  EXPECT_EQ(layer_norm_fraction_bits(256), 10u);
+  EXPECT_EQ(layer_norm_fraction_bits(257), 9u);
+  EXPECT_EQ(layer_norm_fraction_bits(4096), 8u);
 }
 
 }  // namespace

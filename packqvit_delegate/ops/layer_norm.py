@@ -11,8 +11,11 @@ from .library import code_dtype, integer_op
 
 
 def normalized_fraction_bits(channels: int) -> int:
-    """Q: fraction bits of (x - mean) / sigma in 16 bits; its magnitude stays below sqrt(channels)."""
-    return 15 - ((channels - 1).bit_length() + 1) // 2
+    """Q: fraction bits of (x - mean) / sigma, whose magnitude stays below sqrt(channels).
+
+    Twice as much fits into 16 bits: so large are the values that the reciprocal, between a half and one, multiplies.
+    """
+    return 14 - ((channels - 1).bit_length() + 1) // 2
 
 
 def _layer_norm_meta(

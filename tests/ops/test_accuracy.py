@@ -146,6 +146,25 @@ def test_layer_norm_is_within_its_error(channels: int, dtype: torch.dtype) -> No
     assert float(((codes - real).abs() - allowed)[inside].max()) < 0.02
 
 
+@pytest.mark.parametrize("channels", [2, 64, 192, 256, 1024, 4096])
+def test_layer_norm_holds_a_channel_that_dominates(channels: int) -> None:
+    """Massive tokens of vision transformers: (x - mean) / sigma close to sqrt(channels), whatever the reciprocal is."""
+    sizes = torch.logspace(2.5, 4.45, 97, dtype=torch.float64).unsqueeze(1)
+    noise = torch.randn(97, channels, generator=torch.Generator().manual_seed(channels), dtype=torch.float64)
+    x = sizes * 1e-3 * noise
+    x[:, :1] = sizes
+    x = x.round().to(torch.int16)
+    steps, fraction_bits = 100.0 / math.sqrt(channels), normalized_fraction_bits(channels)
+    shift = math.floor(math.log2(32767 / steps)) + fraction_bits
+    weight = torch.full((channels,), round(steps * 2.0 ** (shift - fraction_bits)), dtype=torch.int16)
+    bias = torch.full((channels,), 2 ** (shift - 1), dtype=torch.int32)
+    codes = ops.layer_norm(x, None, weight, bias, 0, shift, -128, 127)
+    real = functional.layer_norm(x.double(), (channels,), eps=0.0) * steps
+    assert float(real.abs().max()) > (0.9 if channels > 2 else 0.7) * 100
+    allowed = 0.5 + 2.0 * steps * 2.0**-fraction_bits
+    assert float((codes - real).abs().max()) < allowed + 0.02
+
+
 def test_layer_norm_uses_the_channel_shifts() -> None:
     generator = torch.Generator().manual_seed(7)
     x = torch.randint(-128, 128, (9, 192), generator=generator).to(torch.int8)

@@ -141,7 +141,7 @@ struct LayerNorm {
       s2 += shifted[c] * shifted[c];
     }
     const int64_t bits = channels > 1 ? bitlen(static_cast<uint64_t>(channels - 1)) : 0;
-    const int64_t q_bits = 15 - (bits + 1) / 2;
+    const int64_t q_bits = 14 - (bits + 1) / 2;
     const int64_t mean = floor_div(s1 * 8192 + channels, 2 * channels);
     int64_t variance = channels * s2 - s1 * s1 + epsilon;
     if (variance < 1) variance = 1;
