@@ -107,8 +107,8 @@ struct RowDivision {
   constexpr int32_t operator()(int32_t acc) const { return rshr(rshr(acc, shift) * reciprocal, 14); }
 };
 
-// Largest Q with 2 |x - mean| / sigma < 2 sqrt(channels) on Q fraction bits of int16: what the reciprocal, between a
-// half and one, multiplies.
+// Largest Q with 2 sqrt(channels) on Q fraction bits within int16: |x - mean| / sigma is below sqrt(channels), and what
+// the reciprocal, between a half and one, multiplies is up to twice as large.
 static constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 14 - (bitlen(channels - 1) + 1) / 2; }
 
 // 1 / sqrt(V) of a LayerNorm row: normalised = mulhrs(sat16(rshr((X << 12) - M, shift)), reciprocal).
