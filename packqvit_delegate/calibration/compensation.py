@@ -78,8 +78,7 @@ class Compensation:
         """
         target = (_INPUT_SHARE * (weight @ self._drift_products) + _STREAM_SHARE * self._lack_products) / self._weight
         if centred:
-            means = _INPUT_SHARE * (weight @ self._drift) + _STREAM_SHARE * self._lack
-            target -= torch.outer(means, self._input) / self._weight**2
+            target -= torch.outer(self._means(weight), self._input) / self._weight**2
         # Inputs that hardly differ leave nothing but rounding errors of their means.
         precision = _PRECISION * float((self._input / self._weight).square().mean())
         ridge = max(_RIDGE * float(hessian.diagonal().mean()), precision) + 1e-12
@@ -87,7 +86,9 @@ class Compensation:
         return weight + torch.linalg.solve(system, target.T).T
 
     def bias(self, weight: torch.Tensor) -> torch.Tensor:
-        """What the bias takes back of the means: all of the inputs' share, which other images have in common.
+        """What the bias takes back of the means: the same shares, so that it is the least of the same sum.
+
+        All of what the inputs' mean is off would be the other choice, as other images have it in common: too much.
 
         Args:
             weight: float64 [O, K], W.
@@ -95,4 +96,8 @@ class Compensation:
         Returns:
             float64 [O].
         """
-        return (weight @ self._drift + _STREAM_SHARE * self._lack) / self._weight
+        return self._means(weight) / self._weight
+
+    def _means(self, weight: torch.Tensor) -> torch.Tensor:
+        """Sum over all rows of what the shares leave to make up for, float64 [O]."""
+        return _INPUT_SHARE * (weight @ self._drift) + _STREAM_SHARE * self._lack
