@@ -48,6 +48,7 @@ def test_weights_are_where_the_objective_is_flat(centred: bool, joins_stream: bo
     share = (counts / counts.sum()).unsqueeze(1)
     if centred:  # the bias that is best for these weights
         bias = ((wanted - x @ found.T) * share).sum(0).detach()
+        torch.testing.assert_close(bias, compensation.bias(weight) + ((weight - found) @ moments.mean()).detach())
     error = ((x @ found.T + bias - wanted).square() * share).sum()
     ridge = _RIDGE * hessian.diagonal().mean() * (found - weight).square().sum()
     (gradient,) = torch.autograd.grad(error + ridge, found)
@@ -55,11 +56,11 @@ def test_weights_are_where_the_objective_is_flat(centred: bool, joins_stream: bo
     assert not torch.allclose(found, weight, atol=1e-2)
 
 
-def test_the_bias_takes_back_the_mean() -> None:
+def test_the_bias_takes_back_its_share_of_the_mean() -> None:
     x, weight = random(ROWS, CHANNELS, seed=1), random(OUTPUTS, CHANNELS, seed=4)
     offset, lack = random(CHANNELS, seed=2), random(1, OUTPUTS, seed=3).expand(ROWS, -1)
     compensation, _ = observed(x + offset, x, lack, torch.ones(ROWS, dtype=torch.float64))
-    torch.testing.assert_close(compensation.bias(weight), weight @ offset + _STREAM_SHARE * lack[0])
+    torch.testing.assert_close(compensation.bias(weight), _INPUT_SHARE * weight @ offset + _STREAM_SHARE * lack[0])
 
 
 def test_without_errors_nothing_changes() -> None:
