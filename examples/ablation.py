@@ -34,7 +34,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from console import command, console, errors, progress
 from evaluate import Answers, divergence, open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig
-from packqvit_delegate.api import Batches, calibrated, finish, float_graph
+from packqvit_delegate.api import finish
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.config import PRESETS
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.errors import PackQViTError
@@ -45,6 +46,7 @@ from packqvit_delegate.passes.graph import aten
 from packqvit_delegate.passes.integer import attention_rules, norm_rules
 from packqvit_delegate.passes.integer.context import RULES
 from packqvit_delegate.passes.patterns import UNARY_FUNCTIONS
+from packqvit_delegate.preparation import make_pair
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -217,9 +219,7 @@ class Maker:
     def _calibrated(self, config: QuantizationConfig, method: CalibrationMethod) -> GraphModule:
         example = (self._images[:1],)
         batches = Batches(self._images.split(16), example)
-        return calibrated(
-            float_graph(self.loaded.module, example, batches, config, method), batches, config, method, progress
-        )
+        return make_pair(self.loaded.module, example, batches, config, method, progress).prepared
 
 
 def _measure(maker: Maker, variant: Variant, testing: ImageFolder, processes: int) -> tuple[Answers, list[str]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from configuration import configuration
 from console import command, console, errors, progress, size
 from packqvit_delegate import CalibrationMethod
-from packqvit_delegate.api import Batches
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import ZOO, load

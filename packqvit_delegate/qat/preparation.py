@@ -11,11 +11,13 @@ from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from ..api import Batch, Batches, ByteLayout, Program, calibrated, check_ends, finish, float_graph
+from ..api import ByteLayout, Program, check_ends, finish
 from ..calibration import CalibrationMethod
+from ..calibration.batches import Batch, Batches
 from ..config import QuantizationConfig
 from ..errors import PackQViTError
 from ..passes import lower_to_integer
+from ..preparation import make_pair
 from ..progress import Progress
 from ..training import TrainableModel
 
@@ -102,11 +104,9 @@ def prepare(
     method = method or CalibrationMethod()
     if method.rotation is None:
         method = dataclasses.replace(method, rotation=False)
-    module = float_graph(model, example_inputs, batches, config, method, progress)
-    float_module = copy.deepcopy(module)
-    prepared = calibrated(module, batches, config, method, progress)
+    pair = make_pair(model, example_inputs, batches, config, method, progress)
     ranges = batches.first(_RANGE_IMAGES).chunks()
-    return QatModel(prepared, example_inputs, config, ranges, integer_functions, float_module)
+    return QatModel(pair.prepared, example_inputs, config, ranges, integer_functions, pair.reference)
 
 
 def convert(model: QatModel) -> GraphModule:

@@ -1,7 +1,7 @@
 """Where an integer program loses accuracy, and which layers should have 8 instead of 4 bits."""
 
+from ..preparation import Pair, make_pair
 from .mixed_precision import SEARCH_IMAGES, Limits, MixedPrecision, suggest, suggest_for
-from .pair import Pair, make_pair
 from .plot import plot
 from .report import OperatorLoss, SensitivityReport, analyze, measure
 from .table import block_table, worst_table

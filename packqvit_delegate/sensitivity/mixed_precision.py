@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..api import Batch, Batches
 from ..calibration import CalibrationMethod
+from ..calibration.batches import Batch, Batches
 from ..config import INNER_PRODUCT_LEVELS, LayerOverride, QuantizationConfig
 from ..errors import PackQViTError
+from ..preparation import Pair, make_pair
 from ..progress import Progress
-from .pair import Pair, make_pair
 from .search import Budget, select
 from .simulation import Simulation
 from .widths import Choice, Size, choices, size_of

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from ..api import CHUNK, Batch, Batches
 from ..calibration import CalibrationMethod
+from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
 from ..grids import values_of
 from ..passes.graph import is_call
 from ..passes.lower_to_integer import FLOAT_NAME, GRID
 from ..passes.patterns import UNARY_FUNCTIONS
+from ..preparation import make_pair
 from ..progress import Progress, silent
-from .pair import make_pair
 from .roles import Place, block_count, places, selected_tokens
 from .signal import SignalToNoise
 from .streams import OnDemand, Steps, computed, output_of

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from ..api import Batches
+from ..calibration.batches import Batches
 from ..config import INNER_PRODUCT_LEVELS
 from ..passes.graph import aten, constant, is_call
 from ..progress import Progress, silent

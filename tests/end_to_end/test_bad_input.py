@@ -105,7 +105,7 @@ def test_a_model_without_attention() -> None:
 def test_dynamic_shapes() -> None:
     batch = torch.export.Dim("batch", min=1, max=8)
     exported = torch.export.export(plain_model(), (BATCH,), dynamic_shapes={"x": {0: batch}})
-    from packqvit_delegate.api import check_static
+    from packqvit_delegate.capture import check_static
 
     with pytest.raises(UnsupportedModelError, match="dynamic shape"):
         check_static(exported)

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 import ablation
 from packqvit_delegate import export
-from packqvit_delegate.api import calibrated
 from packqvit_delegate.models import load
 from packqvit_delegate.passes.integer.context import RULES
+from packqvit_delegate.preparation import make_pair
 
 ARGUMENTS = "--weights w.safetensors --calibration photos --evaluate photos --calibration-images 8 --processes 1"
 
@@ -60,7 +60,7 @@ def test_rows_share_a_calibration_and_are_the_programs_of_export(run, tmp_path: 
         loaded.module, (images[:1],), [images], input_normalization=(preprocessing.mean, preprocessing.std)
     ).buffer
     calls = []
-    monkeypatch.setattr(ablation, "calibrated", lambda *args: calls.append(args) or calibrated(*args))
+    monkeypatch.setattr(ablation, "make_pair", lambda *args: calls.append(args) or make_pair(*args))
     maker = ablation.Maker(loaded, images, "w4a4")
     softmax = next(variant for variant in ablation.VARIANTS if variant.name == "softmax of plain 2^x")
     nearest = next(variant for variant in ablation.VARIANTS if variant.name == "weights to nearest")

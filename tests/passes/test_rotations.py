@@ -12,7 +12,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from models import MICRO, export, hugging_face_model, images, plain_model, timm_model
-from packqvit_delegate import CalibrationMethod, QuantizationConfig, api, qat
+from packqvit_delegate import CalibrationMethod, QuantizationConfig, preparation, qat
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes import canonicalize, rotate_residual, rotate_values
 from packqvit_delegate.passes.graph import aten, clean_up, constant, find, signature
 from packqvit_delegate.passes.patterns import attentions
@@ -207,7 +208,7 @@ def record_rotations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return lambda module: (called.append(name), original(module))[1]
 
     for name in BOTH:
-        monkeypatch.setattr(api, name, record(name, getattr(api, name)))
+        monkeypatch.setattr(preparation, name, record(name, getattr(preparation, name)))
     return called
 
 
@@ -244,7 +245,7 @@ def test_where_export_rotates(
     called = record_rotations(monkeypatch)
     x = images(4)
     config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)  # type: ignore[arg-type]
-    batches, method = api.Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
-    module = api.float_graph(plain_model(), (x[:1],), batches, config, method, tuned=tuned)
+    batches, method = Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
+    module = preparation.float_graph(plain_model(), (x[:1],), batches, config, method, tuned=tuned)
     assert called == expected
     assert_same_function(module, graph(plain_model()))

@@ -12,7 +12,7 @@ from torch import nn
 
 from models import CASES, images, plain_model
 from packqvit_delegate import CalibrationMethod, LayerOverride, PackQViTError, QuantizationConfig, export
-from packqvit_delegate.api import Batches
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes.graph import constant
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, Pair, analyze, make_pair, suggest, suggest_for
 from packqvit_delegate.sensitivity.search import Budget, select

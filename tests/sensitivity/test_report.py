@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from models import CASES, MICRO, images, plain_model
 from packqvit_delegate import PackQViTError, QuantizationConfig
-from packqvit_delegate.api import Batches
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes.graph import constant, find
 from packqvit_delegate.sensitivity import (
     Pair,

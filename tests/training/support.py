@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor
 from torch.fx import GraphModule
 
 from models import images, plain_model
-from packqvit_delegate.api import Batches, calibrated, float_graph
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.config import QuantizationConfig
+from packqvit_delegate.preparation import make_pair
 
 
 def calibrated_model(batch_size: int = 1, x: Tensor | None = None, **config: object) -> tuple[GraphModule, GraphModule]:
@@ -17,6 +16,5 @@ def calibrated_model(batch_size: int = 1, x: Tensor | None = None, **config: obj
     x = images(16, seed=1) if x is None else x
     chosen = QuantizationConfig(**config)  # type: ignore[arg-type]
     example = (x[:batch_size],)
-    batches = Batches(x, example)
-    module = float_graph(plain_model(), example, batches, chosen)
-    return copy.deepcopy(module), calibrated(module, batches, chosen)
+    pair = make_pair(plain_model(), example, Batches(x, example), chosen)
+    return pair.reference, pair.prepared

@@ -12,9 +12,10 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from models import images, plain_model
 from packqvit_delegate import PackQViTError
-from packqvit_delegate.api import Batches, calibrated, float_graph
+from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.config import QuantizationConfig
 from packqvit_delegate.passes import float_operators, lower_to_integer
+from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.training import TrainableModel
 from packqvit_delegate.training.grids import LearnedAffine, WideResidual
 from training.support import calibrated_model
@@ -89,9 +90,8 @@ def test_a_batch_gives_what_its_images_give_alone() -> None:
 def test_models_that_pool_and_programs_for_batches(batch_size: int) -> None:
     x = images(4, seed=1)
     example = (x[:batch_size],)
-    batches = Batches(x, example)
-    module = float_graph(plain_model(pool="mean", embedding="none", attention="masked"), example, batches, CONFIG)
-    prepared = calibrated(module, batches, CONFIG)
+    plain = plain_model(pool="mean", embedding="none", attention="masked")
+    prepared = make_pair(plain, example, Batches(x, example), CONFIG).prepared
     model = TrainableModel(prepared, batch_size, integer_functions=True).eval()
     integer = lower_to_integer(convert_pt2e(copy.deepcopy(model.commit([]))))
     with torch.no_grad():
@@ -129,8 +129,7 @@ def test_what_has_no_integer_operator_stays_in_float() -> None:
             return m.head(m.norm(m.blocks[1](x))[:, 0])
 
     x = images(8, seed=1)
-    batches = Batches(x, (x[:1],))
-    prepared = calibrated(float_graph(Odd(), (x[:1],), batches, CONFIG), batches, CONFIG)
+    prepared = make_pair(Odd(), (x[:1],), Batches(x, (x[:1],)), CONFIG).prepared
     model = TrainableModel(prepared, integer_functions=True).eval()
     integer = lower_to_integer(convert_pt2e(copy.deepcopy(prepared)))
     assert float_operators(integer)

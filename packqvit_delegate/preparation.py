@@ -1,0 +1,124 @@
+"""From a float model to its canonical graph, and from that to a calibrated one."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from .calibration import CalibrationMethod, calibrate
+from .calibration.batches import Batches
+from .capture import capture, check_weights
+from .config import QuantizationConfig
+from .passes import (
+    canonicalize,
+    equalize_layer_norm,
+    equalize_values,
+    fold_input_normalization,
+    lower_to_integer,
+    rotate_residual,
+    rotate_values,
+    split_outlier_channels,
+)
+from .progress import Progress, silent
+from .quantizer import PackQViTQuantizer
+
+
+@dataclasses.dataclass
+class Pair:
+    """A float graph and what calibration made of it; nodes of one kind have the same name in both.
+
+    Attributes:
+        reference: Canonical float graph, the same function as the model.
+        prepared: With observers whose grids are decided, and with rounded weights.
+    """
+
+    reference: GraphModule
+    prepared: GraphModule
+
+    def to_integer(self) -> GraphModule:
+        """The integer graph; `prepared` becomes part of it and cannot be used afterwards."""
+        return lower_to_integer(convert_pt2e(self.prepared))
+
+
+def make_pair(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    batches: Batches,
+    config: QuantizationConfig,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+    *,
+    tuned: bool = False,
+) -> Pair:
+    """Calibrates a model and keeps the float graph beside it.
+
+    Args:
+        model: As for `packqvit_delegate.export`.
+        example_inputs: As for `export`.
+        batches: Calibration data.
+        config: All choices.
+        method: As for `export`.
+        progress: As for `export`.
+        tuned: Whether tuning follows.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    reference = float_graph(model, example_inputs, batches, config, method, progress, tuned=tuned)
+    prepared = prepare_pt2e(copy.deepcopy(reference), PackQViTQuantizer(config=config))
+    calibrate(prepared, batches.chunks(), batches.size, method, progress)
+    return Pair(reference, prepared)
+
+
+def float_graph(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    batches: Batches,
+    config: QuantizationConfig,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+    *,
+    tuned: bool = False,
+) -> GraphModule:
+    """The canonical float graph whose weights and values get codes: the same function as the model.
+
+    Args:
+        model: As for `export`.
+        example_inputs: As for `export`.
+        batches: Calibration data.
+        config: All choices.
+        method: As for `export`.
+        progress: As for `export`.
+        tuned: Whether tuning follows calibration.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    progress = progress or silent
+    check_weights(model)
+    module = canonicalize(capture(model, example_inputs))
+    if config.input_normalization is not None:
+        fold_input_normalization(module, config.input_normalization[1])
+    quantizer = PackQViTQuantizer(config=config)
+    quantizer.check(module)
+    method = method or CalibrationMethod()
+    if _rotates(method, config, tuned):
+        rotate_values(module)
+        if config.residual == "int16":  # the shifts of an int8 stream need channels that differ
+            rotate_residual(module)
+    if method.split_outliers:
+        split_outlier_channels(module, progress(batches, "looking for outliers", len(batches)))
+    module = equalize_values(module, progress(batches, "equalising values", len(batches)), quantizer.output_codes)
+    seen = progress(batches, "equalising", len(batches))
+    return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
+
+
+def _rotates(method: CalibrationMethod, config: QuantizationConfig, tuned: bool) -> bool:
+    if method.rotation is not None:
+        return method.rotation
+    return config.activation_bits < 8 or (tuned and config.weight_bits < 8)
