@@ -45,7 +45,7 @@ def test_the_integer_program_comes_closer_on_images_that_it_never_saw() -> None:
     # Answers alone, so that the report's loss is the distance that is asked for below.
     float_module, prepared, report = tuned(count=300, steps=400, features=0.0)
     assert report.after < 0.8 * report.before and report.steps == 400
-    x = images(24, seed=11)
+    x = images(200, seed=11)
     assert integer_distance(prepared, float_module, x) < 0.9 * integer_distance(calibrated, float_module, x)
 
 
@@ -53,7 +53,7 @@ def test_it_learns_features_too() -> None:
     _, calibrated = calibrated_model()
     float_module, prepared, report = tuned(count=300, steps=400)
     _, _, answers = tuned(count=300, steps=1, features=0.0)
-    x = images(24, seed=11)
+    x = images(200, seed=11)
     assert integer_distance(prepared, float_module, x) < 0.9 * integer_distance(calibrated, float_module, x)
     assert report.after < 0.95 * report.before
     assert answers.before < 0.5 * report.before  # what is left is the LayerNorms' share
