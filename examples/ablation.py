@@ -130,11 +130,11 @@ VARIANTS = (
     Variant("GELU by x sigmoid(1.702 x)", patch=lambda: _gelu_by(sigmoid_gelu)),
     Variant("Hardswish for GELU, untrained", patch=lambda: _gelu_by(functional.hardswish)),
     Variant("outlier channels not split", method={"split_outliers": False}),
-    Variant("not rotated", method={"rotation": False}, presets=("w4a4",)),
-    Variant("rotated", method={"rotation": True}, presets=("w8a8", "w4a8")),
+    Variant("not rotated", method={"rotation": False}, presets=("w4a4", "w4a8")),
+    Variant("rotated", method={"rotation": True}, presets=("w8a8",)),
     Variant("weights to nearest", method={"rounding": "nearest"}),
     Variant("no bias correction", method={"bias_correction": False}),
-    Variant("errors before a layer not made up for", method={"compensation": False}, presets=("w4a4",)),
+    Variant("errors before a layer not made up for", method={"compensation": False}, presets=("w4a4", "w4a8")),
 )
 
 

@@ -40,7 +40,7 @@ CLIPPING_HELP = "Ranges end where the error is least, or at the extremes."
 SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 COMPENSATION_HELP = "Layers with weights and inputs of 4 bits make up for a part of the errors before them."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
-ROTATION_HELP = "Mix channels by rotations; default: at 4-bit activations, and at 4-bit weights with --tune."
+ROTATION_HELP = "Mix channels by rotations; default: where weights or activations have 4 bits."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 

@@ -178,7 +178,7 @@ def quantize(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
-    pair = make_pair(model, example_inputs, batches, config, method, progress, tuned=tuning is not None)
+    pair = make_pair(model, example_inputs, batches, config, method, progress)
     if tuning is not None:
         images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
         result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)

@@ -52,8 +52,6 @@ def make_pair(
     config: QuantizationConfig,
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
-    *,
-    tuned: bool = False,
 ) -> Pair:
     """Calibrates a model and keeps the float graph beside it.
 
@@ -64,12 +62,11 @@ def make_pair(
         config: All choices.
         method: As for `export`.
         progress: As for `export`.
-        tuned: Whether tuning follows.
 
     Raises:
         PackQViTError: As `export`.
     """
-    reference = float_graph(model, example_inputs, batches, config, method, progress, tuned=tuned)
+    reference = float_graph(model, example_inputs, batches, config, method, progress)
     prepared = prepare_pt2e(copy.deepcopy(reference), PackQViTQuantizer(config=config))
     calibrate(prepared, batches.chunks(), batches.size, method, progress)
     return Pair(reference, prepared)
@@ -82,8 +79,6 @@ def float_graph(
     config: QuantizationConfig,
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
-    *,
-    tuned: bool = False,
 ) -> GraphModule:
     """The canonical float graph whose weights and values get codes: the same function as the model.
 
@@ -94,7 +89,6 @@ def float_graph(
         config: All choices.
         method: As for `export`.
         progress: As for `export`.
-        tuned: Whether tuning follows calibration.
 
     Raises:
         PackQViTError: As `export`.
@@ -107,7 +101,7 @@ def float_graph(
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
     method = method or CalibrationMethod()
-    if _rotates(method, config, tuned):
+    if _rotates(method, config):
         rotate_values(module)
         if config.residual == "int16":  # the shifts of an int8 stream need channels that differ
             rotate_residual(module)
@@ -118,7 +112,7 @@ def float_graph(
     return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
 
 
-def _rotates(method: CalibrationMethod, config: QuantizationConfig, tuned: bool) -> bool:
+def _rotates(method: CalibrationMethod, config: QuantizationConfig) -> bool:
     if method.rotation is not None:
         return method.rotation
-    return config.activation_bits < 8 or (tuned and config.weight_bits < 8)
+    return min(config.weight_bits, config.activation_bits) < 8

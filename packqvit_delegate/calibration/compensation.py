@@ -6,7 +6,7 @@ import torch
 
 _INPUT_SHARE = 0.5
 _STREAM_SHARE = 0.1
-_RIDGE = 0.2
+_RIDGE = 0.1
 _PRECISION = 1e-6
 
 

@@ -30,15 +30,15 @@ class CalibrationMethod:
     Attributes:
         rounding: `gptq`: weights are rounded for the least error of the layer's output; `nearest`: one by one.
         bias_correction: Biases take back the mean of what rounding the weights does to the output.
-        compensation: Where weights and inputs of a layer have less than 8 bits, the weights and the bias take back a
-            part of the errors before them (calibration/compensation.py).
+        compensation: Where the weights of a layer have less than 8 bits, they and the bias take back a part of the
+            errors before them (calibration/compensation.py).
         clipping: Ranges end where the squared error is least, so that long tails are clipped; False: at the extremes
             that were seen.
         split_outliers: Hidden channels with massive activations become several that saturate
             (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
         rotation: Whether random rotations mix the channels of attention's values and of an int16 residual stream
-            (passes/rotate_values.py, passes/rotate_residual.py). None: at 4-bit activations, and at 4-bit weights that
-            are tuned after calibration, which alone gains nothing from them there; not in quantisation-aware training.
+            (passes/rotate_values.py, passes/rotate_residual.py). None: where weights or activations have 4 bits, but
+            not in quantisation-aware training.
         damping: Of `gptq`'s Hessians, as a share of their mean diagonal.
 
     Raises:
@@ -218,12 +218,12 @@ class _Calibrator:
             self._replace(node, 2, bias.float())
 
     def _compensates(self, node: Node) -> bool:
-        """Whether a node is a linear whose weights and inputs have less than 8 bits, and that is to be made use of."""
+        """Whether a node is a linear whose weights have less than 8 bits, and that is to be made use of."""
         if not self._method.compensation or not is_call(node, aten.linear.default):
             return False
         source, weights = node.args[0], self._weight_observer(node)
-        inputs = self._observer(source) if isinstance(source, Node) else None
-        return weights is not None and weights.narrow and inputs is not None and inputs.narrow
+        has_codes = isinstance(source, Node) and self._observer(source) is not None
+        return weights is not None and weights.narrow and has_codes
 
     def _compensation(self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]) -> Compensation:
         """What is known about the errors before a linear."""

@@ -222,23 +222,20 @@ def test_training_is_rotated_on_request(
 
 
 @pytest.mark.parametrize(
-    ("preset", "residual", "rotation", "tuned", "expected"),
+    ("preset", "residual", "rotation", "expected"),
     [
-        ("w4a4", "int16", None, False, BOTH),
-        ("w4a4", "int16", None, True, BOTH),
-        ("w4a8", "int16", None, False, []),
-        ("w4a8", "int16", None, True, BOTH),
-        ("w8a8", "int16", None, True, []),
-        ("w8a8", "int16", True, False, BOTH),
-        ("w4a4", "int8", None, False, BOTH[:1]),
-        ("w4a4", "int16", False, True, []),
+        ("w4a4", "int16", None, BOTH),
+        ("w4a8", "int16", None, BOTH),
+        ("w8a8", "int16", None, []),
+        ("w8a8", "int16", True, BOTH),
+        ("w4a4", "int8", None, BOTH[:1]),
+        ("w4a4", "int16", False, []),
     ],
 )
 def test_where_export_rotates(
     preset: str,
     residual: str,
     rotation: bool | None,
-    tuned: bool,
     expected: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -246,6 +243,6 @@ def test_where_export_rotates(
     x = images(4)
     config = dataclasses.replace(QuantizationConfig.preset(preset), residual=residual)  # type: ignore[arg-type]
     batches, method = Batches(x, (x[:1],)), CalibrationMethod(rotation=rotation)
-    module = preparation.float_graph(plain_model(), (x[:1],), batches, config, method, tuned=tuned)
+    module = preparation.float_graph(plain_model(), (x[:1],), batches, config, method)
     assert called == expected
     assert_same_function(module, graph(plain_model()))
