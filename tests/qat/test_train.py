@@ -74,7 +74,7 @@ def test_ends_of_the_program() -> None:
         {"micro_batch": 4, "clip": None, "ema": None},
         {"autocast": True, "steps": 60},
         {"smallest_crop": 0.5, "steps": 80},
-        {"outlier_weight": 0.1},
+        {"outlier_weight": 0.1, "steps": 60},
     ],
 )
 def test_every_choice_trains(changes: dict[str, Any]) -> None:
