@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from ..quantizer.observers.weight import symmetric_scales
 
 _BLOCK = 64
+_SWEEPS = 20
+_ROUNDS = 2
 _SCALE_FACTORS = (1.0, 0.8, 0.9, 1.1, 1.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounded:
+    """Weights on a grid.
+
+    Attributes:
+        codes: float64 [O, K], integers.
+        scales: float64 [O], steps of the codes.
+        unrounded: float64 [O, K], where each weight would stand were it alone not rounded: how much a code was torn.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    unrounded: torch.Tensor
 
 
 def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax: int, damping: float) -> torch.Tensor:
@@ -78,6 +97,47 @@ def weighted_scales(weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> t
     return symmetric_scales(weight, qmax, search=qmax < 127, importance=hessian.diagonal().clamp_min(1e-12))
 
 
+def settle(
+    weight: torch.Tensor, hessian: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, qmax: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of which no single one can change for the better, and where each would stand were it not rounded.
+
+    Columns in turn take the code of least error beside all others, until none changes.
+
+    Source: Behdin et al., "QuantEase", arXiv 2309.01885, algorithm 2.
+
+    Args:
+        weight: float64 [O, K].
+        hessian: float64 [K, K], positive definite: mean of x x^T, damped.
+        codes: float64 [O, K], integers in [-qmax, qmax] to start from.
+        scales: float64 [O], their steps.
+        qmax: Largest code.
+
+    Returns:
+        Codes, float64 [O, K], and the values of least error beside all other codes, in steps, float64 [O, K].
+    """
+    codes, steps = codes.clone(), scales.unsqueeze(1)
+    gradient = (codes * steps - weight) @ hessian
+    curvature = hessian.diagonal()
+    for _ in range(_SWEEPS):
+        before = codes.clone()
+        for first in range(0, weight.shape[1], _BLOCK):
+            last = min(first + _BLOCK, weight.shape[1])
+            change = torch.empty_like(codes[:, first:last])
+            inside = hessian[first:last, first:last]
+            for column in range(first, last):
+                wish = codes[:, column] - gradient[:, column] / (curvature[column] * scales)
+                code = wish.round().clamp(-qmax, qmax)
+                change[:, column - first] = (code - codes[:, column]) * scales
+                codes[:, column] = code
+                gradient[:, first:last] += torch.outer(change[:, column - first], inside[column - first])
+            gradient[:, :first] += change @ hessian[first:last, :first]
+            gradient[:, last:] += change @ hessian[first:last, last:]
+        if torch.equal(codes, before):
+            break
+    return codes, codes - gradient / (curvature * steps)
+
+
 def gptq_with_scales(
     weight: torch.Tensor, hessian: torch.Tensor, qmax: int, damping: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,3 +169,38 @@ def gptq_with_scales(
         best_scales, least = torch.where(better, scales, best_scales), torch.minimum(error, least)
     assert best_codes is not None and best_scales is not None
     return best_codes, best_scales
+
+
+def round_settled(weight: torch.Tensor, hessian: torch.Tensor, qmax: int, damping: float) -> Rounded:
+    """`gptq_with_scales`, and at less than 8 bits codes and steps in turn made the best beside each other.
+
+    Args:
+        weight: float64 [O, K].
+        hessian: float64 [K, K], mean of x x^T.
+        qmax: Largest code.
+        damping: As for `gptq`.
+    """
+    codes, scales = gptq_with_scales(weight, hessian, qmax, damping)
+    if qmax >= 127:
+        return Rounded(codes, scales, weight)
+    ridge = damping * float(hessian.diagonal().mean()) + 1e-12
+    damped = hessian + ridge * torch.eye(len(hessian), dtype=hessian.dtype)
+    for _ in range(_ROUNDS):
+        codes, _ = settle(weight, damped, codes, scales, qmax)
+        products = codes @ damped
+        best = (products * weight).sum(1) / (products * codes).sum(1).clamp_min(1e-300)
+        scales = torch.where(best > 0, best, scales)
+    codes, alone = settle(weight, damped, codes, scales, qmax)
+    return Rounded(codes, scales, alone * scales.unsqueeze(1))
+
+
+def round_to_nearest(weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> Rounded:
+    """Each weight by itself, on the grid of `weighted_scales`.
+
+    Args:
+        weight: float64 [O, K].
+        hessian: float64 [K, K], mean of x x^T.
+        qmax: Largest code.
+    """
+    scales = weighted_scales(weight, hessian, qmax)
+    return Rounded((weight / scales.unsqueeze(1)).round().clamp(-qmax, qmax), scales, weight)

@@ -19,8 +19,9 @@ from ..row_sample import NOTHING_OBSERVED
 from .branches import branch_behind, sample_rows, stream_before
 from .breadth_first import Stream, last_uses
 from .compensation import Compensation
-from .rounding import gptq_with_scales, weighted_scales
+from .rounding import Rounded, round_settled, round_to_nearest
 from .statistics import InputMoments
+from .token_importance import TokenImportance, token_importance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class CalibrationMethod:
             errors before them (calibration/compensation.py).
         clipping: Ranges end where the squared error is least, so that long tails are clipped; False: at the extremes
             that were seen.
+        token_importance: Weights are rounded, and errors made up for, by what errors cost the answer token by token
+            (calibration/token_importance.py); False: for all tokens alike.
         split_outliers: Hidden channels with massive activations become several that saturate
             (passes/split_outlier_channels.py): at most a sixteenth more channels, in the layers that have such.
         rotation: Whether random rotations mix the channels of attention's values and of an int16 residual stream
@@ -49,6 +52,7 @@ class CalibrationMethod:
     bias_correction: bool = True
     compensation: bool = True
     clipping: bool = True
+    token_importance: bool = True
     split_outliers: bool = True
     rotation: bool | None = None
     damping: float = 0.01
@@ -99,6 +103,7 @@ class _Calibrator:
     ) -> None:
         self._module = prepared
         self._method = method
+        self._tokens = token_importance(prepared, batches, batch_size) if method.token_importance else TokenImportance()
         self._stream = Stream(prepared, batches, batch_size)
         # The same values in float, where something is done about the difference.
         compensates = any(self._compensates(node) for node in prepared.graph.nodes)
@@ -193,22 +198,22 @@ class _Calibrator:
     def _decide_weights(self, node: Node) -> None:
         """Rounds the weights of a linear for its inputs, and corrects its bias."""
         observer = self._weight_observer(node)
-        source, observed = node.args[:2]
-        assert observer is not None and isinstance(source, Node) and isinstance(observed, Node)
+        inputs, observed = node.args[:2]
+        assert observer is not None and isinstance(inputs, Node) and isinstance(observed, Node)
         weight_node: Any = observed.args[0]
         weight = constant(self._module, weight_node).double()
         bias_node: Any = node.args[2] if len(node.args) > 2 else None
         corrects = bias_node is not None and self._method.bias_correction
         moments = InputMoments(weight.shape[1])
         row_weights = self._row_weights(node)
-        for x, row_weight in zip(self._stream[source], row_weights, strict=True):
+        for x, row_weight in zip(self._stream[inputs], row_weights, strict=True):
             moments.add(x, row_weight)
         hessian = moments.hessian(corrects)
         compensation = self._compensation(node, weight, row_weights) if self._compensates(node) else None
         target = weight if compensation is None else compensation.weight(weight, hessian, corrects)
-        codes, scales = self._round(target, hessian, observer.quant_max)
-        rounded = codes * scales.unsqueeze(1)
-        observer.fix(rounded.float(), scales.float(), source=weight.float())
+        on_grid = self._round(target, hessian, observer.quant_max)
+        rounded = on_grid.codes * on_grid.scales.unsqueeze(1)
+        observer.fix(rounded.float(), on_grid.scales.float(), source=on_grid.unrounded.float())
         self._replace(observed, 0, rounded.float())
         self._stream[observed] = rounded.float()
         if corrects:
@@ -236,12 +241,18 @@ class _Calibrator:
         return compensation
 
     def _row_weights(self, linear: Node) -> list[torch.Tensor | None]:
-        """For a branch of the residual stream one over `_token_variances`; else None: all rows count alike."""
+        """For each batch of a linear's inputs [B, ..., K], what its rows count, float32 [B, ...]; None: all alike.
+
+        That is the importance of the tokens, in a branch of the residual stream times one over `_token_variances`.
+        """
         source = linear.args[0]
         assert isinstance(source, Node)
+        inputs, importance = self._stream[source], self._tokens.of(linear)
+        weights = [None if importance is None else importance.expand(x.shape[:-1]) for x in inputs]
         if stream_before(linear) is None:
-            return [None] * len(self._stream[source])
-        return [1.0 / variance for variance in self._token_variances(linear, self._stream[source])]
+            return weights
+        variances = self._token_variances(linear, inputs)
+        return [(1.0 if w is None else w) / variance for w, variance in zip(weights, variances, strict=True)]
 
     def _token_variances(self, linear: Node, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Variance of what a token becomes when a linear with these inputs is added into the residual stream.
@@ -255,11 +266,10 @@ class _Calibrator:
         tokens = (before + nn.functional.linear(x, weight) for before, x in pairs)
         return [token.var(-1, correction=0).clamp_min(1e-12) for token in tokens]
 
-    def _round(self, weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _round(self, weight: torch.Tensor, hessian: torch.Tensor, qmax: int) -> Rounded:
         if self._method.rounding == "gptq":
-            return gptq_with_scales(weight, hessian, qmax, self._method.damping)
-        scales = weighted_scales(weight, hessian, qmax)
-        return (weight / scales.unsqueeze(1)).round().clamp(-qmax, qmax), scales
+            return round_settled(weight, hessian, qmax, self._method.damping)
+        return round_to_nearest(weight, hessian, qmax)
 
     def _replace(self, node: Node, index: int, value: torch.Tensor) -> None:
         old = node.args[index]

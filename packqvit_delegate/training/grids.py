@@ -136,8 +136,8 @@ class LearnedWeight(LearnedGrid):
     def __init__(self, observer: WeightObserver) -> None:
         """Starts from the observer's codes.
 
-        Latent weights start where the float weights are, but not beyond what rounds to the code that calibration
-        chose: codes start as calibrated, and those that calibration was torn about change first.
+        Latent weights start where calibration would leave each were it alone not rounded, but not beyond what rounds
+        to the code that it chose: codes start as calibrated, and those that it was torn about change first.
         """
         super().__init__()
         self._observer = [observer]

@@ -38,7 +38,7 @@ def test_the_integer_model_comes_close_to_the_float_one() -> None:
 
 
 def test_gptq_beats_nearest_at_4_bits() -> None:
-    train, test = images(32, seed=1), images(8, seed=2)
+    train, test = images(32, seed=1), images(32, seed=2)
 
     def mean_error(rounding: str) -> float:
         model = integer_model([train], 1, rounding=rounding)

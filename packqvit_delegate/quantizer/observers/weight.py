@@ -69,13 +69,13 @@ class WeightObserver(CodeObserver):
         Args:
             weight: float32 [O, ...], codes times scales.
             scales: float32 [O].
-            source: float32 [O, ...], what they were rounded from; None: themselves.
+            source: float32 [O, ...], where each would stand were it alone not rounded; None: on its code.
         """
         self._weight, self._scales, self._fixed = weight, scales, True
         self._source = source
 
     def rounded_and_source(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights on the grid, and what they were rounded from; float32 [O, ...] both."""
+        """Weights on the grid, and where each would stand were it not rounded; float32 [O, ...] both."""
         assert self._weight is not None
         weight = self._weight if self._fixed else self.fake_quantize(self._weight)
         return weight, self._weight if self._source is None else self._source
