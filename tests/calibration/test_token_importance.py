@@ -1,0 +1,118 @@
+"""What tokens count, against gradients worked out by hand and against the answers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+from models import export as exported
+from models import images, plain_model, timm_model
+from packqvit_delegate import CalibrationMethod, PackQViTQuantizer, QuantizationConfig
+from packqvit_delegate.calibration import calibrate
+from packqvit_delegate.calibration.token_importance import TokenImportance, token_importance
+from packqvit_delegate.passes import canonicalize
+from packqvit_delegate.passes.graph import aten, find
+from packqvit_delegate.training import TrainableModel
+
+TOKENS, CHANNELS = 5, 6
+
+
+class Pooled(nn.Module):
+    """The stream is read at two tokens, one of them at half its value."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branch, self.head = nn.Linear(CHANNELS, CHANNELS), nn.Linear(CHANNELS, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = x + self.branch(x)
+        return self.head(stream[:, 0] + 0.5 * stream[:, 3])
+
+
+def export(model: nn.Module, x: Tensor) -> GraphModule:
+    return canonicalize(exported(model, x))
+
+
+def measured(model: nn.Module, x: Tensor, batch_size: int = 1) -> TokenImportance:
+    return token_importance(export(model, x[:batch_size]), [(part,) for part in x.split(16)], batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_tokens_count_by_the_square_of_what_the_answer_feels(batch_size: int) -> None:
+    x = torch.randn(32, TOKENS, CHANNELS)
+    found = measured(Pooled(), x, batch_size)
+    (branch, add) = (found.absolute[name] for name in ("linear", "add"))
+    expected = torch.tensor([1.0, 0.0, 0.0, 0.25, 0.0])
+    torch.testing.assert_close(branch, TOKENS * expected / expected.sum())
+    torch.testing.assert_close(add, branch)
+
+
+def test_a_branch_counts_relative_to_the_stream_behind_it() -> None:
+    x = torch.randn(64, TOKENS, CHANNELS)
+    model = Pooled()
+    x[:, 3] *= 4  # a large token: the same error is less of it
+    with torch.no_grad():
+        variance = (x + model.branch(x)).var(-1, correction=0)
+    found = measured(model, x).relative["linear"]
+    answers = model.head(x[:, 0] + model.branch(x[:, 0]) + 0.5 * (x[:, 3] + model.branch(x[:, 3])))
+    assert answers.requires_grad and set(found.nonzero().flatten().tolist()) == {0, 3}
+    # Both tokens have the gradient of the head, times 1 and 1/2: the ratio lies between those of single images.
+    ratios = 0.25 * variance[:, 3] / variance[:, 0]
+    assert float(ratios.min()) < float(found[3] / found[0]) < float(ratios.max())
+
+
+def test_every_token_keeps_a_part_of_its_weight() -> None:
+    graph = export(Pooled(), torch.randn(1, TOKENS, CHANNELS))
+    found = token_importance(graph, [(torch.randn(8, TOKENS, CHANNELS),)], 1)
+    (branch, _) = find(graph, aten.linear.default)
+    weights = found.of(branch)
+    assert weights is not None and float(weights.min()) == 0.5 and float(weights.mean()) == pytest.approx(1.0)
+
+
+def test_the_same_images_give_the_same_importance() -> None:
+    x = images(16)
+    one, other = (measured(plain_model(), x) for _ in range(2))
+    assert one.absolute.keys() == other.absolute.keys() and one.relative.keys() == other.relative.keys()
+    assert all(torch.equal(one.absolute[name], other.absolute[name]) for name in one.absolute)
+
+
+def test_behind_the_last_attention_only_the_class_token_counts() -> None:
+    x = images(16)
+    graph = export(plain_model(), x[:1])
+    found = token_importance(graph, [(x,)], 1)
+    last = find(graph, aten.layer_norm.default)[-1]
+    importance = found.absolute[last.name]
+    assert float(importance[0]) == pytest.approx(len(importance)) and not bool(importance[1:].any())
+    first = found.absolute[find(graph, aten.layer_norm.default)[0].name]
+    assert bool((first > 0).all())
+
+
+@pytest.mark.parametrize("model", [Pooled(classes=1), nn.Linear(CHANNELS, CHANNELS)], ids=["one class", "features"])
+def test_without_classes_all_tokens_are_alike(model: nn.Module) -> None:
+    found = measured(model, torch.randn(8, TOKENS, CHANNELS))
+    assert found == TokenImportance({}, {})
+
+
+def test_weights_suit_the_answers_better() -> None:
+    """W4A8, 145 tokens of which the answer reads one."""
+    size, float_model = 96, timm_model("deit_tiny_patch16_224", img_size=96)
+    train, test = images(32, size, seed=1), images(64, size, seed=2)
+    graph = export(float_model, train[:1])
+
+    def divergence(importance: bool) -> float:
+        config = QuantizationConfig.from_bits(4, 8)
+        prepared = prepare_pt2e(copy.deepcopy(graph), PackQViTQuantizer(config=config))
+        calibrate(prepared, [(train,)], 1, CalibrationMethod(token_importance=importance))
+        with torch.no_grad():
+            found, wanted = (m(test).log_softmax(1) for m in (TrainableModel(prepared).eval(), float_model))
+        return float(functional.kl_div(found, wanted, log_target=True, reduction="batchmean"))
+
+    with_it, without = divergence(True), divergence(False)
+    assert with_it < 0.9 * without
