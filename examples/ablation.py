@@ -133,6 +133,7 @@ VARIANTS = (
     Variant("not rotated", method={"rotation": False}, presets=("w4a4", "w4a8")),
     Variant("rotated", method={"rotation": True}, presets=("w8a8",)),
     Variant("weights to nearest", method={"rounding": "nearest"}),
+    Variant("all tokens count alike", method={"token_importance": False}),
     Variant("no bias correction", method={"bias_correction": False}),
     Variant("errors before a layer not made up for", method={"compensation": False}, presets=("w4a4", "w4a8")),
 )

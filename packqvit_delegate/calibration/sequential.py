@@ -83,14 +83,18 @@ def calibrate(
         batches: Inputs of the graph; all of them stay in memory, and so do the largest activations of one block.
         batch_size: Images that the graph was exported for.
         method: What to do with weights; None: CalibrationMethod().
-        progress: Wraps the loop over the nodes: progress(iterable, description, length).
+        progress: Wraps the loops over images and nodes: progress(iterable, description, length).
 
     Raises:
         CalibrationError: There are no batches, or activations are not finite.
     """
     if not batches:
         raise CalibrationError(NOTHING_OBSERVED)
-    _Calibrator(prepared, batches, batch_size, method or CalibrationMethod()).run(progress or silent)
+    method = method or CalibrationMethod()
+    tokens = TokenImportance()
+    if method.token_importance:
+        tokens = token_importance(prepared, batches, batch_size, progress=progress)
+    _Calibrator(prepared, batches, batch_size, method, tokens).run(progress or silent)
 
 
 class _Calibrator:
@@ -100,10 +104,10 @@ class _Calibrator:
         batches: Sequence[tuple[torch.Tensor, ...]],
         batch_size: int,
         method: CalibrationMethod,
+        tokens: TokenImportance,
     ) -> None:
         self._module = prepared
-        self._method = method
-        self._tokens = token_importance(prepared, batches, batch_size) if method.token_importance else TokenImportance()
+        self._method, self._tokens = method, tokens
         self._stream = Stream(prepared, batches, batch_size)
         # The same values in float, where something is done about the difference.
         compensates = any(self._compensates(node) for node in prepared.graph.nodes)

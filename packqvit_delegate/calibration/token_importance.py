@@ -1,14 +1,19 @@
-"""What an error in each token of a value costs the answer."""
+"""What an error in each token costs the answer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from ..errors import CalibrationError
+from ..passes.graph import aten, find
+from ..progress import Progress, silent
+from ..row_sample import NOT_FINITE
 from .branches import stream_before
 from .breadth_first import Stream
 
@@ -18,7 +23,7 @@ IMAGES = 64
 
 @dataclasses.dataclass(frozen=True)
 class TokenImportance:
-    """For each value [B, ..., C] of a float graph, by the name of its node, what squared errors in its tokens cost.
+    """For each linear of a float graph, by the name of its node, what squared errors in the tokens of its output cost.
 
     The expectation of the squared gradient of log p(y) with y drawn from the model's own answer p: the diagonal of
     Fisher's information, summed over channels, averaged over images, and brought to a mean of 1 over the tokens. To
@@ -31,18 +36,18 @@ class TokenImportance:
     here it is the mean over images, because single gradients are mostly noise.
 
     Attributes:
-        absolute: Cost of squared errors, float32 [...]: [T] for tokens in a row.
-        relative: Of a linear that is added into a residual stream: cost of squared errors over the variance of the
-            token in the stream behind it.
+        absolute: Cost of squared errors, float32 [T].
+        relative: Of linears that are added into a residual stream: cost of squared errors over the variance of the
+            token in the stream behind them, float32 [T].
     """
 
     absolute: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     relative: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
-    def of(self, node: Node) -> torch.Tensor | None:
-        """What rows of a node's value count; for a branch of the stream, beside one over their variance behind it."""
-        table = self.absolute if stream_before(node) is None else self.relative
-        importance = table.get(node.name)
+    def of(self, linear: Node) -> torch.Tensor | None:
+        """What tokens count, float32 [T]; in a branch of the stream, beside one over their variance behind it."""
+        table = self.absolute if stream_before(linear) is None else self.relative
+        importance = table.get(linear.name)
         return None if importance is None else (1 - _SHARE) + _SHARE * importance
 
 
@@ -52,29 +57,43 @@ _CHUNK = 8
 
 
 def token_importance(
-    graph_module: GraphModule, batches: Sequence[tuple[torch.Tensor, ...]], batch_size: int, seed: int = 0
+    graph_module: GraphModule,
+    batches: Sequence[tuple[torch.Tensor, ...]],
+    batch_size: int,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> TokenImportance:
-    """Measures the importance of tokens at all values.
+    """Measures the importance of tokens at all linears.
 
     Args:
         graph_module: Canonical; observers are passed over.
-        batches: Inputs of the graph; about `IMAGES` images of them are looked at.
+        batches: Inputs of the graph; the first `IMAGES` images, or a few more, are looked at.
         batch_size: Images that the graph was exported for.
         seed: Of the draws.
+        progress: Wraps the loop over the images: progress(iterable, description, length).
 
     Returns:
         Nothing in its tables where the model is no classifier, which gives one tensor [B, classes].
+
+    Raises:
+        CalibrationError: Answers are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     sums = _Sums()
+    chunks = list(_chunks(batches, max(_CHUNK, batch_size)))
+    for chunk in (progress or silent)(chunks, "weighing tokens", len(chunks)):
+        _measure(graph_module, chunk, batch_size, generator, sums)
+    return TokenImportance(_normalized(sums.absolute), _normalized(sums.relative))
+
+
+def _chunks(batches: Sequence[tuple[torch.Tensor, ...]], size: int) -> Iterator[tuple[torch.Tensor, ...]]:
     images = 0
     for batch in batches:
-        for chunk in zip(*(tensor.split(max(_CHUNK, batch_size)) for tensor in batch), strict=True):
+        for chunk in zip(*(tensor.split(size) for tensor in batch), strict=True):
             if images >= IMAGES:
-                break
-            _measure(graph_module, chunk, batch_size, generator, sums)
+                return
+            yield chunk
             images += chunk[0].shape[0]
-    return TokenImportance(_normalized(sums.absolute), _normalized(sums.relative))
 
 
 @dataclasses.dataclass
@@ -83,7 +102,7 @@ class _Sums:
     relative: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def add(self, node: Node, gradient: torch.Tensor, behind: torch.Tensor | None) -> None:
-        """Takes squared gradients [B, ..., C], and for a branch of the stream what the stream is behind it."""
+        """Takes gradients [B, T, C], and for a branch of the stream what the stream is behind it."""
         squares = gradient.square().sum(-1)
         self.absolute[node.name] = self.absolute.get(node.name, torch.zeros(())) + squares.sum(0)
         if behind is not None:
@@ -109,10 +128,11 @@ def _measure(
     answer = _answer(graph_module, stream)
     if answer is None or answer.ndim != 2 or not answer.requires_grad:
         return
+    if not bool(torch.isfinite(answer).all()):
+        raise CalibrationError(NOT_FINITE)
     log_probability = functional.log_softmax(answer, dim=1)
     drawn = torch.multinomial(log_probability.detach().exp(), 1, generator=generator)
-    nodes = [node for node in graph_module.graph.nodes if node.op == "call_function" and node.users]
-    nodes = [node for node in nodes if _has_tokens(stream[node][0])]
+    nodes = [node for node in find(graph_module, aten.linear.default) if node.users and _has_tokens(stream[node][0])]
     values = [stream[node][0] for node in nodes]
     gradients = torch.autograd.grad(log_probability.gather(1, drawn).sum(), values, allow_unused=True)
     for node, gradient in zip(nodes, gradients, strict=True):
@@ -123,9 +143,9 @@ def _measure(
         sums.add(node, gradient, behind)
 
 
-def _has_tokens(value: object) -> bool:
-    """Whether a value is a tensor [B, ..., C] that depends on the input."""
-    return isinstance(value, torch.Tensor) and value.ndim > 2 and value.requires_grad
+def _has_tokens(value: torch.Tensor) -> bool:
+    """Whether a value [B, ..., C] has tokens, and depends on the input."""
+    return value.ndim > 2 and value.requires_grad
 
 
 def _answer(graph_module: GraphModule, stream: Stream) -> torch.Tensor | None:
@@ -135,4 +155,4 @@ def _answer(graph_module: GraphModule, stream: Stream) -> torch.Tensor | None:
 
 
 def _normalized(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: total / total.mean() for name, total in sums.items() if float(total.mean()) > 0}
+    return {name: total / total.mean() for name, total in sums.items() if 0 < float(total.mean()) < math.inf}
