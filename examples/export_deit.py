@@ -39,6 +39,7 @@ WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may
 CLIPPING_HELP = "Ranges end where the error is least, or at the extremes."
 SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 COMPENSATION_HELP = "Layers with weights of 4 bits make up for a part of the errors before them."
+IMPORTANCE_HELP = "Errors in a token count by what they cost the answer."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
 ROTATION_HELP = "Mix channels by rotations; default: where weights or activations have 4 bits."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
@@ -64,6 +65,7 @@ def main(
     clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
     compensation: Annotated[bool, typer.Option(help=COMPENSATION_HELP)] = True,
+    token_importance: Annotated[bool, typer.Option(help=IMPORTANCE_HELP)] = True,
     split_outliers: Annotated[bool, typer.Option(help=SPLIT_HELP)] = True,
     rotation: Annotated[bool | None, typer.Option(help=ROTATION_HELP)] = None,
     tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
@@ -119,6 +121,7 @@ def main(
         rounding=rounding,
         clipping=clipping,
         compensation=compensation,
+        token_importance=token_importance,
         split_outliers=split_outliers,
         rotation=rotation,
     )
