@@ -126,13 +126,13 @@ def _measure(
         elif node.op in ("placeholder", "get_attr") or node.op == "call_function" and node.users:
             stream.run(node)
     answer = _answer(graph_module, stream)
-    if answer is None or answer.ndim != 2 or not answer.requires_grad:
+    nodes = [node for node in find(graph_module, aten.linear.default) if node.users and _has_tokens(stream[node][0])]
+    if answer is None or answer.ndim != 2 or not answer.requires_grad or not nodes:
         return
     if not bool(torch.isfinite(answer).all()):
         raise CalibrationError(NOT_FINITE)
     log_probability = functional.log_softmax(answer, dim=1)
     drawn = torch.multinomial(log_probability.detach().exp(), 1, generator=generator)
-    nodes = [node for node in find(graph_module, aten.linear.default) if node.users and _has_tokens(stream[node][0])]
     values = [stream[node][0] for node in nodes]
     gradients = torch.autograd.grad(log_probability.gather(1, drawn).sum(), values, allow_unused=True)
     for node, gradient in zip(nodes, gradients, strict=True):
