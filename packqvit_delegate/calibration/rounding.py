@@ -104,7 +104,7 @@ def settle(
 
     Columns in turn take the code of least error beside all others, until none changes.
 
-    Source: Behdin et al., "QuantEase", arXiv 2309.01885, algorithm 2.
+    Source: Behdin et al., "QuantEase", arXiv 2309.01885.
 
     Args:
         weight: float64 [O, K].

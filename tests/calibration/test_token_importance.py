@@ -59,8 +59,7 @@ def test_a_branch_counts_relative_to_the_stream_behind_it() -> None:
     with torch.no_grad():
         variance = (x + model.branch(x)).var(-1, correction=0)
     found = measured(model, x).relative["linear"]
-    answers = model.head(x[:, 0] + model.branch(x[:, 0]) + 0.5 * (x[:, 3] + model.branch(x[:, 3])))
-    assert answers.requires_grad and set(found.nonzero().flatten().tolist()) == {0, 3}
+    assert set(found.nonzero().flatten().tolist()) == {0, 3}
     # Both tokens have the gradient of the head, times 1 and 1/2: the ratio lies between those of single images.
     ratios = 0.25 * variance[:, 3] / variance[:, 0]
     assert float(ratios.min()) < float(found[3] / found[0]) < float(ratios.max())
