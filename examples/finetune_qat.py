@@ -44,6 +44,13 @@ FEATURES_HELP = (
 )
 ROTATION_HELP = "Mix channels by rotations before calibration."
 CROP_HELP = "Images are cropped to at least this share of their area, anew at every step."
+VIEW_HELP = (
+    "QAT crops out of squares of this side, as wide as the image is, not out of what the model would see of it; for "
+    "crops that stay sharp."
+)
+UNROUNDED_HELP = "At first so many of the tokens keep their values where activations have less than 8 bits."
+MIXUP_HELP = "Without labels: share of the images that are blended with another one."
+CUTMIX_HELP = "Without labels: share of the images into which a part of another one is pasted."
 SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 
 
@@ -69,6 +76,10 @@ def main(
     clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
     rotation: Annotated[bool, typer.Option(help=ROTATION_HELP)] = False,
     smallest_crop: Annotated[float, typer.Option(help=CROP_HELP, min=0.01, max=1)] = 0.5,
+    view_size: Annotated[int | None, typer.Option(help=VIEW_HELP, min=1)] = None,
+    unrounded: Annotated[float, typer.Option(help=UNROUNDED_HELP, min=0, max=1)] = 0.0,
+    mixup: Annotated[float, typer.Option(help=MIXUP_HELP, min=0, max=1)] = 0.0,
+    cutmix: Annotated[float, typer.Option(help=CUTMIX_HELP, min=0, max=1)] = 0.0,
     integer_functions: Annotated[bool, typer.Option(help=INTEGER_HELP)] = True,
     autocast: Annotated[bool, typer.Option(help="Float arithmetic in bfloat16.")] = False,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
@@ -101,12 +112,17 @@ def main(
         features=features,
         outlier_weight=outlier_weight,
         smallest_crop=smallest_crop,
+        unrounded=unrounded,
+        mixup=mixup,
+        cutmix=cutmix,
         autocast=autocast,
         seed=seed,
     )
     for path in (output, checkpoint, float_weights, plot):
         if path is not None and not path.parent.is_dir():
             raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    if unrounded > 0 and integer_functions:
+        raise PackQViTError("the integer functions round all tokens: --unrounded needs --no-integer-functions")
     if model not in ZOO:
         raise PackQViTError(f"{model} is none of {', '.join(ZOO)}")
     training = ImageFolder.open(data) if label_weight == 0 and float_steps == 0 else _open(data)
@@ -143,7 +159,7 @@ def main(
     checks = _checks(testing.sample(min(check_images, len(testing)), seed), loaded.preprocessing)
     history = qat.train(
         learner,
-        images,
+        images if view_size is None else FolderDataset(training, _squares(loaded.preprocessing, view_size)),
         teacher=None if method.distillation == "none" else learner.float_model() if features > 0 else teacher,
         method=method,
         checkpoint=checkpoint,
@@ -256,6 +272,11 @@ def _finetune(
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def _squares(preprocessing: Preprocessing, side: int) -> Preprocessing:
+    """The largest square in the middle of an image, scaled to a side."""
+    return dataclasses.replace(preprocessing, size=side, crop_fraction=1.0)
 
 
 def _share(model: nn.Module) -> None:

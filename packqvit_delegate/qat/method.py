@@ -33,10 +33,16 @@ class TrainingMethod:
         clip: The norm of the gradients is cut to this; None: it is not.
         ema: Decay of the running mean of all parameters, scales included, which takes their place at the end; None:
             the parameters of the last step stay.
+        unrounded: At first this share of the tokens keeps its values where activations have less than 8 bits
+            (`TrainableModel.leave_unrounded`); none does in the last quarter of the steps.
         smallest_crop: Images are cropped to at least this share of their area and mirrored, anew at every step; 1: they
-            are only mirrored; None: they are left as they are.
+            are only mirrored; None: they are left as they are. Crops of images larger than the model's input are
+            scaled down to it: they are sharper than those of an image that was scaled before.
+        mixup: Share of the images that are blended with another one; without labels only. With a teacher that sees the
+            same picture, few images go further (docs/training.md).
+        cutmix: Share of the images into which a rectangle of another one is pasted; likewise.
         autocast: Float arithmetic in bfloat16 by torch.autocast; grids, codes and losses stay in float32.
-        seed: Of the order of the images and of the crops.
+        seed: Of the order of the images and of all draws.
 
     Raises:
         PackQViTError: A value is outside its range.
@@ -54,7 +60,10 @@ class TrainingMethod:
     outlier_weight: float = 0.0
     clip: float | None = 1.0
     ema: float | None = 0.99
+    unrounded: float = 0.0
     smallest_crop: float | None = 0.5
+    mixup: float = 0.0
+    cutmix: float = 0.0
     autocast: bool = False
     seed: int = 0
 
@@ -69,8 +78,11 @@ class TrainingMethod:
             raise PackQViTError(f"distillation is {self.distillation!r}; choose 'soft', 'hard' or 'none'")
         if self.seed < 0:
             raise PackQViTError(f"seed is {self.seed}, but must be at least 0")
-        if not 0 <= self.label_weight <= 1:
-            raise PackQViTError(f"label_weight is {self.label_weight}, outside [0, 1]")
+        for name in ("label_weight", "unrounded", "mixup", "cutmix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PackQViTError(f"{name} is {getattr(self, name)}, outside [0, 1]")
+        if self.label_weight > 0 and (self.mixup > 0 or self.cutmix > 0):
+            raise PackQViTError("mixup and cutmix are for training without labels: set label_weight or them to 0")
         if (self.distillation == "none") != (self.label_weight == 1):
             raise PackQViTError(
                 f"distillation {self.distillation!r} with a label_weight of {self.label_weight}: without distillation "

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import PackQViTError
 from ..progress import Progress, silent
-from ..training.augment import random_views
+from ..training.augment import blended, pasted, random_views
 from ..training.average import ParameterAverage
 from ..training.grids import LearnedChannelShifts
 from ..training.memory import keep_freed_memory
 from ..training.model import TrainableModel
-from ..training.optimizer import cosine_schedule, parameter_groups
+from ..training.optimizer import cosine_schedule, parameter_groups, unrounded_share
 from . import checkpoint as checkpoints
 from .history import History
 from .losses import Answer, objective
@@ -28,8 +28,8 @@ from .preparation import QatModel
 
 Evaluate = Callable[[QatModel], float]
 
-_CROPS = 1
-"""Keeps the numbers of the crops apart from those of the orders."""
+_CROPS, _TOKENS = 1, 2
+"""Keep the numbers of the crops and of unrounded tokens apart from those of the orders."""
 
 
 def train(
@@ -77,6 +77,8 @@ def train(
         )
     if method.features > 0 and not isinstance(teacher, TrainableModel):
         raise PackQViTError("with features the teacher has to be model.float_model(), whose LayerNorms are the model's")
+    if method.unrounded > 0 and model.integer_functions:
+        raise PackQViTError("an integer program rounds all tokens: with unrounded set model.integer_functions to False")
     if every < 1:
         raise PackQViTError(f"every is {every}, but must be at least 1")
     keep_freed_memory()
@@ -88,6 +90,8 @@ class _Training:
     def __init__(self, model: QatModel, data: Dataset[Any], teacher: nn.Module | None, method: TrainingMethod) -> None:
         self._method, self._data, self._model = method, data, model.train()
         self._device = next(model.parameters()).device
+        height, width = model.example_inputs[0].shape[-2:]
+        self._size = (height, width)
         self._rank, self._processes = 0, 1
         self._forward: nn.Module = model
         if distributed.is_available() and distributed.is_initialized():
@@ -141,14 +145,13 @@ class _Training:
     def _step(self, step: int, batch: Any) -> None:
         images, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
         images = images[0] if isinstance(images, (tuple, list)) else images  # of a TensorDataset without labels
-        if self._method.smallest_crop is not None:
-            crops = stream(self._method.seed, _CROPS, step, self._rank)
-            images = random_views(images, self._method.smallest_crop, crops)
+        images = self._views(images.to(self._device), step)
+        self._leave_unrounded(step)
         losses: list[float] = []
         size = self._method.micro_batch or self._method.batch
         for first in range(0, len(images), size):
             part = slice(first, first + size)
-            seen, known = images[part].to(self._device), None if labels is None else labels[part].to(self._device)
+            seen, known = images[part], None if labels is None else labels[part].to(self._device)
             try:
                 loss = self._loss(seen, known)
             except PackQViTError as error:  # integers cannot express what has become of a parameter
@@ -175,6 +178,26 @@ class _Training:
         self._schedule.step()
         if self._average is not None:
             self._average.update()
+
+    def _views(self, images: torch.Tensor, step: int) -> torch.Tensor:
+        method, draws = self._method, stream(self._method.seed, _CROPS, step, self._rank)
+        if method.smallest_crop is not None:
+            images = random_views(images, method.smallest_crop, draws, self._size)
+        if method.mixup > 0:
+            images = blended(images, method.mixup, draws)
+        if method.cutmix > 0:
+            images = pasted(images, method.cutmix, draws)
+        wanted = self._model.example_inputs[0].shape[1:]
+        if images.shape[1:] != wanted:
+            raise PackQViTError(
+                f"the images are {list(images.shape[1:])}, the model takes {list(wanted)}; scale them, or let "
+                "smallest_crop do it"
+            )
+        return images
+
+    def _leave_unrounded(self, step: int) -> None:
+        share = unrounded_share(self._method.unrounded, step, self._method.steps)
+        self._model.leave_unrounded(share, stream(self._method.seed, _TOKENS, step, self._rank))
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._method.autocast):

@@ -1,4 +1,4 @@
-"""Learning rates by kind of parameter, and their course."""
+"""Learning rates by kind of parameter, and what changes in the course of a training."""
 
 from __future__ import annotations
 
@@ -72,3 +72,17 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 
         return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     return LambdaLR(optimizer, factor)
+
+
+def unrounded_share(highest: float, step: int, steps: int) -> float:
+    """For `TrainableModel.leave_unrounded`: falls in a line from `highest` to 0 after three quarters of the steps.
+
+    Args:
+        highest: At step 0.
+        step: From 0 on.
+        steps: Of the whole training.
+    """
+    return highest * max(0.0, 1 - step / (_ALL_ROUNDED * steps))
+
+
+_ALL_ROUNDED = 0.75

@@ -16,13 +16,11 @@ from ..training.augment import random_views
 from ..training.average import ParameterAverage
 from ..training.losses import distance, feature_distance
 from ..training.memory import keep_freed_memory
-from ..training.optimizer import cosine_schedule, parameter_groups
+from ..training.optimizer import cosine_schedule, parameter_groups, unrounded_share
 from .method import TuningMethod, default_features, default_rates
 
 _RESIDUAL_IMAGES = 128
 """Images over which the range of an int16 residual is taken again."""
-_ALL_ROUNDED = 0.75
-"""From this share of the steps on all values are rounded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +137,8 @@ class _Tuner:
 
     def _step(self, chosen: torch.Tensor, step: int) -> None:
         """Adds up the gradients of one batch."""
-        left = 1 - (step - 1) / (_ALL_ROUNDED * self._method.steps)
-        self._model.leave_unrounded(self._method.unrounded * max(0.0, left), self._generator)
+        share = unrounded_share(self._method.unrounded, step - 1, self._method.steps)
+        self._model.leave_unrounded(share, self._generator)
         self._model.train()
         for part in chosen.split(self._method.micro_batch):
             views = random_views(self._images[part], self._method.smallest_crop, self._generator).to(self._device)

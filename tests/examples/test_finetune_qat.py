@@ -79,6 +79,7 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
     (tmp_path / "other" / "b.png").write_bytes((tmp_path / "other" / "a.png").read_bytes())
     quick = QUICK.replace("--data train", "--data other").replace("--float-steps 4", "--float-steps 0")
     options = "--label-weight 0 --features 10 --rotation --smallest-crop 0.3 --batch 2 --output d.pte"
+    options += " --no-integer-functions --unrounded 0.5 --mixup 0.5 --cutmix 0.5 --view-size 48"
     output = run(f"{quick} {options}")
     assert "divergence" in output
     assert runtime.load(tmp_path / "d.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 10)  # all classes stay
@@ -91,6 +92,8 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
     [
         ("--data other --validation val", "other has no labels"),
         ("--data train --validation val --label-weight 1 --features 1", "features are learned from a teacher"),
+        ("--data train --validation val --cutmix 0.5", "mixup and cutmix are for training without labels"),
+        ("--data train --validation val --unrounded 0.5", "--unrounded needs --no-integer-functions"),
         ("--data gone --validation val", "gone is not a folder"),
         ("--data train --validation other", "other has no labels"),
         ("--data train --validation val --bits 5", "bits is 5"),

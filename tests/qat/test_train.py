@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from models import images, plain_model
 from packqvit_delegate import PackQViTError, qat, runtime
+from packqvit_delegate.training.grids import LearnedAffine
 from packqvit_delegate.training.losses import distance, feature_distance
 from packqvit_delegate.training.optimizer import LearningRates
 from qat.support import data, method, parameters, prepared
@@ -187,6 +188,8 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
         ({"label_weight": 0.5}, {}, "images without labels"),
         ({"outlier_weight": 1.0}, {}, "residual is not int8"),
         ({}, {"every": 0}, "every is 0"),
+        ({}, {"data": TensorDataset(torch.zeros(48, 3, 40, 40))}, r"\[3, 40, 40\], the model takes \[3, 32, 32\]"),
+        ({"unrounded": 0.5}, {"integer": True}, "set model.integer_functions to False"),
         ({"features": 1.0}, {}, r"the teacher has to be model\.float_model\(\)"),
         (
             {},
@@ -200,8 +203,9 @@ def test_what_cannot_be_trained(changes: dict[str, Any], given: dict[str, Any], 
     arguments = {"teacher": plain_model(), **given}
     x = images(16, seed=1)
     model = qat.prepare(arguments.pop("model"), (x[:1],), x) if "model" in arguments else prepared()
+    model.integer_functions = arguments.pop("integer", False)
     with pytest.raises(PackQViTError, match=message):
-        qat.train(model, data(), method=method(**changes), **arguments)
+        qat.train(model, arguments.pop("data", data()), method=method(**changes), **arguments)
 
 
 def test_features_learn_as_well() -> None:
@@ -251,8 +255,56 @@ def test_norms_are_learned_beside_the_answers(micro_batch: int | None) -> None:
         ("seed", -1, "seed is -1"),
         ("ema", 1.0, "ema is 1.0"),
         ("smallest_crop", 0.0, "smallest_crop is 0.0"),
+        ("unrounded", 1.1, "unrounded is 1.1"),
+        ("mixup", -0.1, "mixup is -0.1"),
+        ("cutmix", 2.0, "cutmix is 2.0"),
     ],
 )
 def test_methods_that_make_no_sense(field: str, value: Any, message: str) -> None:
     with pytest.raises(PackQViTError, match=message):
         method(**{field: value})
+
+
+def test_mixtures_and_labels_do_not_go_together() -> None:
+    with pytest.raises(PackQViTError, match="mixup and cutmix are for training without labels"):
+        method(mixup=0.5, label_weight=0.5)
+
+
+class Looks(nn.Module):
+    """A teacher that keeps the images it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.seen = plain_model(), []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x)
+        return self.model(x)
+
+
+def test_the_teacher_sees_views_of_the_models_size_and_their_mixtures() -> None:
+    large, shown = images(16, size=48), {}
+    for name, changes in {"crops": {}, "mixup": {"mixup": 1.0}, "cutmix": {"cutmix": 1.0}}.items():
+        teacher = Looks()
+        qat.train(
+            prepared(), TensorDataset(large), teacher=teacher, method=method(steps=2, smallest_crop=0.5, **changes)
+        )
+        shown[name] = teacher.seen
+    assert all(x.shape == (8, 3, 32, 32) for seen in shown.values() for x in seen)
+    for name in ("mixup", "cutmix"):
+        assert not any(torch.equal(a, b) for a, b in zip(shown["crops"], shown[name], strict=True))
+
+
+def test_tokens_stay_unrounded_for_a_while() -> None:
+    left: list[float] = []
+
+    class Watched(qat.QatModel):
+        def leave_unrounded(self, share: float, generator: torch.Generator) -> None:
+            left.append(share)
+            super().leave_unrounded(share, generator)
+
+    model = prepared()
+    model.__class__ = Watched
+    qat.train(model, data(), teacher=plain_model(), method=method(steps=8, unrounded=0.6))
+    assert left == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0])
+    assert all(grid.unrounded == 0 for grid in model.grids.values() if isinstance(grid, LearnedAffine))
