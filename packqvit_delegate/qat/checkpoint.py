@@ -59,12 +59,12 @@ def load(path: Path, method: TrainingMethod, parts: dict[str, Stateful]) -> int:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        step, saved = int(content["step"]), content["method"]
+        step, saved = int(content["step"]), dataclasses.asdict(TrainingMethod()) | content["method"]
     except Exception as error:  # unpickling raises many kinds
         first_line = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
         raise PackQViTError(f"cannot read the checkpoint {path}: {first_line}; delete it to start anew") from error
     wanted = dataclasses.asdict(method)
-    different = [name for name in wanted if saved.get(name) != wanted[name]]
+    different = [name for name in wanted if saved[name] != wanted[name]]
     if different:
         name = different[0]
         raise PackQViTError(

@@ -40,8 +40,15 @@ def interrupted(path: Path, integer_functions: bool = False, **changes: Any) -> 
         )
 
 
-@pytest.mark.parametrize("integer_functions", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"ema": None}])
+@pytest.mark.parametrize(
+    ("changes", "integer_functions"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"ema": None}, False),
+        ({"unrounded": 0.5, "mixup": 0.5, "cutmix": 0.5}, False),
+    ],
+)
 def test_a_resumed_training_gives_the_same_bits(
     tmp_path: Path, changes: dict[str, Any], integer_functions: bool
 ) -> None:
@@ -81,6 +88,10 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         resume(prepared(), seed=1)
     with pytest.raises(PackQViTError, match="is of another model"):
         resume(prepared(residual="int8"))
+    content = torch.load(path)
+    del content["method"]["cutmix"]  # of a version that did not have it yet
+    torch.save(content, path)
+    resume(prepared())
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(PackQViTError, match="cannot read the checkpoint .*qat.pt"):
         resume(prepared())
