@@ -43,6 +43,7 @@ IMPORTANCE_HELP = "Errors in a token count by what they cost the answer."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
 ROTATION_HELP = "Mix channels by rotations; default: where weights or activations have 4 bits."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
+DEVICE_HELP = "With --tune: cpu or cuda; default: a GPU where PyTorch finds one."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
@@ -71,6 +72,7 @@ def main(
     tune: Annotated[bool, typer.Option("--tune", help=TUNE_HELP)] = False,
     tune_images: Annotated[int, typer.Option(help="With --tune: images of --calibration to train on.", min=1)] = 1000,
     tune_steps: Annotated[int, typer.Option(help="With --tune: steps of 16 images.", min=1)] = TuningMethod.steps,
+    tune_device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     mixed_precision: Annotated[Path | None, typer.Option(help=MIX_HELP)] = None,
     budget: Annotated[float | None, typer.Option(help=BUDGET_HELP, min=0, max=100)] = None,
     wide_macs: Annotated[float, typer.Option(help=WIDE_HELP, min=0, max=100)] = 25,
@@ -94,6 +96,8 @@ def main(
             raise PackQViTError(NEEDS_CALIBRATION)
     if tune and calibration is None:
         raise PackQViTError("--tune needs --calibration FOLDER with some hundreds of images to train on")
+    device = tune_device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tuning = TuningMethod(steps=tune_steps, seed=seed, device=device) if tune else None
     calibration_folder = ImageFolder.open(calibration).sample(calibration_images, seed) if calibration else None
     evaluation_folder = open_labelled(evaluate, labels, evaluate_images, seed) if evaluate else None
     output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
@@ -133,7 +137,7 @@ def main(
         images.split(16),
         config=config,
         method=method,
-        tuning=TuningMethod(steps=tune_steps, seed=seed) if tune else None,
+        tuning=tuning,
         tuning_images=tuning_images,
         input_normalization=(preprocessing.mean, preprocessing.std),
         byte_input=layout if input == "uint8" else None,

@@ -64,7 +64,7 @@ def tune(
 
     Raises:
         CalibrationError: There are too few images.
-        PackQViTError: The loss is not finite, the device is not there, or the model gives more than one tensor.
+        PackQViTError: The loss is not finite, or the model gives more than one tensor.
     """
     method = method or TuningMethod()
     keep_freed_memory()
@@ -81,7 +81,7 @@ class _Tuner:
         method: TuningMethod,
     ) -> None:
         self._method = method
-        self._device = _device(method.device)
+        self._device = torch.device(method.device)
         self._generator = torch.Generator().manual_seed(method.seed)
         self._model = TrainableModel(prepared, batch_size).to(self._device)
         self._features = default_features(self._model) if method.features is None else method.features
@@ -141,7 +141,7 @@ class _Tuner:
         self._model.leave_unrounded(share, self._generator)
         self._model.train()
         for part in chosen.split(self._method.micro_batch):
-            views = random_views(self._images[part], self._method.smallest_crop, self._generator).to(self._device)
+            views = random_views(self._images[part].to(self._device), self._method.smallest_crop, self._generator)
             loss = self._loss(views)
             if not bool(torch.isfinite(loss)):
                 origin = self._model.first_non_finite(views) or "the loss"
@@ -169,16 +169,6 @@ class _Tuner:
 
     def _state(self) -> dict[str, torch.Tensor]:
         return copy.deepcopy(self._model.state_dict())
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PackQViTError(f"cannot tune on the device {name!r}: {reason}; use 'cpu'") from error
-    return device
 
 
 def _single(output: object) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from ..errors import PackQViTError
 from ..training.grids import LearnedAffine
 from ..training.model import TrainableModel
@@ -54,7 +56,7 @@ class TuningMethod:
         device: Where to train: `cpu`, `cuda`.
 
     Raises:
-        PackQViTError: A value is outside its range.
+        PackQViTError: A value is outside its range, or the device is not there.
     """
 
     steps: int = 450
@@ -88,3 +90,12 @@ class TuningMethod:
             raise PackQViTError(f"smallest_crop is {self.smallest_crop}, outside (0, 1]")
         if not 0 < self.held_out < 1:
             raise PackQViTError(f"held_out is {self.held_out}, outside (0, 1)")
+        _check_device(self.device)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PackQViTError(f"cannot tune on the device {name!r}: {reason}; use 'cpu'") from error

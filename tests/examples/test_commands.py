@@ -64,6 +64,8 @@ def no_export(monkeypatch):
         ("--weights random --evaluate labelled --labels gone.txt", "cannot read the class names in gone.txt"),
         ("--weights random --output gone/model.pte", "there is no folder gone"),
         ("--weights random --model no_such_model", "no_such_model is"),
+        ("--weights random --tune", "--tune needs --calibration FOLDER"),
+        ("--weights random --calibration plain --tune --tune-device tpu9", "cannot tune on the device 'tpu9'"),
     ],
 )
 def test_export_refuses(run, no_export, arguments, reason):
