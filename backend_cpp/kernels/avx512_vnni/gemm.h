@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/avx512_vnni/epilogue.h"
 #include "kernels/avx512_vnni/panel.h"
@@ -9,49 +10,68 @@
 
 namespace packqvit::avx512_vnni {
 
-// 5 x 4 accumulators, 4 registers of weights and one of x: more rows spill, fewer wait for loads.
+// Brings the next panel from memory into L2, some lines with each part of a tile: many at once would keep what the tile
+// itself loads from L1 waiting. Behind the last panel is what the next matrix begins with (kernels/weight_memory.h).
+class NextPanel {
+ public:
+  // `parts` calls fetch the whole panel, or what they can where they are few.
+  NextPanel(const PackedWeights& weights, size_t panel, size_t parts)
+      : line_(weights.panel(panel + 1)),
+        end_(line_ + weights.panel_bytes()),
+        lines_(std::min(divide_up(weights.panel_bytes(), kAlignment * parts), kMostLines)) {}
+
+  void fetch_part() {
+    for (size_t i = 0; i < lines_ && line_ < end_; ++i, line_ += kAlignment) _mm_prefetch(line_, _MM_HINT_T1);
+  }
+
+ private:
+  static constexpr size_t kMostLines = 8;
+
+  const uint8_t* line_;
+  const uint8_t* end_;
+  size_t lines_;
+};
+
+// 5 x 4 accumulators, 4 registers of weights and one of x. A sixth row would fit, but gains nothing.
 inline constexpr size_t kTileRows = 5;
+inline constexpr size_t kTilePart = 64;  // of k
 
 struct Tile {
-  const int8_t* x;          // kTileRows rows with a distance of `stride`
+  const int8_t* x;          // rows with a distance of `stride`
   size_t stride;            // the padded k
-  const int32_t* row_bias;  // one number a row, or nullptr
+  const int32_t* row_bias;  // one number a row
   const int8_t* panel;      // int8 [stride / 4][64][4]
   const int32_t* bias;      // of the panel's channels
+  NextPanel* next;
 };
+
+// Calls step(k, ahead) for every kStep of k, where `ahead` is what the same step of the next part will read of the
+// panel: L2 is too far away for the rate at which a tile reads it.
+template <size_t kStep, typename Step>
+__attribute__((always_inline)) inline void for_each_step(const Tile& tile, const Step& step) {
+  for (size_t part = 0; part < tile.stride; part += kTilePart) {
+    const size_t end = std::min(part + kTilePart, tile.stride);
+    const int8_t* ahead = tile.panel + kPanel * (end < tile.stride ? end : 0);
+    tile.next->fetch_part();
+    for (size_t k = part; k < end; k += kStep, ahead += kStep * kPanel) step(k, ahead);
+  }
+}
 
 template <size_t kRows, typename Route, typename Store>
 __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, size_t row) {
   __m512i acc[kRows][kVectors];
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
     unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
-      acc[i][j] = _mm512_loadu_si512(tile.bias + 16 * j);
-      if constexpr (Route::kRowBias) acc[i][j] = _mm512_add_epi32(acc[i][j], _mm512_set1_epi32(tile.row_bias[i]));
+      acc[i][j] = _mm512_add_epi32(_mm512_loadu_si512(tile.bias + 16 * j), _mm512_set1_epi32(tile.row_bias[i]));
     });
   });
   Route::template multiply<kRows>(tile, acc);
-  unroll<kRows>([&](auto i) __attribute__((always_inline)) { store(row + i, acc[i]); });
+  unroll<kRows>([&](auto i) __attribute__((always_inline)) {
+    // Whatever the compiler does with this copy, the accumulators themselves stay in registers.
+    const __m512i sums[kVectors] = {acc[i][0], acc[i][1], acc[i][2], acc[i][3]};
+    store(row + i, sums);
+  });
 }
-
-// Brings the next panel closer while this one is worked on, a slice with each tile. Behind the last panel is what the
-// next matrix begins with (kernels/weight_memory.h).
-class Prefetch {
- public:
-  Prefetch(const PackedWeights& weights, size_t panel, size_t slices)
-      : panel_(weights.panel(panel + 1)),
-        bytes_(weights.panel_bytes()),
-        slice_(round_up(divide_up(bytes_, slices), kAlignment)) {}
-
-  void operator()(size_t slice) const {
-    const size_t end = std::min(bytes_, (slice + 1) * slice_);
-    for (size_t i = slice * slice_; i < end; i += kAlignment) _mm_prefetch(panel_ + i, _MM_HINT_T1);
-  }
-
- private:
-  const uint8_t* panel_;
-  size_t bytes_;
-  size_t slice_;
-};
 
 // Scratch: the rows where they have to be copied, an unpacked panel, a number for each row.
 template <typename Route>
@@ -70,21 +90,26 @@ class Gemm {
     int32_t* row_bias = reinterpret_cast<int32_t*>(unpacked + panel_bytes(weights));
     const int8_t* x = arguments.x + rows.begin * weights.k;
     if (copies(weights)) {
-      for (size_t i = 0; i < count; ++i) Route::copy_row(x + i * weights.k, weights.k, stride, copy + i * stride);
+      for (size_t i = 0; i < count; ++i) copy_row(x + i * weights.k, weights.k, stride, copy + i * stride);
       x = copy;
     }
-    if constexpr (Route::kRowBias) Route::bias_rows(x, stride, count, row_bias);
+    bias_rows(x, stride, count, row_bias);
     with_store(arguments, [&](auto type) {
       using Store = typename decltype(type)::type;
       for (size_t panel = panels.begin; panel < panels.end; ++panel) {
         const Store store(arguments, panel * kPanel);
-        Tile tile{x, stride, row_bias, reinterpret_cast<const int8_t*>(weights.panel(panel)),
-                  arguments.bias + panel * kPanel};
+        Tile tile{x,
+                  stride,
+                  row_bias,
+                  reinterpret_cast<const int8_t*>(weights.panel(panel)),
+                  arguments.bias + panel * kPanel,
+                  nullptr};
         if (weights.bits == 4) {
-          unpack_nibbles(weights.panel(panel), stride, Route::kOddOffset, unpacked);
+          unpack_nibbles(weights.panel(panel), stride, Route::kEvenOffset, Route::kOddOffset, unpacked);
           tile.panel = unpacked;
         }
-        const Prefetch prefetch(weights, panel, divide_up(count, kTileRows));
+        NextPanel next(weights, panel, divide_up(count, kTileRows) * divide_up(stride, kTilePart));
+        tile.next = &next;
         size_t row = rows.begin;
         const auto run_rows = [&](auto height) __attribute__((always_inline)) {
           run_tile<height, Route>(tile, store, row);
@@ -93,17 +118,48 @@ class Gemm {
           row += height;
         };
         while (row + kTileRows <= rows.end) {
-          prefetch((row - rows.begin) / kTileRows);
           run_rows(std::integral_constant<size_t, kTileRows>{});
         }
-        while (row + 2 <= rows.end) run_rows(std::integral_constant<size_t, 2>{});
-        if (row < rows.end) run_rows(std::integral_constant<size_t, 1>{});
+        unroll<kTileRows - 1>([&](auto missing) {
+          constexpr size_t kRows = kTileRows - 1 - decltype(missing)::value;
+          if (rows.end - row == kRows) run_rows(std::integral_constant<size_t, kRows>{});
+        });
       }
     });
   }
 
  private:
-  static bool copies(const PackedWeights& weights) { return Route::kCopies || weights.k != weights.padded_k; }
+  // Minus the sum of Route::add_correction() of each row.
+  static void bias_rows(const int8_t* x, size_t stride, size_t rows, int32_t* bias) {
+    size_t row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      __m512i sum[4];
+      for (size_t i = 0; i < 4; ++i) sum[i] = correction(x + (row + i) * stride, stride);
+      const __m512i sum01 =
+          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
+      const __m512i sum23 =
+          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
+      const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(sum01, sum23), _mm512_unpackhi_epi64(sum01, sum23));
+      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
+      const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(bias + row), _mm_sub_epi32(_mm_setzero_si128(), total));
+    }
+    for (; row < rows; ++row) bias[row] = -_mm512_reduce_add_epi32(correction(x + row * stride, stride));
+  }
+
+  static __m512i correction(const int8_t* x, size_t size) {
+    __m512i sum = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 64 <= size; i += 64) Route::add_correction(sum, _mm512_loadu_si512(x + i));
+    if (i < size) Route::add_correction(sum, _mm512_maskz_loadu_epi8(byte_mask(size - i), x + i));
+    return sum;
+  }
+
+  static bool copies(const PackedWeights& weights) { return weights.k != weights.padded_k; }
+  static void copy_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
+    std::memcpy(out, x, k);
+    std::memset(out + k, 0, padded_k - k);
+  }
   static size_t copy_bytes(const PackedWeights& weights, size_t rows) {
     return copies(weights) ? round_up(rows * weights.padded_k, kAlignment) : 0;
   }

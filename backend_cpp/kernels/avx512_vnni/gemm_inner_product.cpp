@@ -14,41 +14,10 @@ namespace {
 constexpr int kOffset = 128;
 
 struct InnerProduct {
-  static constexpr bool kCopies = false;
-  static constexpr bool kRowBias = true;
+  static constexpr int8_t kEvenOffset = 0;
   static constexpr int8_t kOddOffset = static_cast<int8_t>(kOffset);
 
-  static void copy_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
-    std::memcpy(out, x, k);
-    std::memset(out + k, 0, padded_k - k);
-  }
-
-  // -sum x2 (x1 + 128) of each row.
-  static void bias_rows(const int8_t* x, size_t stride, size_t rows, int32_t* bias) {
-    size_t row = 0;
-    for (; row + 4 <= rows; row += 4) {
-      __m512i sum[4];
-      for (size_t i = 0; i < 4; ++i) sum[i] = correction(x + (row + i) * stride, stride);
-      const __m512i sum01 =
-          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
-      const __m512i sum23 =
-          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
-      const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(sum01, sum23), _mm512_unpackhi_epi64(sum01, sum23));
-      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
-      const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(bias + row), _mm_sub_epi32(_mm_setzero_si128(), total));
-    }
-    for (; row < rows; ++row) bias[row] = -_mm512_reduce_add_epi32(correction(x + row * stride, stride));
-  }
-
-  static __m512i correction(const int8_t* x, size_t size) {
-    __m512i sum = _mm512_setzero_si512();
-    size_t i = 0;
-    for (; i + 64 <= size; i += 64) add_correction(sum, _mm512_loadu_si512(x + i));
-    if (i < size) add_correction(sum, _mm512_maskz_loadu_epi8(byte_mask(size - i), x + i));
-    return sum;
-  }
-
+  // += x2 (x1 + 128).
   static void add_correction(__m512i& sum, __m512i codes) {
     // In every 8 bytes: x1 + 128 in the place of x2, nothing in the place of x1.
     const __m512i first = _mm512_slli_epi64(_mm512_xor_si512(codes, _mm512_set1_epi8(INT8_MIN)), 32);
@@ -57,13 +26,15 @@ struct InnerProduct {
 
   template <size_t kRows>
   __attribute__((always_inline)) static void multiply(const Tile& tile, __m512i (&acc)[kRows][kVectors]) {
-    const int8_t* panel = tile.panel;
-    for (size_t k = 0; k < tile.stride; k += 8, panel += 8 * kPanel) {
+    for_each_step<8>(tile, [&](size_t k, const int8_t* ahead) __attribute__((always_inline)) {
+      const int8_t* panel = tile.panel + kPanel * k;
       __m512i w1[kVectors];
       __m512i w2[kVectors];
       unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
         w1[j] = _mm512_load_si512(panel + 64 * j);
         w2[j] = _mm512_load_si512(panel + 64 * (kVectors + j));
+        _mm_prefetch(ahead + 64 * j, _MM_HINT_T0);
+        _mm_prefetch(ahead + 64 * (kVectors + j), _MM_HINT_T0);
       });
       unroll<kRows>([&](auto i) __attribute__((always_inline)) {
         const __m512i x1 = broadcast(tile.x + i * tile.stride + k);
@@ -72,7 +43,7 @@ struct InnerProduct {
           multiply_add(acc[i][j], _mm512_add_epi8(x1, w2[j]), _mm512_add_epi8(x2, w1[j]));
         });
       });
-    }
+    });
   }
 };
 

@@ -43,41 +43,6 @@ Moments moments_of(const LayerNormArguments& arguments, const Code* x) {
   return {_mm512_reduce_add_epi32(sum), _mm512_reduce_add_epi64(squares)};
 }
 
-// (x - mean) / sigma of 16 channels, times weight, plus bias, as codes.
-class Normalise {
- public:
-  Normalise(const LayerNormArguments& arguments, int32_t mean, const InverseDeviation& inverse)
-      : arguments_(arguments),
-        // rshr(X 2^12 - M, s) = (X 2^12 - M + 2^(s-1)) >> s: within int32, because |X 2^12 - M| < 2^29 and s <= 30.
-        start_(_mm512_set1_epi32((inverse.shift > 0 ? 1 << (inverse.shift - 1) : 0) - mean)),
-        shift_(_mm_cvtsi32_si128(static_cast<int>(inverse.shift))),
-        reciprocal_(_mm256_set1_epi16(static_cast<int16_t>(inverse.reciprocal))),
-        output_shift_(_mm_cvtsi32_si128(static_cast<int>(arguments.output_shift))),
-        low_(_mm512_set1_epi32(arguments.qmin)),
-        high_(_mm512_set1_epi32(arguments.qmax)) {}
-
-  void operator()(__m256i x, size_t c, int8_t* output) const {
-    const __mmask16 mask = static_cast<__mmask16>(byte_mask(arguments_.channels - c));
-    const __m512i deviation = _mm512_add_epi32(_mm512_slli_epi32(_mm512_cvtepi16_epi32(x), 12), start_);
-    const __m256i t = _mm512_cvtsepi32_epi16(_mm512_sra_epi32(deviation, shift_));
-    const __m512i normalised = _mm512_cvtepi16_epi32(_mm256_mulhrs_epi16(t, reciprocal_));
-    const __m512i weight = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, arguments_.weight + c));
-    const __m512i bias = _mm512_maskz_loadu_epi32(mask, arguments_.bias + c);
-    const __m512i y = _mm512_sra_epi32(_mm512_add_epi32(_mm512_mullo_epi32(normalised, weight), bias), output_shift_);
-    const __m512i code = _mm512_min_epi32(_mm512_max_epi32(y, low_), high_);
-    _mm512_mask_cvtepi32_storeu_epi8(output + c, mask, code);
-  }
-
- private:
-  const LayerNormArguments& arguments_;
-  __m512i start_;
-  __m128i shift_;
-  __m256i reciprocal_;
-  __m128i output_shift_;
-  __m512i low_;
-  __m512i high_;
-};
-
 // The mean of X with 12 fraction bits and 1 / sigma.
 struct Statistics {
   int32_t mean;
@@ -92,21 +57,72 @@ struct Statistics {
   }
 };
 
-template <typename Code>
-void normalise_row(const LayerNormArguments& arguments, const Statistics& statistics, const Code* x, int8_t* output) {
-  const Normalise normalise(arguments, statistics.mean, statistics.inverse);
-  for (size_t c = 0; c < arguments.channels; c += 32) {
-    const __m512i codes = load(arguments, x, c);
-    normalise(_mm512_castsi512_si256(codes), c, output);
-    if (c + 16 < arguments.channels) normalise(_mm512_extracti64x4_epi64(codes, 1), c + 16, output);
-  }
-}
+// 64 channels of weight and bias, as 4 registers of int32: in the order in which vpunpcklwd and vpunpckhwd, and behind
+// them vpackssdw, leave 32 channels of a row.
+struct Affine {
+  __m512i weight[4];
+  __m512i bias[4];
 
-// Some rows at a time: the divisions and the square root of one row wait for each other, those of several do not.
+  Affine(const LayerNormArguments& arguments, size_t c) {
+    const __mmask64 mask = byte_mask(arguments.channels - c);
+    const __m512i zero = _mm512_setzero_si512();
+    for (size_t half = 0; half < 2; ++half) {
+      const size_t first = c + 32 * half;
+      const __mmask32 inside = static_cast<__mmask32>(mask >> 32 * half);
+      const __m512i w = _mm512_maskz_loadu_epi16(inside, arguments.weight + first);
+      weight[2 * half] = _mm512_unpacklo_epi16(w, zero);
+      weight[2 * half + 1] = _mm512_unpackhi_epi16(w, zero);
+      const __m512i low = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(inside), arguments.bias + first);
+      const __m512i high = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(inside >> 16), arguments.bias + first + 16);
+      bias[2 * half] = _mm512_shuffle_i32x4(low, high, 0x88);
+      bias[2 * half + 1] = _mm512_shuffle_i32x4(low, high, 0xDD);
+    }
+  }
+};
+
+// (x - mean) / sigma of a row, times weight, plus bias, as codes.
+class Normalise {
+ public:
+  Normalise(const LayerNormArguments& arguments, const Statistics& statistics)
+      // rshr(X 2^12 - M, s) = (X 2^12 - M + 2^(s-1)) >> s: within int32, because |X 2^12 - M| < 2^29 and s <= 30.
+      : start_(_mm512_set1_epi32((statistics.inverse.shift > 0 ? 1 << (statistics.inverse.shift - 1) : 0) -
+                                 statistics.mean)),
+        shift_(_mm_cvtsi32_si128(static_cast<int>(statistics.inverse.shift))),
+        reciprocal_(_mm512_set1_epi16(static_cast<int16_t>(statistics.inverse.reciprocal))),
+        output_shift_(_mm_cvtsi32_si128(static_cast<int>(arguments.output_shift))) {}
+
+  // 32 channels: int16, saturated.
+  __m512i operator()(__m512i x, const __m512i* weight, const __m512i* bias) const {
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i deviation =
+        _mm512_packs_epi32(shifted(_mm512_unpacklo_epi16(zero, x)), shifted(_mm512_unpackhi_epi16(zero, x)));
+    const __m512i normalised = _mm512_mulhrs_epi16(deviation, reciprocal_);
+    return _mm512_packs_epi32(scaled(_mm512_unpacklo_epi16(normalised, zero), weight[0], bias[0]),
+                              scaled(_mm512_unpackhi_epi16(normalised, zero), weight[1], bias[1]));
+  }
+
+ private:
+  __m512i shifted(__m512i x16) const {  // of X 2^16
+    return _mm512_sra_epi32(_mm512_add_epi32(_mm512_srai_epi32(x16, 4), start_), shift_);
+  }
+  __m512i scaled(__m512i normalised, __m512i weight, __m512i bias) const {  // both in the lower halves of 32 bits
+    return _mm512_sra_epi32(_mm512_add_epi32(_mm512_madd_epi16(normalised, weight), bias), output_shift_);
+  }
+
+  __m512i start_;
+  __m128i shift_;
+  __m512i reciprocal_;
+  __m128i output_shift_;
+};
+
+// Some rows at a time: the divisions and the square root of one row wait for each other, those of several do not; and
+// weight and bias are put into their order once for all.
 template <typename Code>
 void normalise_rows(const LayerNormArguments& arguments, Range rows) {
   constexpr size_t kRows = 8;
   const size_t channels = arguments.channels;
+  const __m512i low = _mm512_set1_epi8(static_cast<int8_t>(arguments.qmin));
+  const __m512i high = _mm512_set1_epi8(static_cast<int8_t>(arguments.qmax));
   const Code* x = static_cast<const Code*>(arguments.x);
   for (size_t first = rows.begin; first < rows.end; first += kRows) {
     const size_t count = std::min(kRows, rows.end - first);
@@ -114,9 +130,20 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
     Statistics statistics[kRows];
     for (size_t i = 0; i < count; ++i) moments[i] = moments_of(arguments, x + (first + i) * channels);
     for (size_t i = 0; i < count; ++i) statistics[i] = Statistics(moments[i], arguments);
-    for (size_t i = 0; i < count; ++i) {
-      const size_t offset = (first + i) * channels;
-      normalise_row(arguments, statistics[i], x + offset, arguments.output + offset);
+    for (size_t c = 0; c < channels; c += 64) {
+      const Affine affine(arguments, c);
+      const __mmask64 mask = byte_mask(channels - c);
+      for (size_t i = 0; i < count; ++i) {
+        const Normalise normalise(arguments, statistics[i]);
+        const Code* row = x + (first + i) * channels;
+        const __m512i left = normalise(load(arguments, row, c), affine.weight, affine.bias);
+        const __m512i right = c + 32 < channels
+                                  ? normalise(load(arguments, row, c + 32), affine.weight + 2, affine.bias + 2)
+                                  : _mm512_setzero_si512();
+        const __m512i code = from_packed_order(_mm512_packs_epi16(left, right));
+        _mm512_mask_storeu_epi8(arguments.output + (first + i) * channels + c, mask,
+                                _mm512_min_epi8(_mm512_max_epi8(code, low), high));
+      }
     }
   }
 }
