@@ -32,7 +32,7 @@ class NextPanel {
   size_t lines_;
 };
 
-// 5 x 4 accumulators, 4 registers of weights and one of x. A sixth row would fit, but gains nothing.
+// 5 x 4 accumulators, 4 or 8 registers of weights and 1 or 2 of x. A sixth row, where it fits, gains nothing.
 inline constexpr size_t kTileRows = 5;
 inline constexpr size_t kTilePart = 64;  // of k
 
