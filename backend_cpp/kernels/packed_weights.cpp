@@ -60,8 +60,7 @@ bool pack_weights(const WeightView& weights, const GemmTile& tile, WeightMemory&
     const auto nibble = [&](size_t k) -> unsigned { return k < weights.k ? in[k / 2] >> (k % 2 * 4) & 15 : 0; };
     for (size_t k = 0; k < weights.k; k += groups * run, out += tile.nr * run) {
       if (groups == 1) {
-        const size_t count = std::min(run, weights.k - k);
-        for (size_t i = 0; i < count; ++i) out[i] = static_cast<uint8_t>(in[k + i] + tile.offset);
+        std::memcpy(out, in + k, std::min(run, weights.k - k));
       } else {
         for (size_t i = 0; i < run; ++i) out[i] = static_cast<uint8_t>(nibble(k + i) | nibble(k + run + i) << 4);
       }

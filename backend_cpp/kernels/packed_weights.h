@@ -13,7 +13,6 @@ struct GemmTile {
   size_t mr;
   size_t nr;
   size_t kr;
-  uint8_t offset = 0;  // added to the codes of packed weights of 8 bits, modulo 256, but not to padding
 };
 
 // A weight matrix [n, k] as the plan stores it: int8 codes, or two 4-bit codes to a byte with rows padded to even k.
@@ -30,7 +29,7 @@ struct WeightView {
   void read_row(size_t row, int8_t* out) const;
 };
 
-// Weights in panels of nr columns, zeros where n or k is padded:
+// Weights in panels of nr columns, zero codes where n or k is padded:
 //   8 bits: packed[n / nr][k / kr][nr][kr]
 //   4 bits: packed[n / nr][k / (2 kr)][nr][kr], a byte's low nibble from the first group of kr, the high from the
 //   second
@@ -48,8 +47,7 @@ struct PackedWeights {
   const uint8_t* panel(size_t index) const { return data + index * panel_bytes(); }
 };
 
-// sums[column] += factor * (sum of the column's codes), for all columns up to a multiple of nr. For tiles without an
-// offset.
+// sums[column] += factor * (sum of the column's codes), for all columns up to a multiple of nr.
 void add_column_sums(const PackedWeights& weights, int32_t factor, int32_t* sums);
 
 // Of 4-bit weights: sums[column] += factor * (sum of w1 * (w2 + offset)), where w1 and w2 share a byte.

@@ -7,6 +7,7 @@ namespace packqvit::avx512_vnni {
 
 const KernelTier& tier();
 
+const GemmRoute& direct_in_place_route();
 const GemmRoute& direct_route();
 const GemmRoute& inner_product_route();
 

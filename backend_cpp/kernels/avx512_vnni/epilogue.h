@@ -58,14 +58,15 @@ struct PanelScale {
   }
 
   // Output steps with the requantiser's fraction bits: channels 32 * half and up, in packed order.
-  __m512i scale(const __m512i* acc, size_t half) const {
-    __m512i t[2];
-    for (size_t j = 0; j < 2; ++j) {
-      t[j] = acc[2 * half + j];
-      if (shifts_left) t[j] = _mm512_sllv_epi32(t[j], left[2 * half + j]);
-      t[j] = _mm512_srav_epi32(t[j], right[2 * half + j]);
-    }
-    return _mm512_mulhrs_epi16(_mm512_packs_epi32(t[0], t[1]), multiplier[half]);
+  __attribute__((always_inline)) __m512i scale(const __m512i* acc, size_t half) const {
+    const __m512i t = _mm512_packs_epi32(shifted(acc[2 * half], 2 * half), shifted(acc[2 * half + 1], 2 * half + 1));
+    return _mm512_mulhrs_epi16(t, multiplier[half]);
+  }
+
+ private:
+  __attribute__((always_inline)) __m512i shifted(__m512i acc, size_t j) const {
+    if (__builtin_expect(shifts_left, false)) acc = _mm512_sllv_epi32(acc, left[j]);
+    return _mm512_srav_epi32(acc, right[j]);
   }
 };
 
@@ -185,21 +186,20 @@ class PanelStore {
 };
 
 // Codes, through the table where there is one.
-template <>
-class PanelStore<Epilogue::kRequantize, int8_t> {
+template <bool kTable>
+class CodeStore {
  public:
-  PanelStore(const GemmArguments& arguments, size_t column)
+  CodeStore(const GemmArguments& arguments, size_t column)
       : output_(static_cast<int8_t*>(arguments.output) + column),
         stride_(arguments.weights->n),
         mask_(byte_mask(std::min(kPanel, arguments.weights->n - column))),
-        requantize_(arguments.requantizer, column, std::min(kPanel, arguments.weights->n - column)),
-        has_table_(arguments.table != nullptr) {
-    if (has_table_) table_ = CodeTable(arguments.table);
+        requantize_(arguments.requantizer, column, std::min(kPanel, arguments.weights->n - column)) {
+    if constexpr (kTable) table_ = CodeTable(arguments.table);
   }
 
   void operator()(size_t row, const __m512i* acc) const {
     __m512i code = requantize_(acc);
-    if (has_table_) code = table_(code);
+    if constexpr (kTable) code = table_(code);
     _mm512_mask_storeu_epi8(output_ + row * stride_, mask_, code);
   }
 
@@ -208,15 +208,13 @@ class PanelStore<Epilogue::kRequantize, int8_t> {
   size_t stride_;
   __mmask64 mask_;
   Requantize requantize_;
-  bool has_table_;
   CodeTable table_;
 };
 
 // The accumulators themselves.
-template <>
-class PanelStore<Epilogue::kAccumulate, int32_t> {
+class SumStore {
  public:
-  PanelStore(const GemmArguments& arguments, size_t column)
+  SumStore(const GemmArguments& arguments, size_t column)
       : output_(static_cast<int32_t*>(arguments.output) + column),
         stride_(arguments.weights->n),
         mask_(byte_mask(std::min(kPanel, arguments.weights->n - column))) {}
@@ -238,12 +236,12 @@ struct Type {
   using type = T;
 };
 
-// Calls visit(Type<PanelStore>) for the arguments' epilogue.
+// Calls visit(Type<Store>) for the arguments' epilogue.
 template <typename Visit>
 void with_store(const GemmArguments& arguments, const Visit& visit) {
   switch (arguments.epilogue) {
     case Epilogue::kRequantize:
-      return visit(Type<PanelStore<Epilogue::kRequantize, int8_t>>{});
+      return arguments.table != nullptr ? visit(Type<CodeStore<true>>{}) : visit(Type<CodeStore<false>>{});
     case Epilogue::kAddResidual:
       return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddResidual, int16_t>>{})
                             : visit(Type<PanelStore<Epilogue::kAddResidual, int8_t>>{});
@@ -251,7 +249,7 @@ void with_store(const GemmArguments& arguments, const Visit& visit) {
       return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddPosition, int16_t>>{})
                             : visit(Type<PanelStore<Epilogue::kAddPosition, int8_t>>{});
     case Epilogue::kAccumulate:
-      return visit(Type<PanelStore<Epilogue::kAccumulate, int32_t>>{});
+      return visit(Type<SumStore>{});
   }
 }
 

@@ -1,8 +1,8 @@
-// What the GEMM routes of this tier share: rows copied into scratch once a call, panels outside, tiles of rows inside.
+// What the GEMM routes of this tier share: panels outside, tiles of rows inside; rows that a route cannot read as they
+// are copied into scratch first.
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/avx512_vnni/epilogue.h"
 #include "kernels/avx512_vnni/panel.h"
@@ -39,7 +39,7 @@ inline constexpr size_t kTilePart = 64;  // of k
 struct Tile {
   const int8_t* x;          // rows with a distance of `stride`
   size_t stride;            // the padded k
-  const int32_t* row_bias;  // one number a row
+  const int32_t* row_bias;  // one number a row, or nullptr
   const int8_t* panel;      // int8 [stride / 4][64][4]
   const int32_t* bias;      // of the panel's channels
   NextPanel* next;
@@ -62,7 +62,8 @@ __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, si
   __m512i acc[kRows][kVectors];
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
     unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
-      acc[i][j] = _mm512_add_epi32(_mm512_loadu_si512(tile.bias + 16 * j), _mm512_set1_epi32(tile.row_bias[i]));
+      acc[i][j] = _mm512_loadu_si512(tile.bias + 16 * j);
+      if constexpr (Route::kRowBias) acc[i][j] = _mm512_add_epi32(acc[i][j], _mm512_set1_epi32(tile.row_bias[i]));
     });
   });
   Route::template multiply<kRows>(tile, acc);
@@ -90,10 +91,10 @@ class Gemm {
     int32_t* row_bias = reinterpret_cast<int32_t*>(unpacked + panel_bytes(weights));
     const int8_t* x = arguments.x + rows.begin * weights.k;
     if (copies(weights)) {
-      for (size_t i = 0; i < count; ++i) copy_row(x + i * weights.k, weights.k, stride, copy + i * stride);
+      for (size_t i = 0; i < count; ++i) Route::copy_row(x + i * weights.k, weights.k, stride, copy + i * stride);
       x = copy;
     }
-    bias_rows(x, stride, count, row_bias);
+    if constexpr (Route::kRowBias) Route::bias_rows(x, stride, count, row_bias);
     with_store(arguments, [&](auto type) {
       using Store = typename decltype(type)::type;
       for (size_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -105,7 +106,7 @@ class Gemm {
                   arguments.bias + panel * kPanel,
                   nullptr};
         if (weights.bits == 4) {
-          unpack_nibbles(weights.panel(panel), stride, Route::kEvenOffset, Route::kOddOffset, unpacked);
+          unpack_nibbles(weights.panel(panel), stride, Route::kOddOffset, unpacked);
           tile.panel = unpacked;
         }
         NextPanel next(weights, panel, divide_up(count, kTileRows) * divide_up(stride, kTilePart));
@@ -129,37 +130,7 @@ class Gemm {
   }
 
  private:
-  // Minus the sum of Route::add_correction() of each row.
-  static void bias_rows(const int8_t* x, size_t stride, size_t rows, int32_t* bias) {
-    size_t row = 0;
-    for (; row + 4 <= rows; row += 4) {
-      __m512i sum[4];
-      for (size_t i = 0; i < 4; ++i) sum[i] = correction(x + (row + i) * stride, stride);
-      const __m512i sum01 =
-          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
-      const __m512i sum23 =
-          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
-      const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(sum01, sum23), _mm512_unpackhi_epi64(sum01, sum23));
-      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
-      const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(bias + row), _mm_sub_epi32(_mm_setzero_si128(), total));
-    }
-    for (; row < rows; ++row) bias[row] = -_mm512_reduce_add_epi32(correction(x + row * stride, stride));
-  }
-
-  static __m512i correction(const int8_t* x, size_t size) {
-    __m512i sum = _mm512_setzero_si512();
-    size_t i = 0;
-    for (; i + 64 <= size; i += 64) Route::add_correction(sum, _mm512_loadu_si512(x + i));
-    if (i < size) Route::add_correction(sum, _mm512_maskz_loadu_epi8(byte_mask(size - i), x + i));
-    return sum;
-  }
-
-  static bool copies(const PackedWeights& weights) { return weights.k != weights.padded_k; }
-  static void copy_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
-    std::memcpy(out, x, k);
-    std::memset(out + k, 0, padded_k - k);
-  }
+  static bool copies(const PackedWeights& weights) { return Route::kCopies || weights.k != weights.padded_k; }
   static size_t copy_bytes(const PackedWeights& weights, size_t rows) {
     return copies(weights) ? round_up(rows * weights.padded_k, kAlignment) : 0;
   }

@@ -14,8 +14,47 @@ namespace {
 constexpr int kOffset = 128;
 
 struct InnerProduct {
-  static constexpr int8_t kEvenOffset = 0;
+  static constexpr bool kCopies = false;
+  static constexpr bool kRowBias = true;
   static constexpr int8_t kOddOffset = static_cast<int8_t>(kOffset);
+
+  static void copy_row(const int8_t* x, size_t k, size_t padded_k, int8_t* out) {
+    std::memcpy(out, x, k);
+    std::memset(out + k, 0, padded_k - k);
+  }
+
+  // -sum x2 (x1 + 128) of each row.
+  static void bias_rows(const int8_t* x, size_t stride, size_t rows, int32_t* bias) {
+    size_t row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      __m512i sum[4];
+      corrections<4>(x + row * stride, stride, sum);
+      const __m512i sum01 =
+          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
+      const __m512i sum23 =
+          _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
+      const __m512i lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(sum01, sum23), _mm512_unpackhi_epi64(sum01, sum23));
+      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
+      const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(bias + row), _mm_sub_epi32(_mm_setzero_si128(), total));
+    }
+    for (; row < rows; ++row) {
+      __m512i sum[1];
+      corrections<1>(x + row * stride, stride, sum);
+      bias[row] = -_mm512_reduce_add_epi32(sum[0]);
+    }
+  }
+
+  template <size_t kRows>
+  __attribute__((always_inline)) static void corrections(const int8_t* x, size_t stride, __m512i (&sum)[kRows]) {
+    unroll<kRows>([&](auto i) __attribute__((always_inline)) { sum[i] = _mm512_setzero_si512(); });
+    for (size_t k = 0; k < stride; k += 64) {
+      const __mmask64 mask = byte_mask(stride - k);
+      unroll<kRows>([&](auto i) __attribute__((always_inline)) {
+        add_correction(sum[i], _mm512_maskz_loadu_epi8(mask, x + i * stride + k));
+      });
+    }
+  }
 
   // += x2 (x1 + 128).
   static void add_correction(__m512i& sum, __m512i codes) {

@@ -5,13 +5,13 @@
 namespace packqvit::avx512_vnni {
 
 const KernelTier& tier() {
-  static const GemmRoute* const kRoutes[] = {&inner_product_route(), &direct_route()};
+  static const GemmRoute* const kRoutes[] = {&inner_product_route(), &direct_in_place_route(), &direct_route()};
   static const KernelTier kTier = [] {
     KernelTier tier = reference::tier();
     tier.name = "avx512_vnni";
     tier.is_supported = [] { return x86::cpu().avx512_vnni; };
     tier.gemm_routes = kRoutes;
-    tier.gemm_route_count = 2;
+    tier.gemm_route_count = 3;
     tier.attention_scratch = attention_scratch;
     tier.attention = attention;
     tier.layer_norm = layer_norm;
