@@ -74,7 +74,7 @@ def test_ends_of_the_program() -> None:
         {"distillation": "none", "label_weight": 1.0},
         {"micro_batch": 4, "clip": None, "ema": None},
         {"autocast": True, "steps": 60},
-        {"smallest_crop": 0.5, "steps": 80},
+        {"smallest_crop": 0.5, "steps": 160},
         {"outlier_weight": 0.1, "steps": 60},
     ],
 )
@@ -84,7 +84,8 @@ def test_every_choice_trains(changes: dict[str, Any]) -> None:
     chosen = method(**{"steps": 20, **changes})
     teacher = None if chosen.distillation == "none" else plain_model()
     history = qat.train(model, data(16, labels=chosen.label_weight > 0), teacher=teacher, method=chosen)
-    assert sum(history.losses[-5:]) < sum(history.losses[:5])
+    quarter = len(history.losses) // 4  # no two steps see the same views: fewer would compare their luck
+    assert sum(history.losses[-quarter:]) < sum(history.losses[:quarter])
     assert all(not torch.equal(value, before[name]) for name, value in parameters(model).items())
 
 
