@@ -14,11 +14,12 @@ from packqvit_delegate import QuantizationConfig, qat
 from packqvit_delegate.training.optimizer import LearningRates
 
 METHOD = qat.TrainingMethod(
-    steps=400,
+    steps=600,
     batch=64,
     rates=LearningRates(weights=1e-2, weight_scales=2e-3, activation_scales=4e-3, others=2e-3),
     label_weight=0.5,
     label_smoothing=0.1,
+    features=1.0,
     ema=0.98,
     smallest_crop=None,  # a mirrored digit is another one
 )
@@ -41,7 +42,7 @@ def test_four_bits_are_within_a_point_of_float() -> None:
     config = dataclasses.replace(QuantizationConfig.preset("w4a4"), input_normalization=(digits.MEAN, digits.STD))
     start = time.process_time()
     learner = qat.prepare(model, (training.images[:1],), training.images[:256], config)
-    history = qat.train(learner, shifted(training), teacher=model, method=METHOD)
+    history = qat.train(learner, shifted(training), teacher=learner.float_model(), method=METHOD)
     program = qat.export(learner)
     assert time.process_time() - start < SECONDS
     assert sum(history.losses[-20:]) < sum(history.losses[:20])
