@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,24 +15,44 @@ _EXTREME_ROWS = 64
 _EVEN_ELEMENTS = 1 << 17
 
 
-def sample_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_rows(largest: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows with the largest magnitudes, and an even sample of the rest.
 
     An even sample alone misses the few tokens with massive activations, which decide where a range should end.
 
     Args:
-        rows: float32 [R, C].
+        largest: float32 [R], the largest magnitude of each row.
+        channels: C, of a row.
 
     Returns:
         Indices, int64 [S], and how many rows each stands for, float32 [S].
     """
-    extreme = torch.topk(rows.abs().amax(1), min(_EXTREME_ROWS, rows.shape[0])).indices
-    is_extreme = torch.zeros(rows.shape[0], dtype=torch.bool)
+    extreme = torch.topk(largest, min(_EXTREME_ROWS, largest.numel())).indices
+    is_extreme = torch.zeros(largest.numel(), dtype=torch.bool)
     is_extreme[extreme] = True
     rest = (~is_extreme).nonzero().squeeze(1)
-    even = rest[:: max(1, rest.numel() * rows.shape[1] // _EVEN_ELEMENTS)]
+    even = rest[:: max(1, rest.numel() * channels // _EVEN_ELEMENTS)]
     share = rest.numel() / max(1, even.numel())
     return torch.cat([extreme, even]), torch.cat([torch.ones(extreme.numel()), torch.full((even.numel(),), share)])
+
+
+def rows_of(batches: Sequence[torch.Tensor], indices: torch.Tensor) -> torch.Tensor:
+    """Rows out of all batches, as if these were one tensor.
+
+    Args:
+        batches: float32 [..., C] each.
+        indices: int64 [S], of rows, counted through all batches.
+
+    Returns:
+        float32 [S, C].
+    """
+    rows, first = torch.empty(len(indices), batches[0].shape[-1]), 0
+    for batch in batches:
+        flat = batch.flatten(0, -2)
+        inside = (indices >= first) & (indices < first + len(flat))
+        rows[inside] = flat[indices[inside] - first]
+        first += len(flat)
+    return rows
 
 
 def stream_before(linear: Node) -> Node | None:

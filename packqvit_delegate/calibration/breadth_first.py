@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from ..batching import arguments_for_batch
 from ..passes.graph import constant
 
 Values = list[torch.Tensor]
+
+_FREED = torch.empty(0)
 
 
 class Stream:
@@ -46,21 +48,50 @@ class Stream:
 
     def pass_on(self, node: Node, source: Node) -> None:
         """Gives a node the value of another, as if it were not there."""
-        self._values[node] = self._values[source]
+        value = self._values[source]
+        self._values[node] = value if isinstance(value, torch.Tensor) else list(value)
 
     def forget(self, node: Node) -> None:
         """Frees a value."""
         self._values.pop(node, None)
 
-    def run(self, node: Node) -> None:
-        """Computes a placeholder, a constant or an operator; observers are the caller's to decide."""
+    def run(self, node: Node, dying: Collection[Node] = ()) -> None:
+        """Computes a placeholder, a constant or an operator; observers are the caller's to decide.
+
+        Args:
+            node: What to compute.
+            dying: Values that nobody needs any more: each batch of them is freed as soon as its result is there.
+        """
         if node.op == "placeholder":
             index = self._inputs.index(node)
             self._values[node] = [batch[index] for batch in self._batches]
         elif node.op == "get_attr":
             self._values[node] = constant(self._module, node)
         else:
-            self._values[node] = [self._call(node, index) for index in range(len(self._batches))]
+            self._values[node] = self._each(lambda index: self._call(node, index), dying)
+
+    def apply(
+        self, node: Node, source: Node, function: Callable[[torch.Tensor], torch.Tensor], dying: Collection[Node] = ()
+    ) -> None:
+        """Gives a node what a function makes of each batch of another.
+
+        Args:
+            node: Gets the results.
+            source: Its batches are the arguments.
+            function: Of one batch.
+            dying: As for `run`.
+        """
+        values = self[source]
+        self._values[node] = self._each(lambda index: function(values[index]), dying)
+
+    def _each(self, compute: Callable[[int], torch.Tensor], dying: Collection[Node]) -> Values:
+        freed = [value for value in (self._values.get(node) for node in dying) if isinstance(value, list)]
+        results = []
+        for index in range(len(self._batches)):
+            results.append(compute(index))
+            for value in freed:
+                value[index] = _FREED
+        return results
 
     def _call(self, node: Node, index: int) -> torch.Tensor:
         def value_of(argument: Node) -> Any:

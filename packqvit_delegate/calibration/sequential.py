@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from ..passes.graph import add_constant, aten, constant, is_call, is_constant, i
 from ..progress import Progress, silent
 from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
 from ..row_sample import NOTHING_OBSERVED
-from .branches import branch_behind, sample_rows, stream_before
+from .branches import branch_behind, rows_of, sample_rows, stream_before
 from .breadth_first import Stream, last_uses
 from .compensation import Compensation
 from .rounding import Rounded, round_settled, round_to_nearest
@@ -118,23 +118,23 @@ class _Calibrator:
         # Without users: torch.export's check of the input shapes, which are not those of a calibration batch.
         nodes = [node for node in self._module.graph.nodes if node.op == "placeholder" or node.users]
         for node in progress(nodes, "calibrating", len(nodes)):
-            observer = self._observer(node)
-            self._run_in_float(node, observer)
+            observer, dying = self._observer(node), done.get(node, [])
+            self._run_in_float(node, observer, dying)
             if observer is not None:
-                self._observe(node, observer)
+                self._observe(node, observer, dying)
             else:
-                if is_call(node, aten.linear.default) and self._weight_observer(node) is not None:
+                if self._decides_weights(node):
                     self._decide_weights(node)
-                self._stream.run(node)
-            for value in done.get(node, ()):
+                self._stream.run(node, dying)
+            for value in dying:
                 self._forget(value)
         self._module.recompile()
 
-    def _run_in_float(self, node: Node, observer: CodeObserver | None) -> None:
+    def _run_in_float(self, node: Node, observer: CodeObserver | None, dying: list[Node]) -> None:
         if self._float is None:
             return
-        if observer is None:
-            self._float.run(node)
+        if observer is None:  # weights are decided after this, and look at their layer's inputs in float
+            self._float.run(node, () if self._decides_weights(node) else dying)
         else:
             source = node.args[0]
             assert isinstance(source, Node)
@@ -155,7 +155,10 @@ class _Calibrator:
         constant_weight = observer is not None and is_constant(observed.args[0])  # type: ignore[union-attr]
         return observer if isinstance(observer, WeightObserver) and constant_weight else None
 
-    def _observe(self, node: Node, observer: CodeObserver) -> None:
+    def _decides_weights(self, node: Node) -> bool:
+        return is_call(node, aten.linear.default) and self._weight_observer(node) is not None
+
+    def _observe(self, node: Node, observer: CodeObserver, dying: list[Node]) -> None:
         source = node.args[0]
         assert isinstance(source, Node)
         if is_constant(source):
@@ -174,21 +177,18 @@ class _Calibrator:
         branch = branch_behind(node) if searches and self._method.clipping else None
         if branch is not None and self._weight_observer(branch[1]) is not None:
             observer.weigh_rows(*self._weighted_rows(source, *branch))
-        self._stream[node] = [observer.fake_quantize(value) for value in self._stream[source]]
+        self._stream.apply(node, source, observer.fake_quantize, dying)
 
     def _weighted_rows(self, value: Node, functions: list[Node], linear: Node) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of a value on the way into the residual stream: an even sample, and all with extreme values.
 
         A row's error counts by one over the variance of the token that it becomes part of, see `_token_variances`.
         """
-        inputs = self._stream[value]
-        for function in functions:
-            assert callable(function.target)
-            inputs = [function.target(x, *function.args[1:], **function.kwargs) for x in inputs]
-        variance = torch.cat([v.flatten() for v in self._token_variances(linear, inputs)])
-        rows = torch.cat([x.flatten(0, -2) for x in self._stream[value]])
-        chosen, counts = sample_rows(rows)
-        return rows[chosen], counts / variance[chosen]
+        values = self._stream[value]
+        variances = self._token_variances(linear, (_through(functions, x) for x in values))
+        variance = torch.cat([v.flatten() for v in variances])
+        chosen, counts = sample_rows(torch.cat([x.abs().amax(-1).flatten() for x in values]), values[0].shape[-1])
+        return rows_of(values, chosen), counts / variance[chosen]
 
     def _importance(self, observed: Node) -> torch.Tensor | None:
         """What an error of each channel costs behind the linears that read it: the energy of its weights."""
@@ -258,7 +258,7 @@ class _Calibrator:
         variances = self._token_variances(linear, inputs)
         return [(1.0 if w is None else w) / variance for w, variance in zip(weights, variances, strict=True)]
 
-    def _token_variances(self, linear: Node, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _token_variances(self, linear: Node, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         """Variance of what a token becomes when a linear with these inputs is added into the residual stream.
 
         That is what the next LayerNorm divides it by. Without it, the few tokens with massive activations decide all.
@@ -285,3 +285,10 @@ class _Calibrator:
         if not old.users:
             self._module.graph.erase_node(old)
             self._forget(old)
+
+
+def _through(functions: list[Node], x: torch.Tensor) -> torch.Tensor:
+    for function in functions:
+        assert callable(function.target)
+        x = function.target(x, *function.args[1:], **function.kwargs)
+    return x

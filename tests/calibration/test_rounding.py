@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from packqvit_delegate.calibration.branches import sample_rows
+from packqvit_delegate.calibration.branches import rows_of, sample_rows
 from packqvit_delegate.calibration.rounding import gptq, gptq_with_scales, round_settled, settle, weighted_scales
 from packqvit_delegate.calibration.statistics import InputMoments
 
@@ -132,8 +132,10 @@ def test_moments_do_not_depend_on_how_the_rows_come() -> None:
 def test_a_sample_of_rows_has_every_extreme_one_and_stands_for_all() -> None:
     rows = torch.randn(5000, 600, generator=torch.Generator().manual_seed(3))
     rows[[17, 4321]] *= 100
-    chosen, counts = sample_rows(rows)
+    chosen, counts = sample_rows(rows.abs().amax(1), 600)
     assert {17, 4321} <= set(chosen.tolist()) and chosen.unique().numel() == chosen.numel() < 1000
     assert float(counts.sum()) == pytest.approx(5000)
-    few, ones = sample_rows(rows[:10])
+    few, ones = sample_rows(rows[:10].abs().amax(1), 600)
     assert sorted(few.tolist()) == list(range(10)) and bool((ones == 1).all())
+    batches = [rows[:1000].reshape(10, 100, 600), rows[1000:].reshape(8, 500, 600)]
+    assert torch.equal(rows_of(batches, chosen), rows[chosen])
