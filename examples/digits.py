@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from console import command, console, progress, size
-from packqvit_delegate import Program, export, runtime
+from packqvit_delegate import Program, TuningMethod, export, runtime
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import VisionTransformer, ViTConfig
 
@@ -89,8 +89,12 @@ def run(program: Program, images: Tensor) -> Tensor:
     return torch.cat([model.run(image)[0] for image in images.split(1)])
 
 
-def experiment(presets: Iterable[str] = PRESETS) -> list[Result]:
+def experiment(presets: Iterable[str] = PRESETS, tune: bool = False) -> list[Result]:
     """Trains, exports and evaluates.
+
+    Args:
+        presets: Names of PRESETS.
+        tune: Whether 4-bit models learn from the float model, without labels, after calibration.
 
     Raises:
         PackQViTError: a program is not one delegate call, or its bits are not those of the integer graph.
@@ -111,6 +115,8 @@ def experiment(presets: Iterable[str] = PRESETS) -> list[Result]:
                 bits=bits,
                 activation_bits=activation_bits,
                 input_normalization=(MEAN, STD),
+                tuning=TuningMethod() if tune and bits == 4 else None,
+                tuning_images=training.images,
                 progress=progress,
             )
             if not program.report.is_whole:
@@ -129,9 +135,10 @@ def experiment(presets: Iterable[str] = PRESETS) -> list[Result]:
 @command
 def main(
     worst_loss: Annotated[float, typer.Option(help="Fail when a preset loses more accuracy than this.")] = 0.05,
+    tune: Annotated[bool, typer.Option("--tune", help="Tune the 4-bit models, without labels: half a minute.")] = False,
 ) -> None:
     """Trains a micro ViT on handwritten digits, exports it at 8 and 4 bits and evaluates it through the runtime."""
-    results = experiment()
+    results = experiment(tune=tune)
     table = Table("model", "test accuracy", ".pte", "delegate calls")
     for result in results:
         facts = (size(len(result.program.buffer)), str(result.program.report.delegates)) if result.program else ("", "")

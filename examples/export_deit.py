@@ -44,6 +44,7 @@ SPLIT_HELP = "Hidden channels with massive activations become several that satur
 ROTATION_HELP = "Mix channels by rotations; default: where weights or activations have 4 bits."
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 DEVICE_HELP = "With --tune: cpu or cuda; default: a GPU where PyTorch finds one."
+CALIBRATION_IMAGES_HELP = "How many of them; default: 128, with --tune 512."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
@@ -55,7 +56,7 @@ def main(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "deit_tiny",
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     calibration: Annotated[Path | None, typer.Option(help="Folder of images like those of the application.")] = None,
-    calibration_images: Annotated[int, typer.Option(help="How many of them.", min=1)] = 128,
+    calibration_images: Annotated[int | None, typer.Option(help=CALIBRATION_IMAGES_HELP, min=1)] = None,
     evaluate: Annotated[Path | None, typer.Option(help="Folder of images with labels.")] = None,
     evaluate_images: Annotated[int | None, typer.Option(help="How many of them; default: all.", min=1)] = None,
     labels: Annotated[Path | None, typer.Option(help="Class names in label order, for class folders.")] = None,
@@ -98,6 +99,7 @@ def main(
         raise PackQViTError("--tune needs --calibration FOLDER with some hundreds of images to train on")
     device = tune_device or ("cuda" if torch.cuda.is_available() else "cpu")
     tuning = TuningMethod(steps=tune_steps, seed=seed, device=device) if tune else None
+    calibration_images = calibration_images or (512 if tune else 128)
     calibration_folder = ImageFolder.open(calibration).sample(calibration_images, seed) if calibration else None
     evaluation_folder = open_labelled(evaluate, labels, evaluate_images, seed) if evaluate else None
     output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")

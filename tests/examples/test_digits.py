@@ -32,6 +32,12 @@ def test_one_delegate_call_and_nothing_outside(results, name):
     assert not report.outside
 
 
+def test_tuning_works_on_them_too(results):
+    _, tuned = digits.experiment(["W4A4"], tune=True)
+    assert tuned.accuracy >= results["float"].accuracy - 0.03
+    assert tuned.program.buffer != results["W4A4"].program.buffer
+
+
 def test_four_bits_make_a_smaller_program(results):
     assert len(results["W4A8"].program.buffer) < 0.75 * len(results["W8A8"].program.buffer)
 
