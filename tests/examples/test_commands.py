@@ -91,6 +91,13 @@ def test_export_refuses_by_usage(run, no_export, arguments):
     assert arguments.split()[0] in output
 
 
+@pytest.mark.parametrize(("options", "images"), [("", 128), ("--tune", 512), ("--tune --calibration-images 64", 64)])
+def test_tuning_begins_with_more_images(run, no_export, caplog, options, images):
+    code, _, _ = run(export_deit.app, f"--weights random --calibration plain --output gone/m.pte {options}")
+    assert code == 1
+    assert f"plain has 2 images, {images} were asked for" in caplog.text
+
+
 def test_labels_beyond_the_classes(run, no_export, tmp_path):
     torch.manual_seed(0)
     save_file(VisionTransformer(ViTConfig(image_size=32, num_classes=10)).state_dict(), tmp_path / "ten.safetensors")
