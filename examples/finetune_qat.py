@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
 from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import ZOO, load
+from packqvit_delegate.pictures import check_picture
 from packqvit_delegate.training.optimizer import LearningRates
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -118,9 +120,11 @@ def main(
         autocast=autocast,
         seed=seed,
     )
-    for path in (output, checkpoint, float_weights, plot):
+    for path in (output, checkpoint, float_weights):
         if path is not None and not path.parent.is_dir():
             raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    if plot is not None:
+        check_picture(plot)
     if unrounded > 0 and integer_functions:
         raise PackQViTError("the integer functions round all tokens: --unrounded needs --no-integer-functions")
     if model not in ZOO:
@@ -173,7 +177,9 @@ def main(
         program.save(output)
         _report(model, config, teacher.cpu(), output, testing, loaded.preprocessing, processes, len(program.buffer))
         if plot is not None:
-            _plot(history, plot, f"{model} W{config.weight_bits}A{config.activation_bits}")
+            title = f"{model} W{config.weight_bits}A{config.activation_bits}"
+            qat.plot(history, plot, title, float_accuracy=checks(teacher))
+            errors.print(f"curves in {plot}", highlight=False)
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
@@ -286,10 +292,11 @@ def _share(model: nn.Module) -> None:
             distributed.broadcast(value, src=0)
 
 
-def _checks(folder: ImageFolder, preprocessing: Preprocessing) -> qat.Evaluate:
+def _checks(folder: ImageFolder, preprocessing: Preprocessing) -> Callable[[nn.Module], float]:
     """Top-1 on some images, kept in memory."""
     batches = list(folder.batches(8, preprocessing))
 
+    @torch.no_grad()
     def evaluate(model: nn.Module) -> float:
         where = next(model.parameters()).device
         right = [_right(model(batch.images.to(where)).cpu(), batch.labels) for batch in batches]
@@ -319,31 +326,6 @@ def _report(
     describe(table, integer, predict_float(teacher, folder, preprocessing), folder.labels)
     table.add_row("program", f"{escape(str(output))}, {size(length)}")
     console.print(table)
-
-
-def _plot(history: qat.History, path: Path, title: str) -> None:
-    """Loss and accuracy over the steps."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[bench]") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(range(1, len(history.losses) + 1), history.losses, linewidth=0.8)
-    left.set(xlabel="step", ylabel="loss", yscale="log")
-    right.plot(*zip(*history.checks, strict=True), marker="o")
-    right.set(xlabel="step", ylabel="top-1 on validation images")
-    right.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-    figure.suptitle(title)
-    try:
-        figure.savefig(path, dpi=150)
-    except (ValueError, OSError) as error:
-        raise PackQViTError(f"cannot write the plot {path}: {error}") from error
-    finally:
-        pyplot.close(figure)
-    errors.print(f"curves in {path}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import ZOO, load
+from packqvit_delegate.pictures import check_picture
 from packqvit_delegate.sensitivity import (
     SEARCH_IMAGES,
     Limits,
@@ -70,9 +71,11 @@ def main(
     config = configuration(bits, activation_bits, residual, probabilities)
     if mixed_precision is not None:
         config = MixedPrecision.load(mixed_precision).apply(config)
-    for path in (json, picture, mix if budget is not None else None):
+    for path in (json, mix if budget is not None else None):
         if path is not None and not path.parent.is_dir():
             raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    if picture is not None:
+        check_picture(picture)
     folder = ImageFolder.open(calibration)
     drawn = folder.sample(min(len(folder), calibration_images + images), seed)
 

@@ -9,7 +9,8 @@ Example::
 
 from .history import History
 from .method import TrainingMethod
+from .plot import plot
 from .preparation import QatModel, convert, export, prepare
 from .trainer import Evaluate, train
 
-__all__ = ["Evaluate", "History", "QatModel", "TrainingMethod", "convert", "export", "prepare", "train"]
+__all__ = ["Evaluate", "History", "QatModel", "TrainingMethod", "convert", "export", "plot", "prepare", "train"]

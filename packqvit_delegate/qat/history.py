@@ -13,7 +13,7 @@ class History:
     Attributes:
         losses: Of each step, on this process's share of the batch.
         rates: The learning rates of each step over their highest.
-        checks: (step, what `evaluate` found).
+        checks: (steps done, what `evaluate` found).
     """
 
     losses: list[float] = dataclasses.field(default_factory=list)

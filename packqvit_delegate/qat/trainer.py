@@ -57,8 +57,9 @@ def train(
         checkpoint: A file to write to, and to go on from where it exists: the result is, bit for bit, that of a
             training without interruption, if `data` draws nothing at random.
         every: Steps between checkpoints, and between evaluations.
-        evaluate: Called with the model in evaluation mode, the mean of its parameters in place; its result is kept in
-            the history. In a distributed training, by the first process only.
+        evaluate: Called before the first step and every `every` steps with the model in evaluation mode, the mean of
+            its parameters in place; its result is kept in the history. In a distributed training, by the first process
+            only.
         workers: Processes that read the data set.
         progress: Wraps the loop over the steps: progress(iterable, description, length).
 
@@ -124,6 +125,8 @@ class _Training:
         done = 0
         if checkpoint is not None and checkpoint.is_file():
             done = checkpoints.load(checkpoint, method, parts)
+        elif self._rank == 0 and evaluate is not None:
+            self._history.checks.append((0, self._evaluate(evaluate)))
         steps = range(done, method.steps)
         images: int = len(self._data)  # type: ignore[arg-type]
         sampler = StepSampler(images, method.batch, steps, method.seed, self._rank, self._processes)

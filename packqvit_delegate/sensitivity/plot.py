@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import PackQViTError
+from ..pictures import picture
 from .report import SensitivityReport
 from .roles import ROLES
 
@@ -21,33 +21,20 @@ def plot(report: SensitivityReport, path: str | Path, title: str = "") -> None:
         title: Above both.
 
     Raises:
-        PackQViTError: matplotlib is not installed, or it does not know the format.
+        PackQViTError: matplotlib is not installed, it does not know the format, or the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[bench]") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     inner = [loss for loss in report.operators if 0 <= loss.block < report.blocks]
     roles = [role for role in ROLES if any(loss.role == role for loss in inner)]
     size = (max(10.0, 0.8 * report.blocks + 4), 0.42 * len(roles) + 1.8)
-    figure, axes = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
-    for axis, figures, label in (
-        (axes[0], {(loss.role, loss.block): loss.snr for loss in inner}, "everything before included"),
-        (axes[1], {(loss.role, loss.block): loss.own_snr for loss in inner}, "the operator alone"),
-    ):
-        image = _draw(axis, figures, roles, report.blocks)
-        axis.set_title(label, fontsize=10)
-    figure.colorbar(image, ax=axes, label="signal-to-noise, dB")
-    figure.suptitle(f"{title}   top-1 agreement {100 * report.agreement:.1f} %".strip(), fontsize=11)
-    try:
-        figure.savefig(path, dpi=150)
-    except (ValueError, OSError) as error:
-        raise PackQViTError(f"cannot write the plot {path}: {error}") from error
-    finally:
-        pyplot.close(figure)
+    with picture(path, 2, size, sharey=True) as (figure, axes):
+        for axis, figures, label in (
+            (axes[0], {(loss.role, loss.block): loss.snr for loss in inner}, "everything before included"),
+            (axes[1], {(loss.role, loss.block): loss.own_snr for loss in inner}, "the operator alone"),
+        ):
+            image = _draw(axis, figures, roles, report.blocks)
+            axis.set_title(label, fontsize=10)
+        figure.colorbar(image, ax=axes, label="signal-to-noise, dB")
+        figure.suptitle(f"{title}   top-1 agreement {100 * report.agreement:.1f} %".strip(), fontsize=11)
 
 
 def _draw(axis: Any, figures: dict[tuple[str, int], float], roles: list[str], blocks: int) -> Any:

@@ -99,6 +99,8 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
         ("--data train --validation val --bits 5", "bits is 5"),
         ("--data train --validation val --model resnet50", "resnet50 is none of"),
         ("--data train --validation val --output gone/a.pte", "there is no folder gone for a.pte"),
+        ("--data train --validation val --plot gone/a.png", "there is no folder gone for a.png"),
+        ("--data train --validation val --plot a.nothing", "cannot write the plot a.nothing: its name has to end in"),
         ("--data train --validation val --weights random", "no weights for vit_tiny: give --weights"),
         ("--data train --validation val --weights w.safetensors --batch 17", "16 images, but one step takes 17"),
     ],

@@ -51,6 +51,7 @@ def test_a_mix_is_found_written_and_applied(run, tmp_path: Path) -> None:
         ("--calibration gone", "gone is not a folder"),
         ("--calibration photos --bits 5", "bits is 5"),
         ("--calibration photos --mixed-precision gone.json", "cannot read the mixed precision gone.json"),
+        ("--calibration photos --plot gone/r.png", "there is no folder gone for r.png"),
         ("--calibration photos --json gone/r.json", "there is no folder gone for r.json"),
         ("--calibration photos --bits 8 --weights w.safetensors --budget 15", "no layer has 4 bits"),
     ],

@@ -37,7 +37,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     (first, checks), (second, other_checks) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert checks == [(STEPS, 0.0)] and other_checks == []
+    assert checks == [(0, 0.0), (STEPS, 0.0)] and other_checks == []
     alone = prepared()
     before = parameters(alone)
     qat.train(alone, data(), teacher=plain_model(), method=method(steps=STEPS, batch=BATCH))

@@ -120,7 +120,8 @@ def test_the_mean_of_the_parameters_is_evaluated_and_kept() -> None:
     model = prepared()
     chosen = method(steps=5, ema=0.9)
     history = qat.train(model, data(), teacher=plain_model(), method=chosen, evaluate=evaluate, every=2)
-    assert history.checks == [(2, 1.0), (4, 2.0), (5, 3.0)]
+    assert history.checks == [(0, 1.0), (2, 2.0), (4, 3.0), (5, 4.0)]
+    assert all(torch.equal(value, seen[0][name]) for name, value in parameters(prepared()).items())
     assert all(torch.equal(value, seen[-1][name]) for name, value in parameters(model).items())
     raw = prepared()
     qat.train(raw, data(), teacher=plain_model(), method=method(steps=5, ema=None))

@@ -1,0 +1,69 @@
+"""Pictures by matplotlib, which need not be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import PackQViTError
+
+
+def check_picture(path: str | Path) -> None:
+    """Says before any work whether a picture can be written.
+
+    Args:
+        path: Of the picture; its ending names the format (png, svg, pdf).
+
+    Raises:
+        PackQViTError: matplotlib is not installed or does not know the format, or the folder does not exist.
+    """
+    path = Path(path)
+    _pyplot()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise PackQViTError(f"cannot write the plot {path}: its name has to end in one of {', '.join(sorted(known))}")
+    if not path.parent.is_dir():
+        raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+
+
+@contextmanager
+def picture(path: str | Path, columns: int, size: tuple[float, float], **options: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure to draw into, written when the block ends.
+
+    Args:
+        path: As for `check_picture`.
+        columns: Axes beside each other.
+        size: Width and height in inches.
+        options: Of pyplot.subplots.
+
+    Yields:
+        The figure and its axes.
+
+    Raises:
+        PackQViTError: As for `check_picture`, or the file cannot be written.
+    """
+    check_picture(path)
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained", **options)
+    try:
+        yield figure, axes
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise PackQViTError(f"cannot write the plot {path}: {error}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[bench]") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
