@@ -152,9 +152,20 @@ def open_labelled(path: Path, labels: Path | None, count: int | None, seed: int)
         PackQViTError: no images, or images without labels.
     """
     folder = ImageFolder.open(path, read_class_names(labels) if labels else None)
-    if folder.labels is None:
-        raise PackQViTError(f"{path} has no labels: add a labels.csv (file,label) or put the images into class folders")
+    require_labels(folder)
     return folder if count is None else folder.sample(count, seed)
+
+
+def require_labels(folder: ImageFolder) -> None:
+    """Refuses a folder without labels.
+
+    Raises:
+        PackQViTError: it has none.
+    """
+    if folder.labels is None:
+        raise PackQViTError(
+            f"{folder.root} has no labels: add a labels.csv (file,label) or put the images into class folders"
+        )
 
 
 @app.command()

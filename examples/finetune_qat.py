@@ -2,9 +2,10 @@
 
     python examples/finetune_qat.py --bits 4 --model vit_tiny --data photos/train --validation photos/val
 
-Where `labels.csv` gives labels of the model's own classes, the classifier keeps the rows of those that occur; class
-folders get a new one. With `--label-weight 0 --float-steps 0` the images to train on need no labels, and the model
-keeps its classes. Several GPUs or machines: the same command behind `torchrun --nproc-per-node N`.
+Where `labels.csv` gives labels of the model's own classes, or `--labels` says which folder is which of them, the
+classifier keeps the rows of those that occur; other class folders get a new one. With `--label-weight 0 --float-steps
+0` the images to train on need no labels, and the model keeps its classes. Several GPUs or machines: the same command
+behind `torchrun --nproc-per-node N`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from torch.utils.data import DataLoader
 
 from configuration import configuration
 from console import command, console, errors, facts, progress, size
-from evaluate import describe, predict_float, predict_program
+from evaluate import describe, predict_float, predict_program, require_labels
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
-from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing
+from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing, read_class_names
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import ZOO, load
 from packqvit_delegate.pictures import check_picture
+from packqvit_delegate.progress import silent
 from packqvit_delegate.training.optimizer import LearningRates
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -41,6 +43,7 @@ INTEGER_HELP = (
 )
 RANGES_HELP = "Learn where activations are clipped, or leave the ranges as calibrated."
 CLIPPING_HELP = "Calibrated ranges end where the error is least, or at the extremes."
+LABELS_HELP = "Class names in label order (synset_words.txt): class folders named so are the model's own classes."
 FEATURES_HELP = (
     "Weight of the distance of LayerNorms' outputs from the float model's; against learning few images by heart."
 )
@@ -65,6 +68,7 @@ def main(
     activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
     model: Annotated[str, typer.Option(help=f"One of {', '.join(ZOO)}.")] = "vit_tiny",
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file; default: from the hub.")] = None,
+    labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     float_steps: Annotated[int, typer.Option(help="Steps of fine-tuning in float before; 0: none.", min=0)] = 200,
     float_rate: Annotated[float, typer.Option(help="Their highest learning rate.", min=0)] = 1e-4,
     steps: Annotated[int, typer.Option(help="Steps of training on the integer grids.", min=1)] = 500,
@@ -129,9 +133,15 @@ def main(
         raise PackQViTError("the integer functions round all tokens: --unrounded needs --no-integer-functions")
     if model not in ZOO:
         raise PackQViTError(f"{model} is none of {', '.join(ZOO)}")
-    training = ImageFolder.open(data) if label_weight == 0 and float_steps == 0 else _open(data)
-    testing = _open(validation)
+    names = read_class_names(labels) if labels else None
+    training, testing = ImageFolder.open(data, names), ImageFolder.open(validation, names)
+    require_labels(testing)
+    if label_weight > 0 or float_steps > 0:
+        require_labels(training)
+    has_float_weights = float_weights is not None and float_weights.is_file()
+    _check_labels(training, testing, new_classifier_learns=float_steps > 0 or has_float_weights)
     where = _start(device)
+    shown = progress if _is_first() else silent
 
     loaded = load(model, weights)
     if loaded.random:
@@ -158,7 +168,7 @@ def main(
         config,
         method=CalibrationMethod(clipping=clipping, rotation=rotation),
         integer_functions=integer_functions,
-        progress=progress,
+        progress=shown,
     ).to(where)
     checks = _checks(testing.sample(min(check_images, len(testing)), seed), loaded.preprocessing)
     history = qat.train(
@@ -170,19 +180,19 @@ def main(
         every=every,
         evaluate=checks,
         workers=workers,
-        progress=progress if _is_first() else None,
+        progress=shown,
     )
-    if _is_first():
-        program = qat.export(learner)
-        program.save(output)
-        _report(model, config, teacher.cpu(), output, testing, loaded.preprocessing, processes, len(program.buffer))
-        if plot is not None:
-            title = f"{model} W{config.weight_bits}A{config.activation_bits}"
-            qat.plot(history, plot, title, float_accuracy=checks(teacher))
-            errors.print(f"curves in {plot}", highlight=False)
-    if distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
+    is_first = _is_first()
+    _leave_the_others()
+    if not is_first:
+        return
+    program = qat.export(learner)
+    program.save(output)
+    _report(model, config, teacher.cpu(), output, testing, loaded.preprocessing, processes, len(program.buffer))
+    if plot is not None:
+        title = f"{model} W{config.weight_bits}A{config.activation_bits}"
+        qat.plot(history, plot, title, float_accuracy=checks(teacher))
+        errors.print(f"curves in {plot}", highlight=False)
 
 
 def _start(device: str) -> torch.device:
@@ -199,15 +209,30 @@ def _start(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def _leave_the_others() -> None:
+    """Ends what the processes do together: they would not wait as long as an evaluation on many images takes."""
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def _is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def _open(path: Path) -> ImageFolder:
-    folder = ImageFolder.open(path)
-    if folder.labels is None:
-        raise PackQViTError(f"{path} has no labels: add a labels.csv (file,label) or put the images into class folders")
-    return folder
+def _check_labels(training: ImageFolder, testing: ImageFolder, new_classifier_learns: bool) -> None:
+    """Labels mean the same in both folders, and something to the classifier."""
+    hint = "say with --labels which folder is which class of the model, or add a labels.csv"
+    if training.labels is None:
+        if testing.labels_from_folder_names:
+            raise PackQViTError(f"{testing.root} has class folders, {training.root} no labels: {hint}")
+    elif training.labels_from_folder_names != testing.labels_from_folder_names:
+        raise PackQViTError(f"of {training.root} and {testing.root} only one has a labels.csv: {hint} to the other")
+    elif training.labels_from_folder_names and not new_classifier_learns:
+        raise PackQViTError(
+            f"{training.root} has class folders, for which the classifier is a new one, and --float-steps 0 does not "
+            f"train it: {hint}"
+        )
 
 
 def _fit_classifier(
@@ -268,7 +293,8 @@ def _finetune(
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, generator=generator, num_workers=workers)
     epochs = iter(batch for _ in range(steps) for batch in loader)
     model.train()
-    for _ in progress(range(steps), "fine-tuning in float", steps):
+    shown = progress if _is_first() else silent
+    for _ in shown(range(steps), "fine-tuning in float", steps):
         images, labels = next(epochs)
         mirrored = torch.rand(len(images), generator=generator) < 0.5
         images[mirrored] = images[mirrored].flip(-1)

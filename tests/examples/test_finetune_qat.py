@@ -75,6 +75,26 @@ def test_class_folders_get_a_new_classifier(run, tmp_path: Path) -> None:
     assert runtime.load(tmp_path / "c.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
 
 
+def test_class_folders_that_are_classes_of_the_model(run, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("".join(f"class{i}\n" for i in range(10)))
+    (tmp_path / "train" / "labels.csv").rename(tmp_path / "labels.csv")
+    (tmp_path / "val" / "labels.csv").unlink()
+    run(f"{QUICK} --labels names.txt --output a.pte --float-weights a.pt")
+    (tmp_path / "labels.csv").rename(tmp_path / "train" / "labels.csv")  # labels 3 and 7, and nothing of the names
+    run(f"{QUICK} --labels names.txt --output b.pte --float-weights b.pt")
+    assert (tmp_path / "a.pte").read_bytes() == (tmp_path / "b.pte").read_bytes()
+
+
+def test_labels_that_mean_nothing_to_the_classifier(run, tmp_path: Path) -> None:
+    (tmp_path / "val" / "labels.csv").unlink()
+    assert "only one has a labels.csv: say with --labels" in run(QUICK, code=1)
+    no_labels = "--data other --validation val --float-steps 0 --label-weight 0"
+    assert "val has class folders, other no labels: say with --labels" in run(no_labels, code=1)
+    (tmp_path / "train" / "labels.csv").unlink()
+    output = run(QUICK.replace("--float-steps 4", "--float-steps 0"), code=1)
+    assert "the classifier is a new one, and --float-steps 0 does not train it: say with --labels" in output
+
+
 def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path: Path) -> None:
     (tmp_path / "other" / "b.png").write_bytes((tmp_path / "other" / "a.png").read_bytes())
     quick = QUICK.replace("--data train", "--data other").replace("--float-steps 4", "--float-steps 0")
