@@ -24,6 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from classifier import check_labels, fit_classifier
 from configuration import configuration
 from console import command, console, errors, facts, progress, size
 from evaluate import describe, predict_float, predict_program, require_labels
@@ -43,6 +44,7 @@ INTEGER_HELP = (
 )
 RANGES_HELP = "Learn where activations are clipped, or leave the ranges as calibrated."
 CLIPPING_HELP = "Calibrated ranges end where the error is least, or at the extremes."
+MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 LABELS_HELP = "Class names in label order (synset_words.txt): class folders named so are the model's own classes."
 FEATURES_HELP = (
     "Weight of the distance of LayerNorms' outputs from the float model's; against learning few images by heart."
@@ -66,7 +68,7 @@ def main(
     validation: Annotated[Path, typer.Option(help="Images to evaluate on, laid out alike.")],
     bits: Annotated[int, typer.Option(help="Of the weights, and of the activations too unless given: 4 or 8.")] = 4,
     activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
-    model: Annotated[str, typer.Option(help=f"One of {', '.join(ZOO)}.")] = "vit_tiny",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "vit_tiny",
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file; default: from the hub.")] = None,
     labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     float_steps: Annotated[int, typer.Option(help="Steps of fine-tuning in float before; 0: none.", min=0)] = 200,
@@ -131,22 +133,20 @@ def main(
         check_picture(plot)
     if unrounded > 0 and integer_functions:
         raise PackQViTError("the integer functions round all tokens: --unrounded needs --no-integer-functions")
-    if model not in ZOO:
-        raise PackQViTError(f"{model} is none of {', '.join(ZOO)}")
     names = read_class_names(labels) if labels else None
     training, testing = ImageFolder.open(data, names), ImageFolder.open(validation, names)
     require_labels(testing)
     if label_weight > 0 or float_steps > 0:
         require_labels(training)
     has_float_weights = float_weights is not None and float_weights.is_file()
-    _check_labels(training, testing, new_classifier_learns=float_steps > 0 or has_float_weights)
+    check_labels(training, testing, new_classifier_learns=float_steps > 0 or has_float_weights)
     where = _start(device)
     shown = progress if _is_first() else silent
 
     loaded = load(model, weights)
     if loaded.random:
         raise PackQViTError(f"no weights for {model}: give --weights FILE")
-    teacher, training, testing = _fit_classifier(loaded.module, training, testing)
+    teacher, training, testing = fit_classifier(loaded, training, testing)
     images = FolderDataset(training, loaded.preprocessing)
     teacher = teacher.to(where)
     if float_weights is not None and float_weights.is_file():
@@ -218,58 +218,6 @@ def _leave_the_others() -> None:
 
 def _is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _check_labels(training: ImageFolder, testing: ImageFolder, new_classifier_learns: bool) -> None:
-    """Labels mean the same in both folders, and something to the classifier."""
-    hint = "say with --labels which folder is which class of the model, or add a labels.csv"
-    if training.labels is None:
-        if testing.labels_from_folder_names:
-            raise PackQViTError(f"{testing.root} has class folders, {training.root} no labels: {hint}")
-    elif training.labels_from_folder_names != testing.labels_from_folder_names:
-        raise PackQViTError(f"of {training.root} and {testing.root} only one has a labels.csv: {hint} to the other")
-    elif training.labels_from_folder_names and not new_classifier_learns:
-        raise PackQViTError(
-            f"{training.root} has class folders, for which the classifier is a new one, and --float-steps 0 does not "
-            f"train it: {hint}"
-        )
-
-
-def _fit_classifier(
-    model: nn.Module, training: ImageFolder, testing: ImageFolder
-) -> tuple[nn.Module, ImageFolder, ImageFolder]:
-    """A model with one class for each label that occurs, and folders whose labels count these.
-
-    Without labels of the images to train on the model keeps its classes.
-    """
-    head = model.head
-    assert isinstance(head, nn.Linear) and testing.labels is not None
-    if training.labels is None:
-        _check_classes(testing, head)
-        return model, training, testing
-    classes = sorted(set(training.labels))
-    unknown = sorted(set(testing.labels) - set(classes))
-    if unknown:
-        raise PackQViTError(f"{testing.root} has the label {unknown[0]}, which no image of {training.root} has")
-    fitted = nn.Linear(head.in_features, len(classes))
-    with torch.no_grad():
-        if training.labels_from_folder_names:
-            fitted.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
-            fitted.bias.zero_()
-        else:
-            _check_classes(training, head)
-            fitted.weight.copy_(head.weight[classes])
-            fitted.bias.copy_(head.bias[classes])
-    model.head = fitted
-    index = {label: i for i, label in enumerate(classes)}
-    folders = (dataclasses.replace(f, labels=tuple(index[i] for i in f.labels or ())) for f in (training, testing))
-    return (model, *folders)  # type: ignore[return-value]
-
-
-def _check_classes(folder: ImageFolder, head: nn.Linear) -> None:
-    last = max(folder.labels or (0,))
-    if last >= head.out_features:
-        raise PackQViTError(f"{folder.root} has the label {last}, the model has {head.out_features} classes")
 
 
 def _load_float(model: nn.Module, path: Path) -> None:

@@ -85,6 +85,20 @@ def test_class_folders_that_are_classes_of_the_model(run, tmp_path: Path) -> Non
     assert (tmp_path / "a.pte").read_bytes() == (tmp_path / "b.pte").read_bytes()
 
 
+def test_a_model_of_hugging_face(run, tmp_path: Path) -> None:
+    import torchvision_stub  # noqa: F401  transformers' ViT does not import beside a torchvision that does not
+
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96
+    )
+    config.num_labels = 10
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "hf")
+    quick = QUICK.replace("--weights w.safetensors", "--model hf:hf")
+    assert "top-1 integer" in run(f"{quick} --output a.pte --no-integer-functions")
+    assert runtime.load(tmp_path / "a.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
+
+
 def test_labels_that_mean_nothing_to_the_classifier(run, tmp_path: Path) -> None:
     (tmp_path / "val" / "labels.csv").unlink()
     assert "only one has a labels.csv: say with --labels" in run(QUICK, code=1)
@@ -117,7 +131,7 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
         ("--data gone --validation val", "gone is not a folder"),
         ("--data train --validation other", "other has no labels"),
         ("--data train --validation val --bits 5", "bits is 5"),
-        ("--data train --validation val --model resnet50", "resnet50 is none of"),
+        ("--data train --validation val --model no_such", "built-in model (deit_tiny"),
         ("--data train --validation val --output gone/a.pte", "there is no folder gone for a.pte"),
         ("--data train --validation val --plot gone/a.png", "there is no folder gone for a.png"),
         ("--data train --validation val --plot a.nothing", "cannot write the plot a.nothing: its name has to end in"),
