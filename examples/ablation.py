@@ -39,6 +39,7 @@ from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.config import PRESETS
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.files import check_writable
 from packqvit_delegate.grids import AffineGrid
 from packqvit_delegate.models import LoadedModel, load
 from packqvit_delegate.passes import lower_to_integer
@@ -160,8 +161,7 @@ def main(
     chosen = [variant for variant in VARIANTS if not only or any(part in variant.name for part in only)]
     if not chosen:
         raise PackQViTError(f"no row is called like {only[0]!r}; there are: {'; '.join(v.name for v in VARIANTS)}")
-    if csv_file is not None and not csv_file.parent.is_dir():
-        raise PackQViTError(f"there is no folder {csv_file.parent} for {csv_file.name}")
+    check_writable(csv_file)
     folder = ImageFolder.open(calibration).sample(calibration_images, seed)
     testing = open_labelled(evaluate, None, evaluate_images, seed)
     labels = torch.tensor(testing.labels)

@@ -26,6 +26,7 @@ from evaluate import describe, open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.files import check_writable
 from packqvit_delegate.models import RANDOM, ZOO, LoadedModel, load
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, suggest
 
@@ -103,8 +104,7 @@ def main(
     calibration_folder = ImageFolder.open(calibration).sample(calibration_images, seed) if calibration else None
     evaluation_folder = open_labelled(evaluate, labels, evaluate_images, seed) if evaluate else None
     output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
-    if not output.parent.is_dir():
-        raise PackQViTError(f"there is no folder {output.parent} for {output.name}")
+    check_writable(output)
 
     errors.print(f"Loading {model}")
     loaded = load(model, weights)

@@ -31,6 +31,7 @@ from evaluate import describe, predict_float, predict_program, require_labels
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
 from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing, read_class_names
 from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.files import check_writable
 from packqvit_delegate.models import ZOO, load
 from packqvit_delegate.pictures import check_picture
 from packqvit_delegate.progress import silent
@@ -126,9 +127,7 @@ def main(
         autocast=autocast,
         seed=seed,
     )
-    for path in (output, checkpoint, float_weights):
-        if path is not None and not path.parent.is_dir():
-            raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    check_writable(output, checkpoint, float_weights)
     if plot is not None:
         check_picture(plot)
     if unrounded > 0 and integer_functions:
@@ -197,7 +196,9 @@ def main(
 
 def _start(device: str) -> torch.device:
     """The device of this process, one of several under torchrun."""
-    kind = torch.device(device).type
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise PackQViTError(f"--device {device}: give cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise PackQViTError("--device cuda, but PyTorch finds no GPU; use cpu")
     if "RANK" not in os.environ:

@@ -23,7 +23,7 @@ from console import command, console, errors, progress, size
 from packqvit_delegate import CalibrationMethod
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.data import ImageFolder, Preprocessing
-from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.files import check_writable
 from packqvit_delegate.models import ZOO, load
 from packqvit_delegate.pictures import check_picture
 from packqvit_delegate.sensitivity import (
@@ -71,9 +71,7 @@ def main(
     config = configuration(bits, activation_bits, residual, probabilities)
     if mixed_precision is not None:
         config = MixedPrecision.load(mixed_precision).apply(config)
-    for path in (json, mix if budget is not None else None):
-        if path is not None and not path.parent.is_dir():
-            raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    check_writable(json, mix if budget is not None else None)
     if picture is not None:
         check_picture(picture)
     folder = ImageFolder.open(calibration)

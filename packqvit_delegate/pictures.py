@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PackQViTError
+from .files import check_writable
 
 
 def check_picture(path: str | Path) -> None:
@@ -17,7 +18,7 @@ def check_picture(path: str | Path) -> None:
         path: Of the picture; its ending names the format (png, svg, pdf).
 
     Raises:
-        PackQViTError: matplotlib is not installed or does not know the format, or the folder does not exist.
+        PackQViTError: matplotlib is not installed or does not know the format, or the file cannot be written.
     """
     path = Path(path)
     _pyplot()
@@ -26,8 +27,7 @@ def check_picture(path: str | Path) -> None:
     known = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise PackQViTError(f"cannot write the plot {path}: its name has to end in one of {', '.join(sorted(known))}")
-    if not path.parent.is_dir():
-        raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
+    check_writable(path)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import PackQViTError
+from ..files import check_writable
 from ..progress import Progress, silent
 from ..training.augment import blended, pasted, random_views
 from ..training.average import ParameterAverage
@@ -68,7 +69,7 @@ def train(
 
     Raises:
         PackQViTError: The data set is too small or has no labels where they are wanted, a teacher is missing, the loss
-            or a gradient is not finite, or the checkpoint is of another training.
+            or a gradient is not finite, or the checkpoint is of another training or cannot be written.
     """
     method = method or TrainingMethod()
     if (teacher is None) != (method.distillation == "none"):
@@ -82,6 +83,7 @@ def train(
         raise PackQViTError("an integer program rounds all tokens: with unrounded set model.integer_functions to False")
     if every < 1:
         raise PackQViTError(f"every is {every}, but must be at least 1")
+    check_writable(checkpoint)
     keep_freed_memory()
     training = _Training(model, data, teacher, method)
     return training.run(Path(checkpoint) if checkpoint else None, every, evaluate, workers, progress or silent)

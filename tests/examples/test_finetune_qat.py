@@ -133,6 +133,8 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
         ("--data train --validation val --bits 5", "bits is 5"),
         ("--data train --validation val --model no_such", "built-in model (deit_tiny"),
         ("--data train --validation val --output gone/a.pte", "there is no folder gone for a.pte"),
+        ("--data train --validation val --checkpoint val", "val is a folder: give the name of a file"),
+        ("--data train --validation val --device tpu", "--device tpu: give cpu or cuda"),
         ("--data train --validation val --plot gone/a.png", "there is no folder gone for a.png"),
         ("--data train --validation val --plot a.nothing", "cannot write the plot a.nothing: its name has to end in"),
         ("--data train --validation val --weights random", "no weights for vit_tiny: give --weights"),
