@@ -22,5 +22,6 @@ def check_writable(*paths: str | Path | None) -> None:
             raise PackQViTError(f"there is no folder {path.parent} for {path.name}")
         if path.is_dir():
             raise PackQViTError(f"{path} is a folder: give the name of a file")
-        if not all(os.access(place, os.W_OK) for place in (path.parent, path) if place.exists()):
-            raise PackQViTError(f"{path} may not be written: its permissions, or its folder's, do not allow it")
+        place = path if path.exists() else path.parent
+        if not os.access(place, os.W_OK):
+            raise PackQViTError(f"{path} may not be written: the permissions of {place} do not allow it")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 from ..pictures import picture
 from .history import History
 
-_SHARE = 20
-"""Steps whose mean loss is drawn: this share of all, so that the line is calm however long the training was."""
+_PARTS = 20
+"""The mean of the loss is that of one part in so many of all steps: calm, however long the training was."""
 _LEAST_HEIGHT = 0.05
 """Of the accuracies' axis, so that single images do not look like a trend."""
 
@@ -49,6 +50,7 @@ def plot(history: History, path: str | Path, title: str = "", float_accuracy: fl
 
 def _means(losses: list[float]) -> tuple[list[float], list[float]]:
     """The mean over neighbouring steps, and the middle of these."""
-    width = max(1, len(losses) // _SHARE)
+    width = max(1, len(losses) // _PARTS)
+    sums = [0.0, *accumulate(losses)]
     starts = range(len(losses) - width + 1)
-    return [i + (width + 1) / 2 for i in starts], [sum(losses[i : i + width]) / width for i in starts]
+    return [i + (width + 1) / 2 for i in starts], [(sums[i + width] - sums[i]) / width for i in starts]
