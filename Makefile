@@ -41,7 +41,7 @@ else
 	$(BIN)/python examples/export_deit.py --bits 4 --model vit_tiny \
 	  --weights $(DATA)/vit_tiny_patch16_224.in1k.safetensors \
 	  --calibration $(DATA)/imagenet_one_per_class_1000 \
-	  --evaluate $(DATA)/ilsvrc_val_500 --evaluate-images 50 --output build/vit_tiny_w4a4.pte
+	  --evaluate $(DATA)/ilsvrc_val_500 --output build/vit_tiny_w4a4.pte
 endif
 
 .PHONY: test
