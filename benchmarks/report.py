@@ -13,6 +13,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from packqvit_delegate.pictures import picture
+
 from .contestants import PRESETS
 from .operators import Shares
 from .timing import Timing
@@ -125,27 +127,20 @@ def write_json(results: Results, path: Path) -> None:
 
 def plot(results: Sequence[Results], path: Path) -> None:
     """One panel for each model and number of threads: horizontal bars, the fastest on top, ours in colour."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     panels = [(result, threads) for result in results for threads in result.threads()]
     height = sum(0.34 * len(result.timings) / len(result.threads()) + 0.8 for result, _ in panels)
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, height), squeeze=False, layout="constrained")
-    for axis, (result, threads) in zip(axes[:, 0], panels, strict=True):
-        timings = sorted((t for t in result.timings if t.threads == threads), key=lambda t: t.median)
-        colors = ["#1f6f54" if t.name in PRESETS else "#b8bec4" for t in timings]
-        bars = axis.barh([t.name for t in timings], [t.median for t in timings], color=colors, height=0.72)
-        axis.bar_label(bars, [f" {t.median:.2f} ms" for t in timings], fontsize=9)
-        axis.invert_yaxis()
-        axis.set_xlim(0, 1.14 * timings[-1].median)
-        axis.set_title(f"{result.model}, {threads} thread{'s' if threads > 1 else ''}", loc="left", fontsize=11)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(axis="y", length=0)
-    axes[-1, 0].set_xlabel("median latency of one 224 x 224 image, ms (lower is better)")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with picture(path, (len(panels), 1), (8, height), squeeze=False) as (_, axes):
+        for axis, (result, threads) in zip(axes[:, 0], panels, strict=True):
+            timings = sorted((t for t in result.timings if t.threads == threads), key=lambda t: t.median)
+            colors = ["#1f6f54" if t.name in PRESETS else "#b8bec4" for t in timings]
+            bars = axis.barh([t.name for t in timings], [t.median for t in timings], color=colors, height=0.72)
+            axis.bar_label(bars, [f" {t.median:.2f} ms" for t in timings], fontsize=9)
+            axis.invert_yaxis()
+            axis.set_xlim(0, 1.14 * timings[-1].median)
+            axis.set_title(f"{result.model}, {threads} thread{'s' if threads > 1 else ''}", loc="left", fontsize=11)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(axis="y", length=0)
+        axes[-1, 0].set_xlabel("median latency of one 224 x 224 image, ms (lower is better)")
 
 
 def cpu_name() -> str:

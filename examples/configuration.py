@@ -1,4 +1,4 @@
-"""The quantisation that the options of a command ask for."""
+"""What options of several commands mean: models, and the quantisation that is asked for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 from packqvit_delegate import QuantizationConfig
 from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.models import ZOO
+
+MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 
 
 def configuration(

@@ -20,19 +20,18 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from configuration import configuration
+from configuration import MODEL_HELP, configuration
 from console import command, console, errors, facts, progress, size
 from evaluate import describe, open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.files import check_writable
-from packqvit_delegate.models import RANDOM, ZOO, LoadedModel, load
+from packqvit_delegate.models import RANDOM, LoadedModel, load
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, suggest
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub, else random."
 MIX_HELP = "A file of widths of single layers, as examples/sensitivity.py writes it."
 BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at most so many percent."

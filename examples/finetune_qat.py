@@ -25,16 +25,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from classifier import check_labels, fit_classifier
-from configuration import configuration
+from configuration import MODEL_HELP, configuration
 from console import command, console, errors, facts, progress, size
 from evaluate import describe, predict_float, predict_program, require_labels
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
 from packqvit_delegate.data import FolderDataset, ImageFolder, Preprocessing, read_class_names
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.files import check_writable
-from packqvit_delegate.models import ZOO, load
+from packqvit_delegate.models import load
 from packqvit_delegate.pictures import check_picture
-from packqvit_delegate.progress import silent
+from packqvit_delegate.progress import Progress, silent
 from packqvit_delegate.training.optimizer import LearningRates
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -45,7 +45,6 @@ INTEGER_HELP = (
 )
 RANGES_HELP = "Learn where activations are clipped, or leave the ranges as calibrated."
 CLIPPING_HELP = "Calibrated ranges end where the error is least, or at the extremes."
-MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 LABELS_HELP = "Class names in label order (synset_words.txt): class folders named so are the model's own classes."
 FEATURES_HELP = (
     "Weight of the distance of LayerNorms' outputs from the float model's; against learning few images by heart."
@@ -137,8 +136,8 @@ def main(
     require_labels(testing)
     if label_weight > 0 or float_steps > 0:
         require_labels(training)
-    has_float_weights = float_weights is not None and float_weights.is_file()
-    check_labels(training, testing, new_classifier_learns=float_steps > 0 or has_float_weights)
+    trained = float_weights if float_weights is not None and float_weights.is_file() else None
+    check_labels(training, testing, new_classifier_learns=float_steps > 0 or trained is not None)
     where = _start(device)
     shown = progress if _is_first() else silent
 
@@ -148,10 +147,10 @@ def main(
     teacher, training, testing = fit_classifier(loaded, training, testing)
     images = FolderDataset(training, loaded.preprocessing)
     teacher = teacher.to(where)
-    if float_weights is not None and float_weights.is_file():
-        _load_float(teacher, float_weights)
+    if trained is not None:
+        _load_float(teacher, trained)
     elif float_steps > 0:
-        _finetune(teacher, images, float_steps, float_rate, batch, seed, workers)
+        _finetune(teacher, images, float_steps, float_rate, batch, seed, workers, shown)
         _share(teacher)
         if float_weights is not None and _is_first():
             torch.save(teacher.state_dict(), float_weights)
@@ -230,7 +229,14 @@ def _load_float(model: nn.Module, path: Path) -> None:
 
 
 def _finetune(
-    model: nn.Module, data: FolderDataset, steps: int, rate: float, batch: int, seed: int, workers: int
+    model: nn.Module,
+    data: FolderDataset,
+    steps: int,
+    rate: float,
+    batch: int,
+    seed: int,
+    workers: int,
+    shown: Progress,
 ) -> None:
     """Plain fine-tuning in float, the same in every process."""
     if len(data) < batch:
@@ -242,7 +248,6 @@ def _finetune(
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, generator=generator, num_workers=workers)
     epochs = iter(batch for _ in range(steps) for batch in loader)
     model.train()
-    shown = progress if _is_first() else silent
     for _ in shown(range(steps), "fine-tuning in float", steps):
         images, labels = next(epochs)
         mirrored = torch.rand(len(images), generator=generator) < 0.5

@@ -18,13 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from configuration import configuration
+from configuration import MODEL_HELP, configuration
 from console import command, console, errors, progress, size
 from packqvit_delegate import CalibrationMethod
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.files import check_writable
-from packqvit_delegate.models import ZOO, load
+from packqvit_delegate.models import load
 from packqvit_delegate.pictures import check_picture
 from packqvit_delegate.sensitivity import (
     SEARCH_IMAGES,
@@ -41,7 +41,6 @@ from packqvit_delegate.sensitivity import (
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-MODEL_HELP = f"{', '.join(ZOO)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
 IMAGES_HELP = "How many images to compare on; others than the calibration's where the folder has enough."
 WIDE_HELP = "Percent of the blocks' multiply-accumulates that may move to 8-bit activations: no bytes, but time."
 

@@ -31,12 +31,14 @@ def check_picture(path: str | Path) -> None:
 
 
 @contextmanager
-def picture(path: str | Path, columns: int, size: tuple[float, float], **options: Any) -> Iterator[tuple[Any, Any]]:
+def picture(
+    path: str | Path, shape: tuple[int, int], size: tuple[float, float], **options: Any
+) -> Iterator[tuple[Any, Any]]:
     """A figure to draw into, written when the block ends.
 
     Args:
         path: As for `check_picture`.
-        columns: Axes beside each other.
+        shape: Rows and columns of axes.
         size: Width and height in inches.
         options: Of pyplot.subplots.
 
@@ -48,7 +50,7 @@ def picture(path: str | Path, columns: int, size: tuple[float, float], **options
     """
     check_picture(path)
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained", **options)
+    figure, axes = pyplot.subplots(*shape, figsize=size, layout="constrained", **options)
     try:
         yield figure, axes
         figure.savefig(path, dpi=150)

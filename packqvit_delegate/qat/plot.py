@@ -26,7 +26,7 @@ def plot(history: History, path: str | Path, title: str = "", float_accuracy: fl
     Raises:
         PackQViTError: matplotlib is not installed, it does not know the format, or the file cannot be written.
     """
-    with picture(path, 2, (10, 4)) as (figure, (left, right)):
+    with picture(path, (1, 2), (10, 4)) as (figure, (left, right)):
         from matplotlib import ticker
 
         losses = history.losses

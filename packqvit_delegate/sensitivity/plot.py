@@ -26,7 +26,7 @@ def plot(report: SensitivityReport, path: str | Path, title: str = "") -> None:
     inner = [loss for loss in report.operators if 0 <= loss.block < report.blocks]
     roles = [role for role in ROLES if any(loss.role == role for loss in inner)]
     size = (max(10.0, 0.8 * report.blocks + 4), 0.42 * len(roles) + 1.8)
-    with picture(path, 2, size, sharey=True) as (figure, axes):
+    with picture(path, (1, 2), size, sharey=True) as (figure, axes):
         for axis, figures, label in (
             (axes[0], {(loss.role, loss.block): loss.snr for loss in inner}, "everything before included"),
             (axes[1], {(loss.role, loss.block): loss.own_snr for loss in inner}, "the operator alone"),
