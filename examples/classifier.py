@@ -8,6 +8,7 @@ import dataclasses
 import torch
 from torch import nn
 
+import console  # noqa: F401  to be imported before packqvit_delegate, which it quietens
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import LoadedModel

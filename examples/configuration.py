@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import console  # noqa: F401  to be imported before packqvit_delegate, which it quietens
 from packqvit_delegate import QuantizationConfig
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import ZOO
