@@ -9,11 +9,13 @@ import torch
 
 from .errors import PlanError
 from .ops.arithmetic import INT16_MAX
+from .ops.linear import UNIT_RESIDUAL
 
 MAX_SHIFT = 30
 MAX_LEFT_SHIFT = 15
 FRACTION_BITS_INT8 = 6
 ACCUMULATOR_BITS = 30
+_UNIT = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,10 @@ def _requantizer(ratio: torch.Tensor, left_shift: int, fraction_bits: int) -> Re
 
 
 def residual_multiplier(ratio: torch.Tensor, dtype: torch.dtype, fraction_bits: int) -> torch.Tensor:
-    """int16 [C] for `mulhrs(lift(r), .)`: old over new residual step.
+    """int16 [C] that scales the lifted residual (docs/numerics.md, linear): old over new residual step.
+
+    Within 1/2 of the factor times 2^15, and within 1 of it just below the factor 1, whose own number (`UNIT_RESIDUAL`)
+    is exact.
 
     Args:
         ratio: float64 [C] > 0.
@@ -93,11 +98,12 @@ def residual_multiplier(ratio: torch.Tensor, dtype: torch.dtype, fraction_bits: 
     Raises:
         PlanError: The new grid is so much finer that the factor does not fit.
     """
-    lifted = 8 if dtype == torch.int8 else 0
-    scaled = torch.round(ratio * 2.0 ** (15 + fraction_bits - lifted))
-    if float(scaled.max()) > INT16_MAX + 1:
+    factor = ratio * 2.0 ** (15 + fraction_bits - _lifted_bits(dtype))
+    scaled = torch.round(factor)
+    if float(scaled.max()) > _UNIT:
         raise PlanError(f"the residual grid becomes finer by {float(ratio.max()):.3g}; it may at most keep its step")
-    return scaled.clamp(0, INT16_MAX).to(torch.int16)
+    below = scaled.clamp_max(UNIT_RESIDUAL - 1)
+    return torch.where(factor >= _UNIT - 1, UNIT_RESIDUAL, below).to(torch.int16)
 
 
 def residual_fraction_bits(ratio: torch.Tensor, dtype: torch.dtype) -> int:
@@ -106,6 +112,10 @@ def residual_fraction_bits(ratio: torch.Tensor, dtype: torch.dtype) -> int:
         return 0
     largest = float(ratio.max())
     bits = FRACTION_BITS_INT8
-    while bits > 0 and largest * 2.0 ** (15 + bits - 8) > INT16_MAX:
+    while bits > 0 and largest * 2.0 ** (15 + bits - _lifted_bits(dtype)) > _UNIT:
         bits -= 1
     return bits
+
+
+def _lifted_bits(dtype: torch.dtype) -> int:
+    return 8 if dtype == torch.int8 else 0

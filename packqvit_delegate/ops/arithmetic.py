@@ -29,7 +29,7 @@ def rounding_shift_right(x: torch.Tensor, shift: torch.Tensor | int) -> torch.Te
 
 
 def multiply_high(a: torch.Tensor, b: torch.Tensor | int) -> torch.Tensor:
-    """`mulhrs`: the rounded product of two int16 values over 2^15."""
+    """`mulhrs`: the rounded product over 2^15."""
     return (a * b + (1 << 14)) >> 15
 
 
@@ -43,17 +43,16 @@ def saturate16(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(INT16_MIN, INT16_MAX)
 
 
-def rounding_half(fraction_bits: int) -> int:
-    """Half a step when `fraction_bits` are about to be shifted out."""
-    return 1 << (fraction_bits - 1) if fraction_bits > 0 else 0
-
-
 def scale_accumulator(
     accumulator: torch.Tensor, multiplier: torch.Tensor, shift: torch.Tensor, left_shift: int
 ) -> torch.Tensor:
-    """`v` of the requantisation: int32 accumulators [..., C] to output steps with fraction bits, int16 range."""
-    t = saturate16(rounding_shift_right(accumulator << left_shift, shift.long()))
-    return multiply_high(t, multiplier.long())
+    """`v` of the requantisation: int32 accumulators [..., C] to output steps with fraction bits, within int32."""
+    return multiply_high(rounding_shift_right(accumulator << left_shift, shift.long()), multiplier.long())
+
+
+def round_steps(steps: torch.Tensor, fraction_bits: int, low: int, high: int) -> torch.Tensor:
+    """Output steps with fraction bits to codes in [low, high]: the one place where a requantisation saturates."""
+    return rounding_shift_right(steps, fraction_bits).clamp(low, high)
 
 
 def requantize(
@@ -68,8 +67,7 @@ def requantize(
 ) -> torch.Tensor:
     """`requantize`: int32 accumulators [..., C] onto an affine grid; returns int64 codes in [qmin, qmax]."""
     v = scale_accumulator(accumulator, multiplier, shift, left_shift)
-    w = saturate16(v + (zero_point << fraction_bits) + rounding_half(fraction_bits)) >> fraction_bits
-    return w.clamp(qmin, qmax)
+    return round_steps(v + (zero_point << fraction_bits), fraction_bits, qmin, qmax)
 
 
 def bit_length(x: torch.Tensor) -> torch.Tensor:

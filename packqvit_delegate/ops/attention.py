@@ -85,7 +85,7 @@ def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: 
     if shift >= 0:
         t = rounding_shift_right(distance, shift).clamp_max(INT16_MAX)
     else:
-        t = distance.clamp_max(INT16_MAX >> -shift) << -shift
+        t = (distance << -shift).clamp_max(INT16_MAX)
     exponent = multiply_high(t, multiplier)
     if log2:
         p, octaves = exp2_negative(exponent)

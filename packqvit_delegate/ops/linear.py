@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
-from .arithmetic import integer_matmul, multiply_high, requantize, rounding_half, saturate16, scale_accumulator
+from .arithmetic import INT16_MAX, integer_matmul, multiply_high, requantize, round_steps, scale_accumulator
 from .library import code_dtype, integer_op
 
 _WEIGHT_BOUND = {4: 7, 8: 127}
+
+UNIT_RESIDUAL = INT16_MAX
+"""The residual multiplier that stands for 1 exactly: int16 has no 2^15."""
 
 
 def _accumulate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, weight_bits: int) -> torch.Tensor:
@@ -17,9 +20,13 @@ def _accumulate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, weigh
 
 
 def _onto_residual(base: torch.Tensor, branch: torch.Tensor, fraction_bits: int, dtype: torch.dtype) -> torch.Tensor:
-    total = saturate16(saturate16(base + branch) + rounding_half(fraction_bits)) >> fraction_bits
     limits = torch.iinfo(dtype)
-    return total.clamp(limits.min, limits.max).to(dtype)
+    return round_steps(base + branch, fraction_bits, limits.min, limits.max).to(dtype)
+
+
+def _scale_residual(residual: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
+    lifted = residual.long() << 8 if residual.dtype == torch.int8 else residual.long()
+    return torch.where(multiplier == UNIT_RESIDUAL, lifted, multiply_high(lifted, multiplier.long()))
 
 
 def _linear_meta(
@@ -121,7 +128,7 @@ def linear_add(
         multiplier: int16 [O], accumulator to residual steps.
         shift: uint8 [O].
         residual: int8 or int16 [..., O].
-        residual_multiplier: int16 [O], old to new residual steps.
+        residual_multiplier: int16 [O] >= 0, old to new residual steps; UNIT_RESIDUAL keeps them.
         weight_bits: 4 or 8.
         left_shift: l of the requantisation.
         fraction_bits: F of the requantisation; 0 for an int16 residual.
@@ -130,8 +137,7 @@ def linear_add(
         [..., O] of the residual's type.
     """
     branch = scale_accumulator(_accumulate(x, weight, bias, weight_bits), multiplier, shift, left_shift)
-    lifted = residual.long() << 8 if residual.dtype == torch.int8 else residual.long()
-    base = multiply_high(lifted, residual_multiplier.long())
+    base = _scale_residual(residual, residual_multiplier)
     return _onto_residual(base, branch, fraction_bits, residual.dtype)
 
 

@@ -61,4 +61,4 @@ def dequantize(x: torch.Tensor, scale: torch.Tensor, zero_point: int, axis: int)
     Returns:
         float32 of x's shape.
     """
-    return (x.to(torch.int32) - zero_point).to(torch.float32) * _along(scale, axis, x.ndim)
+    return (x.long() - zero_point).to(torch.float32) * _along(scale, axis, x.ndim)

@@ -9,7 +9,8 @@ import torch
 from torch.fx import Node
 
 from packqvit_delegate.errors import PlanError
-from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid
+from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ResidualGrid
+from packqvit_delegate.ops.arithmetic import INT16_MAX
 from packqvit_delegate.requantizer import (
     FRACTION_BITS_INT8,
     make_requantizer,
@@ -167,6 +168,23 @@ def _embedding_that_ends_at(node: Node) -> Embedding | None:
     return None
 
 
+def _fit_position(position: torch.Tensor, out: ResidualGrid) -> tuple[ResidualGrid, int]:
+    """The output grid and the fraction bits with which every position is an int16 number.
+
+    The patches may bring what is beyond the grid back into it, so that a position must not saturate by itself: an int16
+    grid becomes coarser where that is needed, an int8 one gets fewer fraction bits.
+    """
+    if out.dtype == torch.int16:
+        return dataclasses.replace(out, scale=max(out.scale, float(position.abs().max()) / INT16_MAX)), 0
+    largest = float((position / out.channel_scales(position.shape[1])).abs().max())
+    bits = FRACTION_BITS_INT8
+    while bits > 0 and largest * 2.0**bits > INT16_MAX:
+        bits -= 1
+    if largest * 2.0**bits > INT16_MAX:
+        raise NotLowered(f"a position is {largest:.3g} steps of the residual stream, which do not fit into 16 bits")
+    return out, bits
+
+
 @lowers(aten.cat.default, aten.transpose.int, aten.permute.default)
 def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
@@ -182,23 +200,23 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     layer = IntegerLinear(context, convolution.args[1], bias_node, image.grid)
     kernel = shape_of(skip_codes(convolution.args[1]))[2:]  # type: ignore[arg-type]
     channels = layer.weight.shape[0]
-    scales = out.channel_scales(channels)
-    fraction_bits = FRACTION_BITS_INT8 if out.dtype == torch.int8 else 0
-    requantizer = make_requantizer(layer.scales / scales, layer.bound, fraction_bits)
     patches = shape_of(embedding.output)[1]
-    prefix = torch.zeros(0, channels, dtype=out.dtype)
-    limits = torch.iinfo(out.dtype)
-    if embedding.prefix is not None:
-        real = context.tensor(embedding.prefix)
-        if not bool((real == real[:1]).all()):
+    real_prefix = None if embedding.prefix is None else context.tensor(embedding.prefix).double()
+    if real_prefix is not None:
+        if not bool((real_prefix == real_prefix[:1]).all()):
             raise NotLowered("the prefix tokens differ between the images of a batch")
-        prefix = torch.round(real[0].double() / scales).clamp(limits.min, limits.max).to(out.dtype)
-        patches -= prefix.shape[0]
-    position = torch.zeros(patches, channels, dtype=torch.int16)
+        patches -= real_prefix.shape[1]
+    real_position = torch.zeros(patches, channels, dtype=torch.float64)
     if embedding.position is not None:
-        real = context.tensor(embedding.position).reshape(-1, channels).expand(patches, channels)
-        steps = torch.round(real.double() / scales * 2.0**requantizer.fraction_bits)
-        position = steps.clamp(-32768, 32767).to(torch.int16)
+        real_position += context.tensor(embedding.position).double().reshape(-1, channels)
+    out, fraction_bits = _fit_position(real_position, out)
+    scales = out.channel_scales(channels)
+    requantizer = make_requantizer(layer.scales / scales, layer.bound, fraction_bits)
+    position = torch.round(real_position / scales * 2.0**requantizer.fraction_bits).to(torch.int16)
+    prefix = torch.zeros(0, channels, dtype=out.dtype)
+    if real_prefix is not None:
+        limits = torch.iinfo(out.dtype)
+        prefix = torch.round(real_prefix[0] / scales).clamp(limits.min, limits.max).to(out.dtype)
     weight, bias = layer.constants(context, "patch_embedding")
     args = (
         image.node,

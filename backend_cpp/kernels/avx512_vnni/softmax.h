@@ -133,7 +133,7 @@ class Softmax {
       } else if constexpr (kShift == Shift::kNone) {
         d[i] = _mm512_mask_mov_epi32(far, mask, distance);
       } else {
-        const __m512i limited = _mm512_min_epi32(distance, _mm512_set1_epi32(32767 >> -shift_));
+        const __m512i limited = _mm512_min_epi32(distance, _mm512_set1_epi32(32768 >> -shift_));
         d[i] = _mm512_mask_slli_epi32(far, mask, limited, static_cast<unsigned>(-shift_));
       }
     }

@@ -14,7 +14,7 @@ class Octaves {
   Octaves(int32_t maximum, const SoftmaxParameters& parameters)
       : maximum_(vdupq_n_s32(maximum)),
         shift_(vdupq_n_s32(-parameters.shift)),
-        limit_(vdupq_n_s32(parameters.shift >= 0 ? INT32_MAX : 32767 >> -parameters.shift)),
+        limit_(vdupq_n_s32(parameters.shift >= 0 ? INT32_MAX : 32768 >> -parameters.shift)),
         multiplier_(static_cast<int16_t>(parameters.multiplier)) {}
 
   template <bool kLeft>

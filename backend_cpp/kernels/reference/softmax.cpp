@@ -7,9 +7,9 @@ namespace {
 
 // Octaves below the row's maximum, 10 fraction bits.
 int32_t octaves(uint32_t distance, int32_t multiplier, int32_t shift) {
-  const uint32_t t = shift >= 0 ? std::min<uint32_t>(rshr(distance, static_cast<unsigned>(shift)), 32767)
-                                : std::min<uint32_t>(distance, 32767u >> -shift) << -shift;
-  return mulhrs(static_cast<int32_t>(t), multiplier);
+  const uint32_t t = shift >= 0 ? rshr(distance, static_cast<unsigned>(shift))
+                                : std::min<uint32_t>(distance, 32768u >> -shift) << -shift;
+  return mulhrs(static_cast<int32_t>(std::min<uint32_t>(t, 32767)), multiplier);
 }
 
 // Scores and biases of a model stay within int32; a delegate that is handed wilder scores must not trap on them.

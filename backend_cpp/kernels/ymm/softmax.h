@@ -34,7 +34,7 @@ class Softmax {
         right_(_mm_cvtsi32_si128(parameters.shift > 0 ? parameters.shift - 1 : 0)),
         left_(_mm_cvtsi32_si128(parameters.shift < 0 ? -parameters.shift : 0)),
         rounding_(_mm256_set1_epi32(parameters.shift > 0 ? 1 : 0)),
-        limit_(_mm256_set1_epi32(parameters.shift < 0 ? 32767 >> -parameters.shift : INT32_MAX)) {}
+        limit_(_mm256_set1_epi32(parameters.shift < 0 ? 32768 >> -parameters.shift : INT32_MAX)) {}
 
   // x: `columns` scores in an array of a multiple of 16, into which the bias is added; octaves: as many int16 of
   // scratch. Calls store(first column, 16 codes as int16) for each 16; codes beyond the row stand for zero.

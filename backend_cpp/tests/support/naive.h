@@ -64,8 +64,7 @@ struct Softmax {
     int64_t sum = 0;
     for (const int64_t number : x) {
       const int64_t d = maximum - number;
-      const int64_t t =
-          shift >= 0 ? clamp(rshr(d, shift), 0, 32767) : clamp(d, 0, 32767 >> -shift) * (int64_t{1} << -shift);
+      const int64_t t = clamp(shift >= 0 ? rshr(d, shift) : d * (int64_t{1} << -shift), 0, 32767);
       e.push_back(mulhrs(t, multiplier));
       if (!log2) continue;
       const int64_t n = e.back() >> 10;
