@@ -76,16 +76,28 @@ struct Requantizer {
   int32_t qmax = 0;
   unsigned left_shift = 0;  // |acc| << left_shift fits into int32
 
-  // Output steps with `fraction_bits` fraction bits, before the zero point.
+  // Output steps with `fraction_bits` fraction bits, before the zero point: the magnitude leaves room for an int16 number.
   int32_t scale(int32_t acc, size_t channel) const {
-    return mulhrs(sat16(rshr(acc * (1 << left_shift), shift[channel])), multiplier[channel]);
+    const int32_t t = rshr(acc * (1 << left_shift), shift[channel]);
+    return static_cast<int32_t>(rshr(int64_t{t} * multiplier[channel], 15));
+  }
+  // Steps with fraction bits to codes: the only place that saturates.
+  int32_t round(int32_t steps, int32_t low, int32_t high) const {
+    return std::clamp(rshr(steps, fraction_bits), low, high);
   }
   int32_t half() const { return fraction_bits > 0 ? 1 << (fraction_bits - 1) : 0; }
   int32_t operator()(int32_t acc, size_t channel) const {
-    const int32_t offset = zero_point * (1 << fraction_bits) + half();
-    return std::clamp(sat16(scale(acc, channel) + offset) >> fraction_bits, qmin, qmax);
+    return round(scale(acc, channel) + zero_point * (1 << fraction_bits), qmin, qmax);
   }
 };
+
+// The residual multiplier that stands for 2^15, which int16 does not have.
+constexpr int32_t kUnitResidual = INT16_MAX;
+
+// Lifted residual codes to the steps that the requantiser's scale() gives.
+static constexpr int32_t scale_residual(int32_t lifted, int32_t multiplier) {
+  return multiplier == kUnitResidual ? lifted : mulhrs(lifted, multiplier);
+}
 
 // The exponent, in octaves with 10 fraction bits, of a row's largest linear probability code: 256 * 2^(-6 / 1024)
 // rounds to 255.

@@ -133,7 +133,7 @@ void check_mean(const KernelTier& tier, Random& random, size_t tokens, size_t ch
   const auto bias =
       random.numbers<int32_t>(channels, extreme ? -(1 << 29) : -(1 << 16), extreme ? -(1 << 29) : 1 << 16);
   naive::Requantizer plain = random.requantizer(channels, 8 * static_cast<int64_t>(sizeof(In)) + naive::bitlen(tokens),
-                                                sizeof(Out) == 2 ? 0 : random.uniform(0, 7), extreme ? 0 : 5);
+                                                sizeof(Out) == 2 ? 0 : random.uniform(0, 6), extreme ? 0 : 5);
   if (sizeof(Out) == 2) {
     plain.zero_point = random.number(-32768, 32767);
     plain.qmin = -32768;

@@ -54,7 +54,26 @@ class GemmTest : public TierTest {
   }
 
   void check_route(Random& random, const GemmRoute& route, const Case& shape, const std::vector<int8_t>& x,
-                   const std::vector<int8_t>& weights, std::vector<int32_t> bias, const std::vector<int64_t>& acc) {
+                   const std::vector<int8_t>& weights, const std::vector<int32_t>& bias,
+                   const std::vector<int64_t>& acc) {
+    int64_t largest = 1;
+    for (const int64_t sum : acc) largest = std::max(largest, std::abs(sum));
+    const int64_t room = 30 - naive::bitlen(static_cast<uint64_t>(largest));
+    const int64_t bits = naive::bitlen(shape.k * 128 * (shape.bits == 8 ? 127 : 7));
+    for (const bool wide : {false, true}) {
+      // From outputs within an 8-bit grid to ones that only the addend brings back into a 16-bit one.
+      const int64_t reach = random.number(0, 16);
+      const naive::Requantizer plain = random.requantizer(shape.n, bits - reach, wide ? 0 : random.uniform(0, 6), room);
+      const auto residual_multiplier = random.numbers<int16_t>(shape.n, 0, 32767);
+      check_sums(random, route, shape, x, weights, bias, acc, plain, residual_multiplier, wide);
+      if (HasFatalFailure()) return;
+    }
+  }
+
+  // Every epilogue of a route; `wide`: those with 16-bit outputs.
+  void check_sums(Random& random, const GemmRoute& route, const Case& shape, const std::vector<int8_t>& x,
+                  const std::vector<int8_t>& weights, std::vector<int32_t> bias, const std::vector<int64_t>& acc,
+                  const naive::Requantizer& plain, std::vector<int16_t> residual_multiplier, bool wide) {
     // Data at odd addresses: nothing may assume more than the element's alignment.
     std::vector<uint8_t> bytes = shape.bits == 8 ? to_bytes(weights) : to_nibbles(weights, shape.k);
     bytes.insert(bytes.begin(), 0);
@@ -62,67 +81,60 @@ class GemmTest : public TierTest {
     PackedWeights packed;
     ASSERT_TRUE(pack_weights({bytes.data() + 1, shape.n, shape.k, shape.bits}, route.tile, memory, packed));
     bias.resize(round_up(shape.n, route.tile.nr));
+    residual_multiplier.resize(bias.size());
 
-    int64_t largest = 1;
-    for (const int64_t sum : acc) largest = std::max(largest, std::abs(sum));
-    const int64_t room = 30 - naive::bitlen(static_cast<uint64_t>(largest));
-    const int64_t bits = naive::bitlen(shape.k * 128 * (shape.bits == 8 ? 127 : 7));
-    for (const bool wide : {false, true}) {
-      const naive::Requantizer plain = random.requantizer(shape.n, bits, wide ? 0 : random.uniform(0, 7), room);
-      const PaddedRequantizer requantizer(plain);
-      auto residual_multiplier = random.numbers<int16_t>(bias.size(), 0, 32767);
-      const auto narrow_residual = random.numbers<int8_t>(acc.size(), -128, 127);
-      const auto wide_addend = random.numbers<int16_t>(acc.size(), -32768, 32767);
-      const auto table = random.numbers<int8_t>(256, -128, 127);
+    const PaddedRequantizer requantizer(plain);
+    const auto narrow_residual = random.numbers<int8_t>(acc.size(), -128, 127);
+    const auto wide_addend = random.numbers<int16_t>(acc.size(), -32768, 32767);
+    const auto table = random.numbers<int8_t>(256, -128, 127);
 
-      GemmArguments arguments;
-      arguments.x = x.data();
-      arguments.weights = &packed;
-      arguments.requantizer = requantizer.view;
-      arguments.residual_multiplier = residual_multiplier.data();
-      arguments.wide = wide;
+    GemmArguments arguments;
+    arguments.x = x.data();
+    arguments.weights = &packed;
+    arguments.requantizer = requantizer.view;
+    arguments.residual_multiplier = residual_multiplier.data();
+    arguments.wide = wide;
 
-      std::vector<int8_t> narrow(acc.size());
-      std::vector<int16_t> shorts(acc.size());
-      arguments.output = wide ? static_cast<void*>(shorts.data()) : narrow.data();
-      const auto output = [&](size_t i) { return wide ? int64_t{shorts[i]} : int64_t{narrow[i]}; };
+    std::vector<int8_t> narrow(acc.size());
+    std::vector<int16_t> shorts(acc.size());
+    arguments.output = wide ? static_cast<void*>(shorts.data()) : narrow.data();
+    const auto output = [&](size_t i) { return wide ? int64_t{shorts[i]} : int64_t{narrow[i]}; };
 
-      arguments.epilogue = Epilogue::kAddResidual;
-      arguments.addend = wide ? static_cast<const void*>(wide_addend.data()) : narrow_residual.data();
-      run(random, route, arguments, bias, shape);
-      for (size_t i = 0; i < acc.size(); ++i) {
-        const int64_t code = wide ? int64_t{wide_addend[i]} : int64_t{narrow_residual[i]};
-        const size_t c = i % shape.n;
-        ASSERT_EQ(output(i), plain.add_residual(acc[i], c, code, residual_multiplier[c], wide)) << "residual " << i;
-      }
-
-      arguments.epilogue = Epilogue::kAddPosition;
-      arguments.addend = wide_addend.data();
-      run(random, route, arguments, bias, shape);
-      for (size_t i = 0; i < acc.size(); ++i) {
-        ASSERT_EQ(output(i), plain.add_position(acc[i], i % shape.n, wide_addend[i], wide)) << "position " << i;
-      }
-
-      if (wide) continue;
-      arguments.epilogue = Epilogue::kRequantize;
-      run(random, route, arguments, bias, shape);
-      for (size_t i = 0; i < acc.size(); ++i) {
-        ASSERT_EQ(output(i), plain.requantize(acc[i], i % shape.n)) << "requantize " << i;
-      }
-
-      arguments.table = table.data();
-      run(random, route, arguments, bias, shape);
-      for (size_t i = 0; i < acc.size(); ++i) {
-        ASSERT_EQ(output(i), table[static_cast<size_t>(plain.requantize(acc[i], i % shape.n) + 128)]) << "table " << i;
-      }
-
-      std::vector<int32_t> sums(acc.size());
-      arguments.epilogue = Epilogue::kAccumulate;
-      arguments.table = nullptr;
-      arguments.output = sums.data();
-      run(random, route, arguments, bias, shape);
-      for (size_t i = 0; i < acc.size(); ++i) ASSERT_EQ(sums[i], acc[i]) << "accumulate " << i;
+    arguments.epilogue = Epilogue::kAddResidual;
+    arguments.addend = wide ? static_cast<const void*>(wide_addend.data()) : narrow_residual.data();
+    run(random, route, arguments, bias, shape);
+    for (size_t i = 0; i < acc.size(); ++i) {
+      const int64_t code = wide ? int64_t{wide_addend[i]} : int64_t{narrow_residual[i]};
+      const size_t c = i % shape.n;
+      ASSERT_EQ(output(i), plain.add_residual(acc[i], c, code, residual_multiplier[c], wide)) << "residual " << i;
     }
+
+    arguments.epilogue = Epilogue::kAddPosition;
+    arguments.addend = wide_addend.data();
+    run(random, route, arguments, bias, shape);
+    for (size_t i = 0; i < acc.size(); ++i) {
+      ASSERT_EQ(output(i), plain.add_position(acc[i], i % shape.n, wide_addend[i], wide)) << "position " << i;
+    }
+
+    if (wide) return;
+    arguments.epilogue = Epilogue::kRequantize;
+    run(random, route, arguments, bias, shape);
+    for (size_t i = 0; i < acc.size(); ++i) {
+      ASSERT_EQ(output(i), plain.requantize(acc[i], i % shape.n)) << "requantize " << i;
+    }
+
+    arguments.table = table.data();
+    run(random, route, arguments, bias, shape);
+    for (size_t i = 0; i < acc.size(); ++i) {
+      ASSERT_EQ(output(i), table[static_cast<size_t>(plain.requantize(acc[i], i % shape.n) + 128)]) << "table " << i;
+    }
+
+    std::vector<int32_t> sums(acc.size());
+    arguments.epilogue = Epilogue::kAccumulate;
+    arguments.table = nullptr;
+    arguments.output = sums.data();
+    run(random, route, arguments, bias, shape);
+    for (size_t i = 0; i < acc.size(); ++i) ASSERT_EQ(sums[i], acc[i]) << "accumulate " << i;
   }
 
   void run(Random& random, const GemmRoute& route, GemmArguments arguments, std::vector<int32_t> bias,
@@ -186,6 +198,41 @@ TEST_P(GemmTest, TheLongestSumsOfExtremeCodesAreExact) {
     for (const CodeRange& range : kRanges) {
       check(random, {3, 4096, 9, bits, range}, true);
       check(random, {3, 4096, 9, bits, {-range.high - 1, range.high}}, true);
+    }
+  }
+}
+
+// Accumulators of any size, which come from the bias, beside residuals and positions of the other sign.
+TEST_P(GemmTest, OnlyTheSumSaturates) {
+  Random random(5);
+  const std::vector<int64_t> sums = {0, 1, 16384, 32766, 32767, 32768, 40000, 65535, 65536, 131071, 131072, 1 << 29};
+  const std::vector<int16_t> multipliers = {1 << 14, 23170, (1 << 15) - 1};
+  const std::vector<int16_t> residual_multipliers = {32767, 32766, 32765, 16384, 1, 0};
+  const Case shape = {7, 5, 71, 8, {-128, 127}};
+  for (int repeat = 0; repeat < 40; ++repeat) {
+    std::vector<int32_t> bias(shape.n);
+    naive::Requantizer plain = random.requantizer(shape.n, 0, 0);
+    for (size_t c = 0; c < shape.n; ++c) {
+      const int64_t sum = sums[static_cast<size_t>(random.uniform(0, 11))] * (random.uniform(0, 1) == 0 ? 1 : -1);
+      bias[c] = static_cast<int32_t>(sum);
+      plain.multiplier[c] = multipliers[static_cast<size_t>(random.uniform(0, 2))];
+      plain.shift[c] = static_cast<uint8_t>(std::abs(sum) > 1 << 17 ? random.uniform(12, 15) : random.uniform(0, 1));
+    }
+    std::vector<int64_t> acc;
+    for (size_t i = 0; i < shape.rows; ++i) acc.insert(acc.end(), bias.begin(), bias.end());
+    const std::vector<int8_t> x(shape.rows * shape.k);
+    const auto weights = random.numbers<int8_t>(shape.n * shape.k, -127, 127);
+    std::vector<int16_t> residual_multiplier(shape.n);
+    for (int16_t& m : residual_multiplier) m = residual_multipliers[static_cast<size_t>(random.uniform(0, 5))];
+    for (size_t i = 0; i < tier().gemm_route_count; ++i) {
+      const GemmRoute& route = *tier().gemm_routes[i];
+      if (!route.accepts(shape.bits, shape.range)) continue;
+      SCOPED_TRACE(route.name);
+      for (const bool wide : {false, true}) {
+        plain.fraction_bits = wide ? 0 : random.number(0, 6);
+        check_sums(random, route, shape, x, weights, bias, acc, plain, residual_multiplier, wide);
+        if (HasFatalFailure()) return;
+      }
     }
   }
 }

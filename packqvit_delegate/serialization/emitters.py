@@ -143,7 +143,14 @@ def emit_attention_values(plan: PlanBuilder, node: Node) -> fb.AttentionValuesT:
     return table
 
 
-@emits_fused("attention_scores", "softmax", "attention_values")
+def _heads_have_one_width(scores: Node, softmax: Node, values: Node) -> bool:
+    """Whether the heads of v are as wide as those of q and k, which the fused kernels take for granted."""
+    key: Any = scores.args[1]
+    value: Any = values.args[1]
+    return bool(key.meta["val"].shape == value.meta["val"].shape)
+
+
+@emits_fused("attention_scores", "softmax", "attention_values", where=_heads_have_one_width)
 def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node) -> fb.AttentionT:
     """Attention without the matrices in between."""
     q, k, heads = scores.args

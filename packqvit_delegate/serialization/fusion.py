@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 
 from torch.fx import Graph, Node
 
@@ -11,23 +11,26 @@ from .names import operator_name
 Chain = tuple[str, ...]
 """Operators in order, each the first operand of the next."""
 
+Condition = Callable[..., bool]
+"""Takes a chain's nodes: whether the one node of the plan can compute them."""
 
-def find_fusions(graph: Graph, chains: Collection[Chain]) -> dict[Node, tuple[Node, ...]]:
+
+def find_fusions(graph: Graph, chains: Mapping[Chain, Condition]) -> dict[Node, tuple[Node, ...]]:
     """The chains of a graph whose results in between nothing else reads.
 
     Args:
         graph: An integer graph.
-        chains: `namespace::name` of the operators, at least two each.
+        chains: `namespace::name` of the operators, at least two each, and which of such chains may be fused.
 
     Returns:
         For the last node of each chain found, all of its nodes in order. No node is in two of them.
     """
     found: dict[Node, tuple[Node, ...]] = {}
     taken: set[Node] = set()
-    for chain in chains:
+    for chain, can_fuse in chains.items():
         for node in graph.nodes:
             nodes = _chain_ending_in(node, chain)
-            if nodes and taken.isdisjoint(nodes):
+            if nodes and taken.isdisjoint(nodes) and can_fuse(*nodes):
                 found[node] = nodes
                 taken.update(nodes)
     return found

@@ -25,12 +25,13 @@ import packqvit_delegate.serialization.plan_generated as fb
 from ..errors import PlanError
 from ..planner import Lifetime, plan_arena
 from .constants import DATA_TYPES, ConstantWriter
-from .fusion import Chain, find_fusions
+from .fusion import Chain, Condition, find_fusions
 from .names import operator_name
 
 Emitter = Callable[..., Any]
 EMITTERS: dict[str, Emitter] = {}
 FUSED_EMITTERS: dict[Chain, Emitter] = {}
+FUSION_CONDITIONS: dict[Chain, Condition] = {}
 
 VIEWS = (
     "aten::reshape",
@@ -53,11 +54,12 @@ def emits(name: str) -> Callable[[Emitter], Emitter]:
     return register
 
 
-def emits_fused(*names: str) -> Callable[[Emitter], Emitter]:
-    """Registers how a chain of nodes of `packqvit::name` becomes one operator of the plan."""
+def emits_fused(*names: str, where: Condition = lambda *nodes: True) -> Callable[[Emitter], Emitter]:
+    """Registers how a chain of nodes of `packqvit::name`, `where` that holds, becomes one operator of the plan."""
 
     def register(emitter: Emitter) -> Emitter:
-        FUSED_EMITTERS[tuple(f"packqvit::{name}" for name in names)] = emitter
+        chain = tuple(f"packqvit::{name}" for name in names)
+        FUSED_EMITTERS[chain], FUSION_CONDITIONS[chain] = emitter, where
         return emitter
 
     return register
@@ -80,7 +82,7 @@ class PlanBuilder:
         self._value_of: dict[Node, int] = {}
         self._first: dict[int, int] = {}
         self._last: dict[int, int] = {}
-        self._fusions = find_fusions(program.graph, FUSED_EMITTERS)
+        self._fusions = find_fusions(program.graph, FUSION_CONDITIONS)
         self._absorbed = {node for nodes in self._fusions.values() for node in nodes[:-1]}
 
     def build(self, store: NamedDataStore, debug_id: Callable[[tuple[Node, ...]], int]) -> bytes:

@@ -23,13 +23,18 @@ inline __m512i from_packed_order(__m512i x) {
   return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), x);
 }
 
+// The int32 of both registers that a vpackssdw result was packed from, where they fit.
+inline __m512i widen_first(__m512i x) { return _mm512_unpacklo_epi16(x, _mm512_srai_epi16(x, 15)); }
+inline __m512i widen_second(__m512i x) { return _mm512_unpackhi_epi16(x, _mm512_srai_epi16(x, 15)); }
+
 inline __mmask64 byte_mask(size_t count) { return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1; }
 inline __mmask32 word_mask(size_t count) {
   return count >= 32 ? ~__mmask32{0} : static_cast<__mmask32>((uint32_t{1} << count) - 1);
 }
 
-// int32 channels of a panel requantise to (t * multiplier) with t = sat16(acc << left >> right). The rounding constant
-// is in the bias already: rounding_of().
+// int32 channels of a panel requantise to t * multiplier with t = acc << left >> right. The rounding constant is in the
+// bias already: rounding_of(). t is saturated to 16 bits, which codes on an affine grid do not show; a sum may have to
+// look whether it was, and then multiplies what shifted() gives: docs/numerics.md, "In 16 bits".
 struct PanelScale {
   __m512i right[kVectors];
   __m512i left[kVectors];
@@ -63,12 +68,23 @@ struct PanelScale {
     return _mm512_mulhrs_epi16(t, multiplier[half]);
   }
 
- private:
   __attribute__((always_inline)) __m512i shifted(__m512i acc, size_t j) const {
     if (__builtin_expect(shifts_left, false)) acc = _mm512_sllv_epi32(acc, left[j]);
     return _mm512_srav_epi32(acc, right[j]);
   }
 };
+
+// Whether one of 32 numbers is an end of int16, beyond which it may have been.
+inline bool may_be_saturated(__m512i words) {
+  return _mm512_cmpge_epu16_mask(_mm512_abs_epi16(words), _mm512_set1_epi16(INT16_MAX)) != 0;
+}
+
+// rshr(t * multiplier, 15) of 16 int32, by the upper and the lower part of t.
+inline __m512i scale_wide(__m512i t, __m512i multiplier) {
+  const __m512i lower = _mm512_mullo_epi32(_mm512_and_si512(t, _mm512_set1_epi32((1 << 15) - 1)), multiplier);
+  const __m512i rounded = _mm512_srai_epi32(_mm512_add_epi32(lower, _mm512_set1_epi32(1 << 14)), 15);
+  return _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srai_epi32(t, 15), multiplier), rounded);
+}
 
 // What makes `acc >> (shift - left_shift)` round: added to the accumulators' start.
 inline int32_t rounding_of(const Requantizer& requantizer, size_t channel) {
@@ -139,6 +155,7 @@ class PanelStore {
     if constexpr (kEpilogue == Epilogue::kAddResidual) {
       for (size_t j = 0; j < 2; ++j) {
         residual_multiplier_[j] = _mm512_loadu_si512(arguments.residual_multiplier + column + 32 * j);
+        is_scaled_[j] = _mm512_cmpneq_epi16_mask(residual_multiplier_[j], _mm512_set1_epi16(kUnitResidual));
       }
     }
   }
@@ -171,9 +188,30 @@ class PanelStore {
     } else {
       base = _mm512_maskz_loadu_epi16(mask, static_cast<const int16_t*>(arguments_.addend) + first);
     }
-    if constexpr (kEpilogue == Epilogue::kAddResidual) base = _mm512_mulhrs_epi16(base, residual_multiplier_[half]);
-    const __m512i sum = _mm512_adds_epi16(base, from_packed_order(scale_.scale(acc, half)));
+    if constexpr (kEpilogue == Epilogue::kAddResidual) {
+      base = _mm512_mask_mulhrs_epi16(base, is_scaled_[half], base, residual_multiplier_[half]);
+    }
+    const __m512i t[2] = {scale_.shifted(acc[2 * half], 2 * half), scale_.shifted(acc[2 * half + 1], 2 * half + 1)};
+    const __m512i words = _mm512_packs_epi32(t[0], t[1]);
+    if (__builtin_expect(may_be_saturated(words), false)) {
+      return add_wide(t[0], t[1], scale_.multiplier[half], base, half_, fraction_bits_);
+    }
+    const __m512i sum =
+        _mm512_adds_epi16(base, from_packed_order(_mm512_mulhrs_epi16(words, scale_.multiplier[half])));
     return _mm512_sra_epi16(_mm512_adds_epi16(sum, half_), fraction_bits_);
+  }
+
+  // The same for any t: the sum in 32 bits. Out of line, so that the accumulators of other rows stay in registers.
+  __attribute__((noinline, cold)) static __m512i add_wide(__m512i t0, __m512i t1, __m512i multiplier, __m512i base,
+                                                          __m512i half, __m128i fraction_bits) {
+    base = to_packed_order(base);
+    const auto add = [&](__m512i t, __m512i scale, __m512i addend, __m512i rounding) {
+      const __m512i sum = _mm512_add_epi32(scale_wide(t, scale), addend);
+      return _mm512_sra_epi32(_mm512_add_epi32(sum, rounding), fraction_bits);
+    };
+    return from_packed_order(
+        _mm512_packs_epi32(add(t0, widen_first(multiplier), widen_first(base), widen_first(half)),
+                           add(t1, widen_second(multiplier), widen_second(base), widen_second(half))));
   }
 
   const GemmArguments& arguments_;
@@ -183,6 +221,7 @@ class PanelStore {
   __m512i half_;
   __m128i fraction_bits_;
   __m512i residual_multiplier_[2];
+  __mmask32 is_scaled_[2];
 };
 
 // Codes, through the table where there is one.

@@ -110,9 +110,9 @@ void mean_of_channels(const MeanTokensArguments& arguments, Range channels) {
   size_t c = channels.begin;
   for (; c + 8 <= channels.end; c += 8) {
     const int32x4x2_t sums = sum_tokens<Code>(arguments, c);
-    store_codes(output + c, requantize_codes(common, requantize_channels(common, requantizer, c),
-                                             vaddq_s32(sums.val[0], vld1q_s32(arguments.bias + c)),
-                                             vaddq_s32(sums.val[1], vld1q_s32(arguments.bias + c + 4))));
+    store_codes(output + c, requantize_wide_codes(common, requantize_channels(common, requantizer, c),
+                                                  vaddq_s32(sums.val[0], vld1q_s32(arguments.bias + c)),
+                                                  vaddq_s32(sums.val[1], vld1q_s32(arguments.bias + c + 4))));
   }
   for (; c < channels.end; ++c) {
     output[c] = static_cast<Output>(requantizer(arguments.bias[c] + sum_channel<Code>(arguments, c), c));

@@ -5,7 +5,7 @@
 //
 // rshr(acc << left_shift, shift) is one SRSHL by left_shift - shift: it shifts to the left where that is positive, and
 // rounds as if its sum had no end where it is negative. mulhrs is SQRDMULH. For codes of 8 bits, adding the half and
-// shifting is SRSHL once more: it does not saturate at 16 bits, but what that would change lies beyond int8.
+// shifting is SRSHL once more. What saturates at 16 bits on the way lies beyond int8: docs/numerics.md, "In 16 bits".
 #pragma once
 
 #include <arm_neon.h>
@@ -59,7 +59,9 @@ struct Channels {
   int32x4_t bias[2];
   int32x4_t shift[2];
   int16x8_t multiplier;
+  int32x4_t wide_multiplier[2];  // in the upper halves
   int16x8_t residual_multiplier;
+  uint16x8_t residual_stays;  // where it is kUnitResidual
 
   template <bool kFour, bool kBias>
   void load(const GemmArguments& arguments, size_t channel) {
@@ -70,30 +72,51 @@ struct Channels {
     shift[0] = vmovl_s16(vget_low_s16(left));
     shift[1] = vmovl_s16(vget_high_s16(left));
     multiplier = load_int16<kFour>(requantizer.multiplier + channel);
+    wide_multiplier[0] = vreinterpretq_s32_s16(vzip1q_s16(vdupq_n_s16(0), multiplier));
+    wide_multiplier[1] = vreinterpretq_s32_s16(vzip2q_s16(vdupq_n_s16(0), multiplier));
     if (arguments.residual_multiplier != nullptr) {
       residual_multiplier = load_int16<kFour>(arguments.residual_multiplier + channel);
     } else {
       residual_multiplier = vdupq_n_s16(0);
     }
+    residual_stays = vceqq_s16(residual_multiplier, vdupq_n_s16(kUnitResidual));
     if constexpr (kBias) {
       bias[0] = vld1q_s32(arguments.bias + channel);
       bias[1] = kFour ? bias[0] : vld1q_s32(arguments.bias + channel + 4);
     }
   }
 
-  // mulhrs(sat16(rshr(acc << left_shift, shift)), multiplier)
+  // Output steps of eight sums, for codes on an affine grid.
   template <bool kBias>
   int16x8_t scale(int32x4_t low, int32x4_t high) const {
+    const int32x4x2_t t = shifted<kBias>(low, high);
+    return vqrdmulhq_s16(vqmovn_high_s32(vqmovn_s32(t.val[0]), t.val[1]), multiplier);
+  }
+
+  // sat16(addend + output steps of eight sums): nothing saturates before the sum, which 32 bits hold.
+  template <bool kBias>
+  int16x8_t scale_and_add(int32x4_t low, int32x4_t high, int16x8_t addend) const {
+    const int32x4x2_t t = shifted<kBias>(low, high);
+    low = vaddw_s16(vqrdmulhq_s32(t.val[0], wide_multiplier[0]), vget_low_s16(addend));
+    high = vaddw_high_s16(vqrdmulhq_s32(t.val[1], wide_multiplier[1]), addend);
+    return vqmovn_high_s32(vqmovn_s32(low), high);
+  }
+
+  int16x8_t scale_residual(int16x8_t lifted) const {
+    return vbslq_s16(residual_stays, lifted, vqrdmulhq_s16(lifted, residual_multiplier));
+  }
+
+ private:
+  // rshr(acc << left_shift, shift)
+  template <bool kBias>
+  int32x4x2_t shifted(int32x4_t low, int32x4_t high) const {
     if constexpr (kBias) {
       low = vaddq_s32(low, bias[0]);
       high = vaddq_s32(high, bias[1]);
     }
-    low = vrshlq_s32(low, shift[0]);
-    high = vrshlq_s32(high, shift[1]);
-    return vqrdmulhq_s16(vqmovn_high_s32(vqmovn_s32(low), high), multiplier);
+    return {{vrshlq_s32(low, shift[0]), vrshlq_s32(high, shift[1])}};
   }
 
- private:
   template <bool kFour>
   static int16x8_t load_int16(const int16_t* values) {
     if constexpr (kFour) {
@@ -157,11 +180,22 @@ template <Store kStore, bool kFour>
 inline int16x8_t load_addend(const Channels& channels, const uint8_t* first, const uint8_t* second) {
   if constexpr (kStore == Store::kResidual8) {
     const int8x8_t codes = kFour ? load_fours(first, second) : vreinterpret_s8_u8(vld1_u8(first));
-    return vqrdmulhq_s16(vshll_n_s8(codes, 8), channels.residual_multiplier);
+    return channels.scale_residual(vshll_n_s8(codes, 8));
   } else {
     const int16x8_t values =
         kFour ? vcombine_s16(load_four_shorts(first), load_four_shorts(second)) : load_shorts(first);
-    return kStore == Store::kResidual16 ? vqrdmulhq_s16(values, channels.residual_multiplier) : values;
+    return kStore == Store::kResidual16 ? channels.scale_residual(values) : values;
+  }
+}
+
+// Eight sums in output steps, with the addend where there is one.
+template <Store kStore, bool kBias, bool kFour>
+inline int16x8_t scale_sums(const Channels& channels, int32x4_t low, int32x4_t high, const uint8_t* first,
+                            const uint8_t* second) {
+  if constexpr (has_addend(kStore)) {
+    return channels.scale_and_add<kBias>(low, high, load_addend<kStore, kFour>(channels, first, second));
+  } else {
+    return channels.scale<kBias>(low, high);
   }
 }
 
@@ -189,14 +223,12 @@ template <Store kStore, bool kBias>
 __attribute__((always_inline)) inline void store_four(const Channels& channels, const Output& output,
                                                       const CodeTable& table, const int32_t* const (&acc)[2],
                                                       const uint8_t* const (&addend)[2], uint8_t* const (&out)[2]) {
-  int16x8_t value = channels.scale<kBias>(vld1q_s32(acc[0]), vld1q_s32(acc[1]));
+  const int16x8_t value =
+      scale_sums<kStore, kBias, true>(channels, vld1q_s32(acc[0]), vld1q_s32(acc[1]), addend[0], addend[1]);
   if constexpr (has_table(kStore)) {
     const uint8x8_t codes = table(vreinterpret_u8_s8(output.requantize<is_clamped(kStore)>(value)));
     store_fours(vreinterpret_s8_u8(codes), out[0], out[1]);
   } else {
-    if constexpr (has_addend(kStore)) {
-      value = vqaddq_s16(value, load_addend<kStore, true>(channels, addend[0], addend[1]));
-    }
     store_codes<kStore, true>(output, value, out[0], out[1]);
   }
 }
@@ -208,10 +240,8 @@ __attribute__((always_inline)) inline void store_eight(const Channels& channels,
                                                        const uint8_t* const (&addend)[2], uint8_t* const (&out)[2]) {
   int16x8_t values[2];
   for (size_t i = 0; i < 2; ++i) {
-    values[i] = channels.scale<kBias>(vld1q_s32(acc[i]), vld1q_s32(acc[i] + 4));
-    if constexpr (has_addend(kStore)) {
-      values[i] = vqaddq_s16(values[i], load_addend<kStore, false>(channels, addend[i], nullptr));
-    }
+    values[i] =
+        scale_sums<kStore, kBias, false>(channels, vld1q_s32(acc[i]), vld1q_s32(acc[i] + 4), addend[i], nullptr);
   }
   if constexpr (has_table(kStore)) {
     const int8x16_t codes =

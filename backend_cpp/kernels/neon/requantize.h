@@ -37,7 +37,7 @@ static inline RequantizeChannels requantize_channels(const RequantizeCommon& com
           vld1q_s16(requantizer.multiplier + channel)};
 }
 
-// Requantizer::scale: output steps with fraction bits.
+// Output steps with fraction bits, for codes of 8 bits: docs/numerics.md, "In 16 bits".
 static inline int16x8_t requantize_scale(const RequantizeChannels& channels, int32x4_t low, int32x4_t high) {
   const int16x4_t narrow = vqmovn_s32(vrshlq_s32(low, channels.shift[0]));
   const int16x8_t t = vqmovn_high_s32(narrow, vrshlq_s32(high, channels.shift[1]));
@@ -48,6 +48,20 @@ static inline int16x8_t requantize_codes(const RequantizeCommon& common, const R
                                          int32x4_t low, int32x4_t high) {
   const int16x8_t v = vqaddq_s16(requantize_scale(channels, low, high), common.offset);
   return vmaxq_s16(vminq_s16(vshlq_s16(v, common.right_shift), common.high), common.low);
+}
+
+// Codes of 8 or 16 bits: nothing saturates before the last step.
+static inline int16x8_t requantize_wide_codes(const RequantizeCommon& common, const RequantizeChannels& channels,
+                                              int32x4_t low, int32x4_t high) {
+  const int16x8_t zero = vdupq_n_s16(0);
+  const int32x4_t multiplier[2] = {vreinterpretq_s32_s16(vzip1q_s16(zero, channels.multiplier)),
+                                   vreinterpretq_s32_s16(vzip2q_s16(zero, channels.multiplier))};
+  low = vqrdmulhq_s32(vrshlq_s32(low, channels.shift[0]), multiplier[0]);
+  high = vqrdmulhq_s32(vrshlq_s32(high, channels.shift[1]), multiplier[1]);
+  low = vshlq_s32(vaddw_s16(low, vget_low_s16(common.offset)), vmovl_s16(vget_low_s16(common.right_shift)));
+  high = vshlq_s32(vaddw_high_s16(high, common.offset), vmovl_high_s16(common.right_shift));
+  const int16x8_t codes = vqmovn_high_s32(vqmovn_s32(low), high);
+  return vmaxq_s16(vminq_s16(codes, common.high), common.low);
 }
 
 }  // namespace packqvit::neon

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "kernels/reference/dot_tile.h"
 #include "kernels/reference/reference.h"
@@ -55,13 +56,13 @@ void store_row(const GemmArguments& arguments, size_t row, size_t column, const 
       int32_t base;
       if constexpr (kEpilogue == Epilogue::kAddResidual) {
         const int32_t code = static_cast<const Code*>(arguments.addend)[row * n + c];
-        base = mulhrs(sizeof(Code) == 1 ? code * 256 : code, arguments.residual_multiplier[c]);
+        base = scale_residual(sizeof(Code) == 1 ? code * 256 : code, arguments.residual_multiplier[c]);
       } else {
         base = static_cast<const int16_t*>(arguments.addend)[row * n + c];
       }
-      const int32_t total = sat16(base + requantizer.scale(sum, c));
-      const int32_t code = sat16(total + requantizer.half()) >> requantizer.fraction_bits;
-      output[j] = static_cast<Code>(sizeof(Code) == 1 ? sat8(code) : code);
+      using Limits = std::numeric_limits<Code>;
+      const int32_t steps = base + requantizer.scale(sum, c);
+      output[j] = static_cast<Code>(requantizer.round(steps, Limits::min(), Limits::max()));
     }
   }
 }

@@ -15,6 +15,19 @@ inline int32_t rounding_of(const Requantizer& requantizer, size_t channel) {
   return shift > requantizer.left_shift ? 1 << (shift - requantizer.left_shift - 1) : 0;
 }
 
+// Whether one of 16 numbers is an end of int16, beyond which it may have been.
+inline bool may_be_saturated(__m256i words) {
+  const __m256i beyond = _mm256_subs_epu16(_mm256_abs_epi16(words), _mm256_set1_epi16(INT16_MAX - 1));
+  return _mm256_testz_si256(beyond, beyond) == 0;
+}
+
+// rshr(t * multiplier, 15) of 8 int32, by the upper and the lower part of t.
+inline __m256i scale_wide(__m256i t, __m256i multiplier) {
+  const __m256i lower = _mm256_mullo_epi32(_mm256_and_si256(t, _mm256_set1_epi32((1 << 15) - 1)), multiplier);
+  const __m256i rounded = _mm256_srai_epi32(_mm256_add_epi32(lower, _mm256_set1_epi32(1 << 14)), 15);
+  return _mm256_add_epi32(_mm256_mullo_epi32(_mm256_srai_epi32(t, 15), multiplier), rounded);
+}
+
 // Output steps with the requantiser's fraction bits of 16 channels, whose accumulators include the rounding constant.
 class Scale {
  public:
@@ -30,11 +43,15 @@ class Scale {
     }
   }
 
-  __m256i operator()(const __m256i* acc) const {
-    const __m256i t0 = _mm256_srav_epi32(_mm256_sllv_epi32(acc[0], left_[0]), right_[0]);
-    const __m256i t1 = _mm256_srav_epi32(_mm256_sllv_epi32(acc[1], left_[1]), right_[1]);
-    return _mm256_mulhrs_epi16(to_words(t0, t1), multiplier_);
+  // With t saturated to 16 bits, which codes on an affine grid do not show. docs/numerics.md, "In 16 bits".
+  __m256i operator()(const __m256i* acc) const { return multiply(to_words(shifted(acc, 0), shifted(acc, 1))); }
+
+  // Its parts, for a sum that has to look whether t was saturated, and then multiplies what shifted() gives.
+  __m256i shifted(const __m256i* acc, size_t j) const {
+    return _mm256_srav_epi32(_mm256_sllv_epi32(acc[j], left_[j]), right_[j]);
   }
+  __m256i multiply(__m256i words) const { return _mm256_mulhrs_epi16(words, multiplier_); }
+  __m256i multiplier() const { return multiplier_; }
 
  private:
   __m256i multiplier_;
@@ -78,7 +95,9 @@ class PanelStore {
         half_(_mm256_set1_epi16(static_cast<int16_t>(arguments.requantizer.half()))),
         fraction_bits_(_mm_cvtsi32_si128(static_cast<int>(arguments.requantizer.fraction_bits))) {
     if (kEpilogue == Epilogue::kAddResidual) {
-      residual_multiplier_ = load_words(arguments.residual_multiplier + column, columns_);
+      const __m256i multiplier = load_words(arguments.residual_multiplier + column, columns_);
+      const __m256i is_unit = _mm256_cmpeq_epi16(multiplier, _mm256_set1_epi16(kUnitResidual));
+      residual_change_ = _mm256_andnot_si256(is_unit, _mm256_xor_si256(multiplier, _mm256_set1_epi16(INT16_MIN)));
     }
   }
 
@@ -91,9 +110,18 @@ class PanelStore {
     } else {
       base = load_words(static_cast<const int16_t*>(arguments_.addend) + index, columns_);
     }
-    if constexpr (kEpilogue == Epilogue::kAddResidual) base = _mm256_mulhrs_epi16(base, residual_multiplier_);
-    const __m256i sum = _mm256_adds_epi16(base, scale_(acc));
-    const __m256i code = _mm256_sra_epi16(_mm256_adds_epi16(sum, half_), fraction_bits_);
+    if constexpr (kEpilogue == Epilogue::kAddResidual) {
+      base = _mm256_add_epi16(base, _mm256_mulhrs_epi16(base, residual_change_));
+    }
+    const __m256i t[2] = {scale_.shifted(acc, 0), scale_.shifted(acc, 1)};
+    const __m256i words = to_words(t[0], t[1]);
+    __m256i code;
+    if (__builtin_expect(may_be_saturated(words), false)) {
+      code = add_wide(t[0], t[1], scale_.multiplier(), base, half_, fraction_bits_);
+    } else {
+      const __m256i sum = _mm256_adds_epi16(base, scale_.multiply(words));
+      code = _mm256_sra_epi16(_mm256_adds_epi16(sum, half_), fraction_bits_);
+    }
     if constexpr (sizeof(Code) == 1) {
       store_bytes(static_cast<int8_t*>(arguments_.output) + index, columns_, to_bytes(code));
     } else {
@@ -102,13 +130,24 @@ class PanelStore {
   }
 
  private:
+  // The sum for any t, in 32 bits. Out of line, so that the accumulators of other rows stay in registers.
+  __attribute__((noinline, cold)) static __m256i add_wide(__m256i t0, __m256i t1, __m256i multiplier, __m256i base,
+                                                          __m256i half, __m128i fraction_bits) {
+    const auto add = [&](__m256i t, auto part) {
+      const auto widen = [&](__m256i words) { return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, part)); };
+      const __m256i sum = _mm256_add_epi32(scale_wide(t, widen(multiplier)), widen(base));
+      return _mm256_sra_epi32(_mm256_add_epi32(sum, widen(half)), fraction_bits);
+    };
+    return to_words(add(t0, std::integral_constant<int, 0>{}), add(t1, std::integral_constant<int, 1>{}));
+  }
+
   const GemmArguments& arguments_;
   size_t column_;
   size_t columns_;
   Scale scale_;
   __m256i half_;
   __m128i fraction_bits_;
-  __m256i residual_multiplier_;
+  __m256i residual_change_;  // the multiplier less 1: x * m is x + x * (m - 1) to the bit, and m = 1 is exact
 };
 
 // Codes, through the table where there is one.

@@ -146,7 +146,7 @@ bool NodeChecker::requantizer(const plan::Requantizer* requantizer, size_t chann
     if (shift->get<uint8_t>(c) > 30) return fail("shift[%zu] = %d is above 30", c, shift->get<uint8_t>(c));
   }
   const unsigned left_shift = requantizer->left_shift();
-  if (!at_most("left_shift", left_shift, 15) || !at_most("fraction_bits", requantizer->fraction_bits(), 7))
+  if (!at_most("left_shift", left_shift, 15) || !at_most("fraction_bits", requantizer->fraction_bits(), 6))
     return false;
   return left_shift == 0 || bound << left_shift <= uint64_t{1} << 30 ||
          fail("accumulators up to %" PRIu64 " have no room for a left_shift of %u", bound, left_shift);

@@ -26,20 +26,20 @@ struct Requantizer {
   int64_t qmax = 127;
   int64_t left_shift = 0;
 
-  int64_t half() const { return fraction_bits > 0 ? int64_t{1} << (fraction_bits - 1) : 0; }
   int64_t v(int64_t acc, size_t c) const {
-    return mulhrs(sat16(rshr(acc * (int64_t{1} << left_shift), shift[c])), multiplier[c]);
+    return rshr(rshr(acc * (int64_t{1} << left_shift), shift[c]) * multiplier[c], 15);
   }
   int64_t requantize(int64_t acc, size_t c) const {
-    return clamp(sat16(v(acc, c) + zero_point * (int64_t{1} << fraction_bits) + half()) >> fraction_bits, qmin, qmax);
+    return clamp(rshr(v(acc, c) + zero_point * (int64_t{1} << fraction_bits), fraction_bits), qmin, qmax);
   }
   int64_t add_residual(int64_t acc, size_t c, int64_t code, int64_t residual_multiplier, bool wide) const {
-    const int64_t u = mulhrs(wide ? code : code * 256, residual_multiplier);
-    const int64_t w = sat16(sat16(u + v(acc, c)) + half()) >> fraction_bits;
+    const int64_t lifted = wide ? code : code * 256;
+    const int64_t u = residual_multiplier < 32767 ? mulhrs(lifted, residual_multiplier) : lifted;
+    const int64_t w = rshr(u + v(acc, c), fraction_bits);
     return wide ? sat16(w) : sat8(w);
   }
   int64_t add_position(int64_t acc, size_t c, int64_t position, bool wide) const {
-    const int64_t w = sat16(sat16(position + v(acc, c)) + half()) >> fraction_bits;
+    const int64_t w = rshr(position + v(acc, c), fraction_bits);
     return wide ? sat16(w) : sat8(w);
   }
 };
