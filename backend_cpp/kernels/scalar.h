@@ -123,10 +123,14 @@ struct RowDivision {
 // the reciprocal, between a half and one, multiplies is up to twice as large.
 static constexpr unsigned layer_norm_fraction_bits(size_t channels) { return 14 - (bitlen(channels - 1) + 1) / 2; }
 
-// 1 / sqrt(V) of a LayerNorm row: normalised = mulhrs(sat16(rshr((X << 12) - M, shift)), reciprocal).
+// 1 / sqrt(V) of a LayerNorm row: normalised = mulhrs(deviation((X << 12) - M), reciprocal).
 struct InverseDeviation {
   int32_t reciprocal;  // in [2^14, 2^15)
-  unsigned shift;
+  int32_t shift;       // in [-9, 31], to the right: below 0 only where sigma is about one step of X, or less
+
+  int32_t deviation(int32_t difference) const {
+    return sat16(shift >= 0 ? rshr(difference, static_cast<unsigned>(shift)) : difference * (1 << -shift));
+  }
 };
 static inline InverseDeviation inverse_deviation(uint64_t variance, size_t channels) {
   const unsigned a = (62 - bitlen(variance)) / 2;
@@ -139,8 +143,7 @@ static inline InverseDeviation inverse_deviation(uint64_t variance, size_t chann
     z += 1;
   }
   const int32_t fraction_bits = static_cast<int32_t>(layer_norm_fraction_bits(channels));
-  const int32_t shift = std::clamp(45 - z - static_cast<int32_t>(a) - fraction_bits, 0, 31);
-  return {static_cast<int32_t>(r), static_cast<unsigned>(shift)};
+  return {static_cast<int32_t>(r), std::min(45 - z - static_cast<int32_t>(a) - fraction_bits, 31)};
 }
 
 // floor(a / b) for b > 0.

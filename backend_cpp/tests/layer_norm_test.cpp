@@ -115,6 +115,21 @@ TEST_P(LayerNormTest, IsCloseToTheRealNorm) {
   }
 }
 
+// A step of X is far more than sigma: one channel, two, or half of them are one step above the others.
+TEST_P(LayerNormTest, IsCloseWhereARowHardlyVaries) {
+  for (const size_t channels : {size_t{2}, size_t{16}, size_t{63}, size_t{64}, size_t{192}, size_t{768}}) {
+    const int steps = static_cast<int>(std::min(32.0, 100 / std::sqrt(static_cast<double>(channels))));
+    for (const size_t ones : {size_t{1}, size_t{2}, channels / 2}) {
+      if (ones == channels) continue;
+      for (const int16_t base : {-32768, -7, 0, 32766}) {
+        std::vector<int16_t> x(channels, base);
+        for (size_t c = 0; c < ones; ++c) x[channels - 1 - c] = static_cast<int16_t>(base + 1);
+        expect_close_to_the_real_norm(x, steps);
+      }
+    }
+  }
+}
+
 // Massive tokens: |x - mean| / sigma is close to its bound sqrt(192), over all sizes of the reciprocal.
 TEST_P(LayerNormTest, IsCloseWhereOneChannelDominates) {
   Random random(4);

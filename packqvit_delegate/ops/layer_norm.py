@@ -72,8 +72,9 @@ def layer_norm(
     carried = reciprocal == 1 << 15
     reciprocal = torch.where(carried, 1 << 14, reciprocal)
     drop = torch.where(carried, drop + 1, drop)
-    shift = (45 - drop - half_shift - normalized_fraction_bits(channels)).clamp(0, 31)
-    centred = saturate16(rounding_shift_right((values << 12) - mean, shift))
+    shift = (45 - drop - half_shift - normalized_fraction_bits(channels)).clamp_max(31)
+    centred = ((values << 12) - mean) << (-shift).clamp_min(0)
+    centred = saturate16(rounding_shift_right(centred, shift.clamp_min(0)))
     normalized = multiply_high(centred, reciprocal)
     result = (normalized * weight.long() + bias.long()) >> output_shift
     return result.clamp(qmin, qmax).to(code_dtype(qmin, qmax))

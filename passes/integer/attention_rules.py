@@ -24,8 +24,9 @@ from ..graph import aten, is_call, shape_of
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 
 MAX_KEYS = 1031
-_MASK_OCTAVES = 64
-"""A bias this far below the rest gives probability 0; larger (infinite) ones are cut to it."""
+_MAX_BIAS = 1 << 29
+_ZERO_OCTAVES = 16
+"""A score this far below its row's largest has probability 0."""
 
 ops = torch.ops.packqvit
 
@@ -68,8 +69,13 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> Node |
     bias = context.tensor(attention.bias).double().nan_to_num(neginf=-1e30)
     bias = bias.expand(batch, heads, queries, keys).reshape(-1, queries, keys)
     distinct = next(n for n in (1, heads, batch * heads) if bool((bias == bias[:n].repeat(len(bias) // n, 1, 1)).all()))
-    limit = min(_MASK_OCTAVES * math.log(2) / step, 2.0**29)
-    codes = torch.round(bias[:distinct] / step).clamp(-limit, limit).to(torch.int32)
+    bias = bias[:distinct]
+    # A softmax does not see what is the same for all of a row; scores may make up for all but the largest differences.
+    codes = torch.round((bias - bias.amax(-1, keepdim=True)) / step)
+    scores = 2 * 127 * 127 * shape_of(attention.query)[-1] // heads
+    if float(codes.min()) < -_MAX_BIAS and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):
+        raise NotLowered(f"its mask or bias is too large beside scores that are multiples of {step:.3g}")
+    codes = codes.clamp_min(-_MAX_BIAS).to(torch.int32)
     return context.constant("attention_bias", codes)
 
 

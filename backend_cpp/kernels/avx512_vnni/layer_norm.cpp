@@ -5,6 +5,7 @@
 
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/epilogue.h"
+#include "kernels/reference/reference.h"
 
 namespace packqvit::avx512_vnni {
 namespace {
@@ -47,6 +48,9 @@ Moments moments_of(const LayerNormArguments& arguments, const Code* x) {
 struct Statistics {
   int32_t mean;
   InverseDeviation inverse;
+
+  // Whether the row hardly varies: the reference shifts its deviations to the left.
+  bool is_flat() const { return inverse.shift < 0; }
 
   Statistics() = default;
   Statistics(const Moments& moments, const LayerNormArguments& arguments) {
@@ -134,6 +138,7 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
       const Affine affine(arguments, c);
       const __mmask64 mask = byte_mask(channels - c);
       for (size_t i = 0; i < count; ++i) {
+        if (statistics[i].is_flat()) continue;
         const Normalise normalise(arguments, statistics[i]);
         const Code* row = x + (first + i) * channels;
         const __m512i left = normalise(load(arguments, row, c), affine.weight, affine.bias);
@@ -144,6 +149,9 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
         _mm512_mask_storeu_epi8(arguments.output + (first + i) * channels + c, mask,
                                 _mm512_min_epi8(_mm512_max_epi8(code, low), high));
       }
+    }
+    for (size_t i = 0; i < count; ++i) {
+      if (statistics[i].is_flat()) reference::layer_norm(arguments, {first + i, first + i + 1});
     }
   }
 }

@@ -82,12 +82,13 @@ struct Statistics {
   void add_squares(int32x4_t x) { squares = vpadalq_u32(squares, vreinterpretq_u32_s32(x)); }
 };
 
-// sat16(rshr((X << 12) - mean, shift)) of any row. The rows of a model are all taken by the cheaper forms below.
+// sat16(rshr((X << 12) - mean, shift)) of any row, a negative shift included. The rows of a model are all taken by the
+// cheaper forms below.
 struct Deviation {
   int32x4_t mean;
   int32x4_t shift;
 
-  Deviation(int32_t mean, unsigned shift) : mean(vdupq_n_s32(mean)), shift(vdupq_n_s32(-static_cast<int32_t>(shift))) {}
+  Deviation(int32_t mean, int32_t shift) : mean(vdupq_n_s32(mean)), shift(vdupq_n_s32(-shift)) {}
 
   template <int kSign>
   int16x8_t of(int16x8_t x) const {
@@ -100,8 +101,8 @@ struct Deviation {
   int16x4_t narrow(int32x4_t x) const { return vqmovn_s32(vrshlq_s32(vsubq_s32(x, mean), shift)); }
 };
 
-// The same in 16 bits for shift <= 12. As X << 12 has no bits below the rounding then, the deviation is
-// (X << k) + rshr(-mean, shift) with k = 12 - shift, and with that constant split at bit k, ((X + high) << k) + low.
+// The same in 16 bits for shifts from 0 to 12. As X << 12 has no bits below the rounding then, the deviation is
+// (X << k) + rshr(-mean, static_cast<unsigned>(shift)) with k = 12 - shift, and with that constant split at bit k, ((X + high) << k) + low.
 // All of it saturates. Where the shift does so below zero, `low` must not lift the result again: rows that reach so far
 // down (kMasked) take two instructions more.
 template <bool kMasked>
@@ -111,9 +112,9 @@ struct NarrowDeviation {
   int16x8_t k;
   int16x8_t least;  // the smallest number that (<< k) does not saturate
 
-  NarrowDeviation(int32_t mean, unsigned shift)
+  NarrowDeviation(int32_t mean, int32_t shift)
       : high(vdupq_n_s16(static_cast<int16_t>(high_part(mean, shift)))),
-        low(vdupq_n_s16(static_cast<int16_t>(rshr(-mean, shift) & ((1 << (12 - shift)) - 1)))),
+        low(vdupq_n_s16(static_cast<int16_t>(rshr(-mean, static_cast<unsigned>(shift)) & ((1 << (12 - shift)) - 1)))),
         k(vdupq_n_s16(static_cast<int16_t>(12 - shift))),
         least(vdupq_n_s16(static_cast<int16_t>(-(1 << (shift + 3))))) {}
 
@@ -124,7 +125,7 @@ struct NarrowDeviation {
     return vqaddq_s16(vqshlq_s16(y, k), fraction);
   }
 
-  static int32_t high_part(int32_t mean, unsigned shift) { return rshr(-mean, shift) >> (12 - shift); }
+  static int32_t high_part(int32_t mean, int32_t shift) { return rshr(-mean, static_cast<unsigned>(shift)) >> (12 - shift); }
 };
 
 // And for shift > 12: (X + term) >> (shift - 12) with term = (2^(shift - 1) - mean) >> 12, which SHADD begins.
@@ -132,16 +133,16 @@ struct HalvedDeviation {
   int16x8_t term;
   int16x8_t rest;
 
-  HalvedDeviation(int32_t mean, unsigned shift)
+  HalvedDeviation(int32_t mean, int32_t shift)
       : term(vdupq_n_s16(static_cast<int16_t>(full_term(mean, shift)))),
-        rest(vdupq_n_s16(static_cast<int16_t>(13 - static_cast<int32_t>(shift)))) {}
+        rest(vdupq_n_s16(static_cast<int16_t>(13 - shift))) {}
 
   template <int kSign>
   int16x8_t of(int16x8_t x) const {
     return vshlq_s16(kSign < 0 ? vhsubq_s16(term, x) : vhaddq_s16(x, term), rest);
   }
 
-  static int64_t full_term(int32_t mean, unsigned shift) { return ((int64_t{1} << (shift - 1)) - mean) >> 12; }
+  static int64_t full_term(int32_t mean, int32_t shift) { return ((int64_t{1} << (shift - 1)) - mean) >> 12; }
 };
 
 // (normalised * weight + bias) >> output_shift, saturated to int16. UZP2 takes the upper halves, which is >> 16; the
@@ -225,11 +226,11 @@ void normalise_by(const LayerNormArguments& arguments, const Row& row, int32_t m
   const auto by = [&](const auto& deviations) {
     normalise<Row, std::decay_t<decltype(deviations)>, kDeep>(arguments, row, deviations, inverse.reciprocal, output);
   };
-  const unsigned shift = inverse.shift;
+  const int32_t shift = inverse.shift;
   if (shift > 12) {
     const int64_t term = HalvedDeviation::full_term(mean, shift);
     if (term == static_cast<int16_t>(term)) return by(HalvedDeviation(mean, shift));
-  } else {
+  } else if (shift >= 0) {
     const int32_t high = NarrowDeviation<true>::high_part(mean, shift);
     if (high <= INT16_MAX) {
       if (smallest + high < -(1 << (shift + 3))) return by(NarrowDeviation<true>(mean, shift));

@@ -22,8 +22,7 @@ void normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* o
   const int64_t variance = std::max<int64_t>(count * squares - sum * sum + arguments.epsilon, 1);
   const InverseDeviation inverse = inverse_deviation(static_cast<uint64_t>(variance), channels);
   for (size_t c = 0; c < channels; ++c) {
-    const int32_t deviation = value(c) * 4096 - mean;
-    const int32_t normalised = mulhrs(sat16(rshr(deviation, inverse.shift)), inverse.reciprocal);
+    const int32_t normalised = mulhrs(inverse.deviation(value(c) * 4096 - mean), inverse.reciprocal);
     const int32_t code = (normalised * arguments.weight[c] + arguments.bias[c]) >> arguments.output_shift;
     output[c] = static_cast<int8_t>(std::clamp(code, arguments.qmin, arguments.qmax));
   }

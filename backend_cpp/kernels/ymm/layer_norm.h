@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/reference/reference.h"
 #include "kernels/ymm/vector.h"
 
 namespace packqvit::PACKQVIT_ISA {
@@ -21,8 +22,9 @@ __m256i load_channels(const LayerNormArguments& arguments, const Code* x, size_t
   }
 }
 
+// False, and nothing is written, for a row that hardly varies: the reference shifts its deviations to the left.
 template <typename Code>
-void normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* output) {
+bool normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* output) {
   const size_t channels = arguments.channels;
   __m256i sums = _mm256_setzero_si256();
   __m256i squares = _mm256_setzero_si256();
@@ -41,6 +43,7 @@ void normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* o
   const int32_t mean = static_cast<int32_t>(floor_divide(sum * 8192 + count, 2 * count));
   const int64_t variance = std::max<int64_t>(count * square_sum - sum * sum + arguments.epsilon, 1);
   const InverseDeviation inverse = inverse_deviation(static_cast<uint64_t>(variance), channels);
+  if (inverse.shift < 0) return false;
 
   // rshr(X 2^12 - M, s) = (X 2^12 - M + 2^(s-1)) >> s: within int32, because |X 2^12 - M| < 2^29 and s <= 30.
   const __m256i start = _mm256_set1_epi32((inverse.shift > 0 ? 1 << (inverse.shift - 1) : 0) - mean);
@@ -72,16 +75,17 @@ void normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* o
     }
     store_bytes(output + c, left, to_bytes(to_words(y[0], y[1])));
   }
+  return true;
 }
 
 inline void layer_norm_rows(const LayerNormArguments& arguments, Range rows) {
   for (size_t row = rows.begin; row < rows.end; ++row) {
     const size_t offset = row * arguments.channels;
-    if (arguments.wide) {
-      normalise_row(arguments, static_cast<const int16_t*>(arguments.x) + offset, arguments.output + offset);
-    } else {
-      normalise_row(arguments, static_cast<const int8_t*>(arguments.x) + offset, arguments.output + offset);
-    }
+    const bool done =
+        arguments.wide
+            ? normalise_row(arguments, static_cast<const int16_t*>(arguments.x) + offset, arguments.output + offset)
+            : normalise_row(arguments, static_cast<const int8_t*>(arguments.x) + offset, arguments.output + offset);
+    if (!done) reference::layer_norm(arguments, {row, row + 1});
   }
 }
 

@@ -154,10 +154,11 @@ struct LayerNorm {
       r = 1 << 14;
       z += 1;
     }
-    const int64_t s = clamp(45 - z - a - q_bits, 0, 31);
+    const int64_t s = clamp(45 - z - a - q_bits, -64, 31);
     std::vector<int64_t> codes;
     for (size_t c = 0; c < x.size(); ++c) {
-      const int64_t n = mulhrs(sat16(rshr(shifted[c] * 4096 - mean, s)), r);
+      const int64_t difference = shifted[c] * 4096 - mean;
+      const int64_t n = mulhrs(sat16(s >= 0 ? rshr(difference, s) : difference * (int64_t{1} << -s)), r);
       codes.push_back(clamp((n * weight[c] + bias[c]) >> output_shift, qmin, qmax));
     }
     return codes;
