@@ -114,16 +114,17 @@ def match_embedding(convolution: Node) -> Embedding | None:
 
 
 def _is_patch_projection(convolution: Node) -> bool:
-    """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups."""
+    """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups.
+
+    Pixels at the right and the bottom that make no whole patch are not read.
+    """
     given = arguments(convolution)
     kernel = list(shape_of(skip_codes(given["weight"]))[2:])
-    image = shape_of(given["input"])[2:]
     return (
         _pair(given["stride"]) == kernel
         and _pair(given["padding"]) == [0, 0]
         and _pair(given["dilation"]) == [1, 1]
         and bool(given["groups"] == 1)
-        and all(size % step == 0 for size, step in zip(image, kernel, strict=True))
     )
 
 
