@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
-from .layout import is_layout, moved_rows
+from .layout import is_layout, moved_rows, trace
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
@@ -143,6 +143,20 @@ def is_residual_add(node: Node) -> bool:
         and not is_constant(stream)
         and shape_of(stream) == shape_of(branch)  # type: ignore[arg-type]
     )
+
+
+def stream_of(reader: Node) -> Node:
+    """The value in the residual stream that a LayerNorm or a residual addition reads, seen through moves of tokens.
+
+    And through the constant factor of a scaled skip.
+    """
+    stream: Any = reader.args[0]
+    if is_residual_add(reader) and is_call(stream, aten.mul.Tensor):
+        factor = stream.args[1]
+        if isinstance(factor, float) or is_constant(factor):
+            stream = stream.args[0]
+    base, _ = trace(stream)
+    return base if moved_rows(base, stream) is not None else stream
 
 
 def averages_tokens(node: Node) -> bool:

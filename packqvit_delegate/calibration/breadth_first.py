@@ -56,6 +56,10 @@ class Stream:
         value = self._values[node]
         return [value] * len(self._batches) if isinstance(value, torch.Tensor) else value
 
+    def __contains__(self, node: Node | None) -> bool:
+        """Whether the node's value is there: computed, and not freed."""
+        return node in self._values
+
     def __setitem__(self, node: Node, value: Values | torch.Tensor) -> None:
         """Decides the node's value."""
         self._values[node] = value

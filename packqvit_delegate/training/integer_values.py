@@ -123,7 +123,7 @@ class IntegerPass:
             if codes is None:
                 return simulated
             context.codes[node] = codes
-            return _substitute(simulated, values_of(_tensor(codes), grid))
+            return _substitute(simulated, values_of(_tensor(codes), codes.grid))
 
     def moved(self, name: str) -> None:
         """Lets codes follow a value through an operator that only moves it."""
