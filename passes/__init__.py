@@ -11,6 +11,8 @@ from .fold_input_normalization import fold_input_normalization
 from .fold_layer_scale import fold_layer_scale
 from .hoist_token_select import hoist_token_select
 from .lower_to_integer import lower_to_integer
+from .merge_adapters import merge_adapters
+from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .rank_classes import rank_classes
@@ -39,6 +41,8 @@ __all__ = [
     "hoist_token_select",
     "lower_to_integer",
     "match_attention",
+    "merge_adapters",
+    "normalize_convolution",
     "normalize_unary",
     "orient_residual",
     "rank_classes",

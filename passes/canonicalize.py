@@ -9,6 +9,8 @@ from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
 from .graph import signature
+from .merge_adapters import merge_adapters
+from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .remove_in_place import is_in_place, remove_in_place
@@ -21,7 +23,9 @@ logger = logging.getLogger(__name__)
 _PASSES = (
     fold_constants,
     remove_no_ops,
+    normalize_convolution,
     normalize_unary,
+    merge_adapters,
     sink_layouts,
     split_qkv,
     decompose_attention,
@@ -45,12 +49,14 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
 
     * embedding: conv2d -> reshape [B, D, P] -> transpose.int(1, 2) -> add.Tensor(tokens, position [1, P, D])
       -> cat([prefix [B, T, D], tokens], 1). No add without a position embedding, no cat without prefix tokens. `prefix`
-      holds the class, distillation and register tokens with their positions added. Both are get_attr nodes.
+      holds the class, distillation and register tokens with their positions added. Both are get_attr nodes. A model
+      whose tokens are in another order, or in windows, has index_select.default(tokens, 1, index) and a reshape there.
     * attention: q, k and v are three linears [B, N, D], each followed by reshape [B, N, H, d] and permute [0, 2, 1, 3];
       transpose.int(k, -2, -1); matmul(q, kT); mul.Tensor(scores, float), always there, even for 1.0; add.Tensor(scores,
       bias [B or 1, H or 1, N, N] get_attr) only when the bias is not zero, masked elements hold the smallest float32;
       softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D].
-    * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale is in the linear's weight and bias.
+    * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale, other constant factors and signs are in
+      the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch).
     * activation: gelu.default(x), gelu.default(x, approximate="tanh") or another operator of one argument.
     * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear; the mean of two heads is add.Tensor and
       mul.Tensor(x, 0.5).

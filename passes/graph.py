@@ -194,9 +194,11 @@ def add_to_bias(graph_module: GraphModule, linear: Node, amount: Tensor) -> None
     linear.args = (*linear.args[:2], new)
 
 
-def add_linear(graph_module: GraphModule, like: Node, weight: Tensor, bias: Tensor | None, suffix: str) -> Node:
-    """Inserts a linear on the input of the linear `like`, with its own weight [O, K] and bias [O]."""
-    x, weight_node = like.args[:2]
+def add_linear(
+    graph_module: GraphModule, like: Node, weight: Tensor, bias: Tensor | None, suffix: str, x: Node | None = None
+) -> Node:
+    """Inserts a linear on `x`, or on the input of the linear `like`, with its own weight [O, K] and bias [O]."""
+    x, weight_node = x or like.args[0], like.args[1]  # type: ignore[assignment]
     trainable = is_trainable(graph_module, *like.args)
     new_weight = add_constant(graph_module, weight, f"{weight_node.target}_{suffix}", trainable)  # type: ignore[union-attr]
     if bias is None:

@@ -1,28 +1,60 @@
-"""Puts the residual stream first in every residual addition."""
+"""Brings every residual addition to one form: the stream first, then a linear."""
 
 from torch.fx import GraphModule, Node
 
 from .graph import aten, clean_up, find, is_call, is_constant, shape_of
+from .sums import is_branch, is_sum, parts_of, read_sum, write_sum
 
 
 def orient_residual(graph_module: GraphModule) -> GraphModule:
-    """Exchanges the arguments of additions whose first argument alone comes from a linear.
+    """Rewrites sums of skips and linears, in any order, scaled or subtracted, as additions of linears to a stream.
 
-    before: add(branch, stream)   with branch = linear(...)
-    after:  add(stream, branch)
+    Constant factors and signs of a linear, one for all channels or one each, become part of it. A factor of the skip
+    stays in front of it. Afterwards the stream is computed before the linear that is added to it.
+
+    before: sub(stream, mul(linear, 0.5)), add(branch, stream), add(stream, linear, alpha=2), lerp(stream, linear, 0.1)
+    after:  add(stream, linear), or add(mul(stream, 0.9), linear)
     """
-    for node in find(graph_module, aten.add.Tensor):
-        first, second = node.args
-        if node.kwargs.get("alpha", 1) == 1 and _is_branch(first) and _is_stream(second, node):
-            node.args = (second, first)
+    seen: set[Node] = set()
+    for node in reversed(list(graph_module.graph.nodes)):
+        if node in seen or not is_sum(node):
+            continue
+        found = read_sum(graph_module, node)
+        branches = [term for term in found.terms if is_branch(graph_module, term)]
+        if _is_oriented(graph_module, node):
+            continue
+        seen.update(parts_of(graph_module, node))
+        if branches and len(branches) < len(found.terms):
+            write_sum(graph_module, node, found)
+    clean_up(graph_module)
+    _order(graph_module)
     return clean_up(graph_module)
 
 
-def _is_branch(value: object) -> bool:
-    return is_call(value, aten.linear.default)
+def _is_oriented(graph_module: GraphModule, node: Node) -> bool:
+    if not is_call(node, aten.add.Tensor) or node.kwargs.get("alpha", 1) != 1:
+        return False
+    stream, branch = node.args
+    return is_branch(graph_module, branch) and not is_branch(graph_module, stream) and _is_stream(stream, node)
 
 
 def _is_stream(value: object, addition: Node) -> bool:
-    if not isinstance(value, Node) or is_constant(value) or _is_branch(value):
+    if not isinstance(value, Node) or is_constant(value):
         return False
     return shape_of(value) == shape_of(addition)
+
+
+def _order(graph_module: GraphModule) -> None:
+    """Puts linears second, and behind what they are added to."""
+    position = {node: index for index, node in enumerate(graph_module.graph.nodes)}
+    for node in find(graph_module, aten.add.Tensor):
+        first, second = node.args
+        if node.kwargs.get("alpha", 1) != 1 or not is_call(first, aten.linear.default) or not _is_stream(second, node):
+            continue
+        if not is_call(second, aten.linear.default) or position[first] > position[second]:  # type: ignore[index]
+            node.args = (second, first)
+    for node in find(graph_module, aten.add.Tensor):
+        stream, branch = node.args
+        late = isinstance(stream, Node) and isinstance(branch, Node) and position[stream] > position[branch]
+        if late and is_call(branch, aten.linear.default) and len(branch.users) == 1:  # type: ignore[union-attr]
+            node.prepend(branch)  # type: ignore[arg-type]

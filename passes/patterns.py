@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
+from .layout import is_layout, moved_rows, trace
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
@@ -113,16 +114,17 @@ def match_embedding(convolution: Node) -> Embedding | None:
 
 
 def _is_patch_projection(convolution: Node) -> bool:
-    """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups."""
+    """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups.
+
+    Pixels at the right and the bottom that make no whole patch are not read.
+    """
     given = arguments(convolution)
     kernel = list(shape_of(skip_codes(given["weight"]))[2:])
-    image = shape_of(given["input"])[2:]
     return (
         _pair(given["stride"]) == kernel
         and _pair(given["padding"]) == [0, 0]
         and _pair(given["dilation"]) == [1, 1]
         and bool(given["groups"] == 1)
-        and all(size % step == 0 for size, step in zip(image, kernel, strict=True))
     )
 
 
@@ -143,13 +145,45 @@ def is_residual_add(node: Node) -> bool:
     )
 
 
-def is_over_tokens(node: Node) -> bool:
-    """Whether a node chooses or averages tokens and leaves their channels alone."""
-    if not is_call(node, aten.select.int, aten.slice.Tensor, aten.mean.dim):
+def stream_of(reader: Node) -> Node:
+    """The value in the residual stream that a LayerNorm or a residual addition reads, seen through moves of tokens.
+
+    And through the constant factor of a scaled skip.
+    """
+    stream: Any = reader.args[0]
+    if is_residual_add(reader) and is_call(stream, aten.mul.Tensor):
+        factor = stream.args[1]
+        if isinstance(factor, float) or is_constant(factor):
+            stream = stream.args[0]
+    base, _ = trace(stream)
+    return base if moved_rows(base, stream) is not None else stream
+
+
+def averages_tokens(node: Node) -> bool:
+    """Whether a node is the mean of tokens, channel by channel."""
+    if not is_call(node, aten.mean.dim):
         return False
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-    axes = arguments(node)["dim"]
-    return all(axis % rank != rank - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
+    return all(axis % rank != rank - 1 for axis in arguments(node)["dim"] or [-1])
+
+
+def readers(value: Node) -> list[tuple[Node, Node]] | None:
+    """What reads a value [..., C], or tokens of it that were moved as a whole, and through which node it does.
+
+    None when anything reads parts of its tokens.
+    """
+    found: list[tuple[Node, Node]] = []
+    waiting = [value]
+    while waiting:
+        through = waiting.pop()
+        for user in through.users:
+            if is_layout(user) and user.args[0] is through:
+                waiting.append(user)
+            elif through is not value and moved_rows(value, through) is None:
+                return None
+            else:
+                found.append((user, through))
+    return found
 
 
 def linears_behind(value: Node) -> list[Node] | None:
@@ -158,12 +192,15 @@ def linears_behind(value: Node) -> list[Node] | None:
     None when anything else reads it.
     """
     found: list[Node] = []
-    for user in value.users:
-        parameters = [argument for argument in user.args[1:] if argument is not None]
-        if is_call(user, aten.linear.default) and user.args[0] is value and all(map(is_constant, parameters)):
-            found.append(user)
-        elif is_over_tokens(user) and (behind := linears_behind(user)) is not None:
-            found.extend(behind)
+    behind = readers(value)
+    if behind is None:
+        return None
+    for reader, through in behind:
+        parameters = [argument for argument in reader.args[1:] if argument is not None]
+        if is_call(reader, aten.linear.default) and reader.args[0] is through and all(map(is_constant, parameters)):
+            found.append(reader)
+        elif averages_tokens(reader) and (linears := linears_behind(reader)) is not None:
+            found.extend(linears)
         else:
             return None
     return found

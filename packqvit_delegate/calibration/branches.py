@@ -58,7 +58,7 @@ def rows_of(batches: Sequence[torch.Tensor], indices: torch.Tensor) -> torch.Ten
 def stream_before(linear: Node) -> Node | None:
     """The residual stream that a linear's output is added to, or None."""
     user: Any = next(iter(linear.users)) if len(linear.users) == 1 else None
-    if not is_call(user, aten.add.Tensor) or user.args[1] is not linear or is_constant(user.args[0]):
+    if not is_call(user, aten.add.Tensor) or user.kwargs or user.args[1] is not linear or is_constant(user.args[0]):
         return None
     stream: Node = user.args[0]
     return stream

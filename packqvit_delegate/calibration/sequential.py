@@ -111,7 +111,7 @@ class _Calibrator:
         self._stream = Stream(prepared, batches, batch_size)
         # The same values in float, where something is done about the difference.
         compensates = any(self._compensates(node) for node in prepared.graph.nodes)
-        self._float = Stream(prepared, batches, batch_size) if compensates else None
+        self._float = Stream(prepared, batches, batch_size, self._stream.axes) if compensates else None
 
     def run(self, progress: Progress) -> None:
         done = last_uses(self._module)
@@ -175,7 +175,7 @@ class _Calibrator:
         if searches and not self._method.clipping:
             observer.fix(*observer.parameters_for(*observer.sample.range()))
         branch = branch_behind(node) if searches and self._method.clipping else None
-        if branch is not None and self._weight_observer(branch[1]) is not None:
+        if branch is not None and self._stream_before(branch[1]) and self._weight_observer(branch[1]):
             observer.weigh_rows(*self._weighted_rows(source, *branch))
         self._stream.apply(node, source, observer.fake_quantize, dying)
 
@@ -236,7 +236,7 @@ class _Calibrator:
 
     def _compensation(self, linear: Node, weight: torch.Tensor, row_weights: list[torch.Tensor | None]) -> Compensation:
         """What is known about the errors before a linear."""
-        source, stream = linear.args[0], stream_before(linear)
+        source, stream = linear.args[0], self._stream_before(linear)
         assert self._float is not None and isinstance(source, Node)
         compensation = Compensation(*weight.shape)
         for index, (x, float_x) in enumerate(zip(self._stream[source], self._float[source], strict=True)):
@@ -245,18 +245,25 @@ class _Calibrator:
         return compensation
 
     def _row_weights(self, linear: Node) -> list[torch.Tensor | None]:
-        """For each batch of a linear's inputs [B, ..., K], what its rows count, float32 [B, ...]; None: all alike.
+        """For each batch of a linear's inputs [..., K], what its rows count, float32 [...]; None: all alike.
 
         That is the importance of the tokens, in a branch of the residual stream times one over `_token_variances`.
         """
         source = linear.args[0]
         assert isinstance(source, Node)
-        inputs, importance = self._stream[source], self._tokens.of(linear)
-        weights = [None if importance is None else importance.expand(x.shape[:-1]) for x in inputs]
-        if stream_before(linear) is None:
+        inputs, importance, stream = self._stream[source], self._tokens.of(linear), self._stream
+        weights: list[torch.Tensor | None] = [None] * len(inputs)
+        if importance is not None:
+            weights = [stream.axes.spread(linear, importance, stream.images(i)) for i in range(len(inputs))]
+        if self._stream_before(linear) is None:
             return weights
         variances = self._token_variances(linear, inputs)
         return [(1.0 if w is None else w) / variance for w, variance in zip(weights, variances, strict=True)]
+
+    def _stream_before(self, linear: Node) -> Node | None:
+        """The residual stream that a linear is added to, if it is computed before the linear."""
+        stream = stream_before(linear)
+        return stream if stream in self._stream else None
 
     def _token_variances(self, linear: Node, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         """Variance of what a token becomes when a linear with these inputs is added into the residual stream.

@@ -210,8 +210,8 @@ def patch_embedding(
         shift: uint8 [D].
         position: int16 [P, D], position embedding on the output grid times 2^fraction_bits.
         prefix: int8 or int16 [T, D], codes of the prefix tokens; T may be 0. Its type is the output's.
-        patch_height: Patch size, vertically; divides h.
-        patch_width: Patch size, horizontally; divides w.
+        patch_height: Patch size, vertically; rows of pixels below the last whole patch are not read.
+        patch_width: Patch size, horizontally; columns to the right of the last whole patch are not read.
         weight_bits: 4 or 8.
         left_shift: l of the requantisation.
         fraction_bits: F of the requantisation; 0 for an int16 output.
@@ -221,6 +221,7 @@ def patch_embedding(
     """
     batch, channels, height, width = x.shape
     rows, columns = height // patch_height, width // patch_width
+    x = x[:, :, : rows * patch_height, : columns * patch_width]
     patches = x.reshape(batch, channels, rows, patch_height, columns, patch_width)
     patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
     branch = scale_accumulator(_accumulate(patches, weight, bias, weight_bits), multiplier, shift, left_shift)

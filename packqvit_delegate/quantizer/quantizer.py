@@ -28,6 +28,7 @@ from ..passes.patterns import (
     layer_name,
     linears_behind,
     match_embedding,
+    stream_of,
 )
 from .specs import SpecFactory
 
@@ -91,6 +92,8 @@ class PackQViTQuantizer(Quantizer):
             self._annotate_attention(attention)
         for node in model.graph.nodes:
             self._annotate_node(node)
+        for node in model.graph.nodes:
+            self._annotate_stream(node)
         return model
 
     def check(self, model: GraphModule) -> None:
@@ -169,6 +172,14 @@ class PackQViTQuantizer(Quantizer):
                 _set_output(node, self.specs.residual())
         elif is_residual_add(node):
             _set_output(node, self.specs.residual())
+
+    def _annotate_stream(self, node: Node) -> None:
+        """What a LayerNorm or a residual addition reads from operators without codes is rounded to the stream's."""
+        if not is_residual_add(node) and not (is_call(node, aten.layer_norm.default) and self._bits_of(node)):
+            return
+        source = stream_of(node)
+        if source.op == "call_function" and not is_call(source, aten.layer_norm.default):
+            _set_output(source, self.specs.residual())
 
     def _bits_of(self, node: Node) -> int | None:
         """Width of a value that linears read; None where anything else reads it."""

@@ -21,6 +21,7 @@ from packqvit_delegate.requantizer import (
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
 from ..patterns import Embedding, match_embedding
+from ..sums import channel_constant
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
 
 MAX_FEATURES = 4096
@@ -122,16 +123,17 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     if not is_call(branch, aten.linear.default):
         raise NotLowered("only a linear layer's output can be added into the residual stream")
     assert branch is not None
-    stream = context.codes_of(node.args[0], "the residual stream")
+    stream, factor = _skip(context, node.args[0])
     old = require_residual(stream.grid)
     if old.dtype != out.dtype:
         raise NotLowered("the residual stream changes its type here")
-    if out.dtype == torch.int16 and out.scale < old.scale:  # an int16 stream only ever becomes coarser
-        out = dataclasses.replace(out, scale=old.scale)
+    coarsest = old.scale * float(factor.max())
+    if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser
+        out = dataclasses.replace(out, scale=coarsest)
     x, layer = linear_operands(context, branch)
     channels = layer.weight.shape[0]
     new_scales = out.channel_scales(channels)
-    ratio = old.channel_scales(channels) / new_scales
+    ratio = old.channel_scales(channels) * factor / new_scales
     fraction_bits = residual_fraction_bits(ratio, out.dtype)
     requantizer = make_requantizer(layer.scales / new_scales, layer.bound, fraction_bits)
     weight, bias = layer.constants(context, branch.name)
@@ -150,6 +152,23 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         requantizer.fraction_bits,
     )
     return Codes(context.call(ops.linear_add.default, args, branch), out)
+
+
+def _skip(context: LoweringContext, value: object) -> tuple[Codes, torch.Tensor]:
+    """The codes of the residual stream, and what it is multiplied with before a branch is added: float64 [] or [C].
+
+    Raises:
+        NotLowered: It has no codes, or changes its sign.
+    """
+    source, factor = value, torch.ones((), dtype=torch.float64)
+    if is_call(value, aten.mul.Tensor) and context.find_codes(value) is None:
+        number = channel_constant(context.graph_module, value.args[1], shape_of(value)[-1])  # type: ignore
+        if number is not None:
+            source, factor = value.args[0], number  # type: ignore[union-attr]
+    codes = context.codes_of(source, "the residual stream")
+    if bool((factor < 0).any()) or not bool(factor.any()):
+        raise NotLowered("the residual stream is multiplied by a number that is not positive")
+    return codes, factor
 
 
 def _embedding_that_ends_at(node: Node) -> Embedding | None:

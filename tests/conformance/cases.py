@@ -152,6 +152,8 @@ def patch_embedding(r: Random) -> Iterator[Case]:
         ((2, 1, 6, 9), (2, 3), 7, 0),
         ((1, 3, 14, 7), (7, 7), 33, 2),
         ((2, 4, 5, 5), (1, 1), 5, 5),
+        ((2, 3, 11, 9), (4, 8), 9, 1),  # pixels at the right and the bottom that are in no patch
+        ((1, 3, 7, 13), (7, 3), 6, 0),
     ):
         features, patches = channels * rows * columns, height // rows * (width // columns)
         for bits in (4, 8):

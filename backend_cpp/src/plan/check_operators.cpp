@@ -118,8 +118,8 @@ bool check(NodeChecker& checker, const plan::PatchEmbedding& op) {
   }
   const size_t height = op.patch_height();
   const size_t width = op.patch_width();
-  if (height == 0 || width == 0 || x->dim(2) % height != 0 || x->dim(3) % width != 0) {
-    return checker.fail("patches of %zu x %zu do not divide the image %s", height, width, to_string(x->shape).c_str());
+  if (height == 0 || width == 0 || x->dim(2) < height || x->dim(3) < width) {
+    return checker.fail("no patch of %zu x %zu is in the image %s", height, width, to_string(x->shape).c_str());
   }
   const size_t patches = x->dim(2) / height * (x->dim(3) / width);
   const size_t channels = output->last();

@@ -183,8 +183,8 @@ class Interpreter {
     for (size_t b = 0; b < x[0]; ++b) {
       values_[op.output].insert(values_[op.output].end(), prefix.begin(), prefix.end());
       size_t patch = 0;
-      for (size_t top = 0; top < x[2]; top += op.patch_height) {
-        for (size_t left = 0; left < x[3]; left += op.patch_width, ++patch) {
+      for (size_t top = 0; top + op.patch_height <= x[2]; top += op.patch_height) {
+        for (size_t left = 0; left + op.patch_width <= x[3]; left += op.patch_width, ++patch) {
           for (size_t o = 0; o < bias.size(); ++o) {
             double sum = bias[o];
             size_t i = o * x[1] * op.patch_height * op.patch_width;
