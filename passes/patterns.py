@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
+from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
@@ -34,13 +35,7 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
 
 def layer_name(node: Node) -> str:
     """The module that a node came from, e.g. `blocks.0.mlp.fc1`; the node's name where export kept none."""
-    stack = node.meta.get("nn_module_stack")
-    if stack:
-        path = list(stack.values())[-1][0]
-        path = path.replace("L['self'].", "").replace("L__self___", "")
-        if path and path != "L['self']":
-            return path
-    return node.name
+    return module_path(node) or node.name
 
 
 def _only_user(node: Node, target: Any) -> Node | None:
@@ -152,18 +147,24 @@ def is_over_tokens(node: Node) -> bool:
     return all(axis % rank != rank - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
 
 
+def readers_behind(value: Node) -> list[Node]:
+    """What reads a value [..., C], all, some or means of its tokens."""
+    found: list[Node] = []
+    for user in value.users:
+        found.extend(readers_behind(user) if is_over_tokens(user) else [user])
+    return found
+
+
+def reads_in_integers(reader: Node) -> bool:
+    """Whether a reader of codes is a linear with constant parameters."""
+    parameters = [argument for argument in reader.args[1:] if argument is not None]
+    return is_call(reader, aten.linear.default) and all(map(is_constant, parameters))
+
+
 def linears_behind(value: Node) -> list[Node] | None:
     """The linears with constant parameters that read a value [..., C], all, some or means of its tokens.
 
     None when anything else reads it.
     """
-    found: list[Node] = []
-    for user in value.users:
-        parameters = [argument for argument in user.args[1:] if argument is not None]
-        if is_call(user, aten.linear.default) and user.args[0] is value and all(map(is_constant, parameters)):
-            found.append(user)
-        elif is_over_tokens(user) and (behind := linears_behind(user)) is not None:
-            found.extend(behind)
-        else:
-            return None
-    return found
+    found = readers_behind(value)
+    return found if all(map(reads_in_integers, found)) else None
