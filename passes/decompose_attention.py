@@ -28,7 +28,7 @@ from .graph import (
     shape_of,
 )
 from .layout import RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
-from .reasons import NotLowered, describe, listed, readers, set_reason
+from .reasons import NotLowered, describe, listed, read_by, set_reason
 
 # Takes the place of -inf: it has the same effect on a row that has anything else, and is a number.
 _MASKED = torch.finfo(torch.float32).min
@@ -185,7 +185,7 @@ def _weighted_sum(softmax: Node) -> Node:
             break
         node = user
     raise NotLowered(
-        f"the probabilities of the softmax are read by {listed(readers(softmax)) or 'nothing'}: one product "
+        f"the probabilities of the softmax are read by {listed(read_by(softmax)) or 'nothing'}: one product "
         "probabilities @ v has to read them, and nothing else"
     )
 
@@ -334,12 +334,12 @@ def _output(result: Node, batch: int, heads: int, tokens: int) -> _Output:
     if found is None:
         raise NotLowered(
             f"the heads of the attention's result are not merged into one row of {width} channels for each token before "
-            f"{listed(readers(result)) or 'nothing'} reads them"
+            f"{listed(read_by(result)) or 'nothing'} reads them"
         )
     if not torch.equal(found.columns, torch.arange(width)) and _output_linear(found.node) is None:
         raise NotLowered(
             "the heads of the attention's result are interleaved: one linear layer with constant weights has to read "
-            f"them, but {listed(readers(found.node)) or 'nothing'} does"
+            f"them, but {listed(read_by(found.node)) or 'nothing'} does"
         )
     return found
 

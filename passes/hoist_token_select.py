@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from .graph import add_constant, call, clean_up, constant, is_call
+from .graph import add_constant, call, clean_up, constant, is_call, shape_of
 from .integer.context import keep_trace
 
 ops = torch.ops.packqvit
@@ -32,6 +32,8 @@ def hoist_token_select(graph_module: GraphModule) -> GraphModule:
         if node._erased or not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
             continue
         index = selects[0].args[1]
+        if len(index) >= shape_of(node)[1]:  # type: ignore[arg-type]
+            continue  # all tokens, in another order: nothing would be saved
         if any(list(user.args[1]) != list(index) for user in selects):
             continue
         hoisted = _hoist(graph_module, node, list(index))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import aten, call, is_call, reshape, shape_of
+from .graph import aten, call, constant, is_call, is_constant, reshape, shape_of
 
 RESHAPES = {
     aten.reshape.default,
@@ -43,6 +43,7 @@ COPIES = {
     aten.detach_.default,
     aten.lift_fresh_copy.default,
 }
+_ROTATIONS = {aten.roll.default, aten.flip.default}
 _LISTS = {
     aten.unbind.int,
     aten.chunk.default,
@@ -57,14 +58,26 @@ _PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
 
 def is_bijective(node: Node) -> bool:
     """Whether a node moves elements and loses none."""
-    return is_call(node, *RESHAPES, *PERMUTES, *COPIES)
+    if is_call(node, aten.index_select.default):
+        index = constant_index(node)
+        size = shape_of(node.args[0])[node.args[1]]  # type: ignore[arg-type, index]
+        return index is not None and torch.equal(index.sort().values, torch.arange(size))
+    return is_call(node, *RESHAPES, *PERMUTES, *COPIES, *_ROTATIONS)
 
 
 def is_layout(node: Node) -> bool:
     """Whether a node moves elements, and may leave some out."""
     if is_call(node, operator.getitem):
         return is_call(node.args[0], *_LISTS)
+    if is_call(node, aten.index_select.default):
+        return constant_index(node) is not None
     return is_bijective(node) or is_call(node, *_LISTS, *_PARTS)
+
+
+def constant_index(select: Node) -> Tensor | None:
+    """The indices of an index_select, int64 [M]; None where they are computed."""
+    module, index = select.graph.owning_module, select.args[2]
+    return constant(module, index) if module is not None and is_constant(index) else None  # type: ignore[arg-type]
 
 
 def trace(node: Node, accept: Callable[[Node], bool] = is_layout) -> tuple[Node, list[Node]]:
@@ -86,7 +99,16 @@ def apply(node: Node, value: Tensor) -> Tensor:
         return value[node.args[1]]  # type: ignore[index]
     if node.target in RESHAPES:
         return value.reshape(shape_of(node))
+    if node.target is aten.index_select.default:
+        return value.index_select(node.args[1], constant_index(node))  # type: ignore[arg-type]
     return node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+
+
+def permutation(node: Node) -> list[int]:
+    """The order of a permute's dimensions, read off a tensor whose sizes are all different."""
+    rank = len(shape_of(node))
+    probe = torch.empty(tuple(range(1, rank + 1)), device="meta")
+    return [size - 1 for size in node.target(probe, *node.args[1:], **node.kwargs).shape]  # type: ignore[operator]
 
 
 def index_map(base: Node, chain: list[Node]) -> Tensor:
@@ -125,6 +147,38 @@ def row_positions(index: Tensor, channels: int) -> Tensor | None:
         return None
     whole = torch.equal(index % channels, torch.arange(channels).expand_as(index))
     return index[..., 0] // channels if whole else None
+
+
+def moved_rows(base: Node, node: Node) -> Tensor | None:
+    """The row of `base` [..., C] that each row of `node` [..., C] is, where only moves are between them.
+
+    Returns:
+        int64 [...], rows counted through all of `base`; None unless the rows stayed whole.
+    """
+    channels = shape_of(base)[-1:]
+    if not channels or shape_of(node)[-1:] != channels:
+        return None
+    found, chain = trace(node, lambda passed: passed is not base and is_layout(passed))
+    return row_positions(index_map(base, chain), channels[0]) if found is base else None
+
+
+def repeated_index(positions: Tensor, rows: int, groups: int) -> list[int] | None:
+    """The indices by which each of some groups of rows is picked out of its own group, alike for all of them.
+
+    Args:
+        positions: int64 [M], out of `rows` rows.
+        rows: Their number.
+        groups: How many groups.
+
+    Returns:
+        Of the rows / groups rows of a group; None where rows leave their group, or groups differ.
+    """
+    if rows % groups or len(positions) % groups or not len(positions):
+        return None
+    size = rows // groups
+    index = positions.reshape(groups, -1) - torch.arange(groups).unsqueeze(1) * size
+    alike = bool((index == index[0]).all()) and 0 <= int(index[0].min()) and int(index[0].max()) < size
+    return index[0].tolist() if alike else None
 
 
 def place_rows(graph_module: GraphModule, node: Node, positions: Tensor) -> Node | None:

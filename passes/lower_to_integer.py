@@ -12,7 +12,7 @@ from .graph import add_constant, aten, clean_up, find, is_call, shape_of
 from .hoist_token_select import hoist_token_select
 from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
-from .integer.token_rules import MOVES
+from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
 
 REASON = "packqvit_reason"
@@ -50,7 +50,7 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     for node in list(graph_module.graph.nodes):
         if is_quantize(node):
             _lower_quantized(context, node)
-        elif node.op == "call_function" and node.target in MOVES:
+        elif moves_tokens(node):
             _move(context, node)
     for node in find(graph_module, aten.linear.default):
         _lower_float_output(context, node)
@@ -111,11 +111,10 @@ def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes |
 
 
 def _move(context: LoweringContext, node: Node) -> None:
-    x = context.find_codes(node.args[0])
-    if x is None or node in context.codes:
+    if node in context.codes:
         return
     with context.graph_module.graph.inserting_before(node):
-        moved = MOVES[node.target](context, node, x)
+        moved = move_tokens(context, node)
     if moved is not None:
         context.codes[node] = moved
 

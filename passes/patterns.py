@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
+from .layout import is_layout, moved_rows
 from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
@@ -138,27 +139,31 @@ def is_residual_add(node: Node) -> bool:
     )
 
 
-def is_over_tokens(node: Node) -> bool:
-    """Whether a node chooses or averages tokens and leaves their channels alone."""
-    if not is_call(node, aten.select.int, aten.slice.Tensor, aten.mean.dim):
+def averages_tokens(node: Node) -> bool:
+    """Whether a node is the mean of tokens, channel by channel."""
+    if not is_call(node, aten.mean.dim):
         return False
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-    axes = arguments(node)["dim"]
-    return all(axis % rank != rank - 1 for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
+    return all(axis % rank != rank - 1 for axis in arguments(node)["dim"] or [-1])
 
 
-def readers_behind(value: Node) -> list[Node]:
-    """What reads a value [..., C], all, some or means of its tokens."""
-    found: list[Node] = []
-    for user in value.users:
-        found.extend(readers_behind(user) if is_over_tokens(user) else [user])
+def readers(value: Node) -> list[tuple[Node, Node]] | None:
+    """What reads a value [..., C], or tokens of it that were moved as a whole, and through which node it does.
+
+    None when anything reads parts of its tokens.
+    """
+    found: list[tuple[Node, Node]] = []
+    waiting = [value]
+    while waiting:
+        through = waiting.pop()
+        for user in through.users:
+            if is_layout(user) and user.args[0] is through:
+                waiting.append(user)
+            elif through is not value and moved_rows(value, through) is None:
+                return None
+            else:
+                found.append((user, through))
     return found
-
-
-def reads_in_integers(reader: Node) -> bool:
-    """Whether a reader of codes is a linear with constant parameters."""
-    parameters = [argument for argument in reader.args[1:] if argument is not None]
-    return is_call(reader, aten.linear.default) and all(map(is_constant, parameters))
 
 
 def linears_behind(value: Node) -> list[Node] | None:
@@ -166,5 +171,16 @@ def linears_behind(value: Node) -> list[Node] | None:
 
     None when anything else reads it.
     """
-    found = readers_behind(value)
-    return found if all(map(reads_in_integers, found)) else None
+    found: list[Node] = []
+    behind = readers(value)
+    if behind is None:
+        return None
+    for reader, through in behind:
+        parameters = [argument for argument in reader.args[1:] if argument is not None]
+        if is_call(reader, aten.linear.default) and reader.args[0] is through and all(map(is_constant, parameters)):
+            found.append(reader)
+        elif averages_tokens(reader) and (linears := linears_behind(reader)) is not None:
+            found.extend(linears)
+        else:
+            return None
+    return found

@@ -70,12 +70,12 @@ def origin(value: Node) -> Node:
     return value
 
 
-def readers(value: Node) -> list[Node]:
+def read_by(value: Node) -> list[Node]:
     """What computes with a value or gives it out, seen through moves and quantisers."""
     found: dict[Node, None] = {}
     for user in value.users:
         passes_on = is_layout(user) or is_quantize(user) or is_dequantize(user)
-        found.update(dict.fromkeys(readers(user) if passes_on else [user]))
+        found.update(dict.fromkeys(read_by(user) if passes_on else [user]))
     return list(found)
 
 

@@ -19,7 +19,7 @@ from .graph import (
     scaling,
     shape_of,
 )
-from .layout import COPIES, PERMUTES, RESHAPES, index_map, is_bijective, trace
+from .layout import COPIES, PERMUTES, RESHAPES, index_map, is_bijective, permutation, trace
 
 _DROPOUTS = {
     aten.dropout.default,
@@ -134,15 +134,8 @@ def _normal_form(graph_module: GraphModule, node: Node) -> Node | None:
         if dtype_of(node).is_floating_point and not any(_is_parameter(graph_module, item) for item in constants):
             return call(graph_module, aten.mul.Tensor, *scaled)
     if is_call(node, *PERMUTES) and not is_call(node, aten.permute.default, aten.transpose.int):
-        return call(graph_module, aten.permute.default, node.args[0], _permutation(node))
+        return call(graph_module, aten.permute.default, node.args[0], permutation(node))
     return None
-
-
-def _permutation(node: Node) -> list[int]:
-    """The order of dimensions, read off a tensor whose sizes are all different."""
-    rank = len(shape_of(node))
-    probe = torch.empty(tuple(range(1, rank + 1)), device="meta")
-    return [size - 1 for size in node.target(probe, *node.args[1:], **node.kwargs).shape]  # type: ignore[operator]
 
 
 def _selection(part: Node, node: Node) -> int | None:

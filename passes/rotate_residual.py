@@ -22,7 +22,7 @@ from .graph import (
     is_trainable,
     shape_of,
 )
-from .patterns import Embedding, is_over_tokens, is_residual_add, linears_behind, match_embedding
+from .patterns import Embedding, averages_tokens, is_residual_add, linears_behind, match_embedding, readers
 from .rotations import mean_keeping_rotation
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,10 @@ def _follow(embedding: Embedding) -> _Stream | str:
     waiting, seen = [embedding.output], {embedding.output}
     while waiting:
         value = waiting.pop()
-        for user in value.users:
+        reading = readers(value)
+        if reading is None:
+            return f"tokens of {value.name} are taken apart"
+        for user, through in reading:
             if is_call(user, aten.layer_norm.default):
                 linears = linears_behind(user) if _normalizes_channels(user) else None
                 if linears is None:
@@ -94,10 +97,10 @@ def _follow(embedding: Embedding) -> _Stream | str:
                 continue
             if is_residual_add(user):
                 branch: Any = user.args[1]
-                if user.args[0] is not value or not all(map(is_constant, branch.args[1:])):
+                if user.args[0] is not through or not all(map(is_constant, branch.args[1:])):
                     return f"{user.name} adds what is not the output of a linear with constant parameters"
                 stream.branches.append(branch)
-            elif not is_over_tokens(user):
+            elif not averages_tokens(user):
                 return f"{user.name} reads it"
             if user not in seen:
                 seen.add(user)

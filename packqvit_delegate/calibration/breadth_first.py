@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from ..batching import arguments_for_batch
+from ..batching import ImageAxes
 from ..passes.graph import constant
 
 Values = list[torch.Tensor]
@@ -20,20 +20,34 @@ _FREED = torch.empty(0)
 class Stream:
     """The values of all nodes that are still needed, one tensor a batch; constants are a single tensor.
 
-    Batches may hold more images than the graph was exported for: sizes that the graph spells out are adapted.
+    Batches may hold more images than the graph was exported for (batching.py); where the graph runs on that number
+    only, they are cut.
+
+    Attributes:
+        axes: Where the images stand.
     """
 
-    def __init__(self, graph_module: GraphModule, batches: Sequence[tuple[torch.Tensor, ...]], batch_size: int) -> None:
+    def __init__(
+        self,
+        graph_module: GraphModule,
+        batches: Sequence[tuple[torch.Tensor, ...]],
+        batch_size: int,
+        axes: ImageAxes | None = None,
+    ) -> None:
         """Starts before the first node.
 
         Args:
             graph_module: Canonical, with or without observers.
             batches: Inputs, in the order of the graph's placeholders.
             batch_size: Images that the graph was exported for.
+            axes: Of this graph, where they are known already.
+
+        Raises:
+            CalibrationError: The batches cannot be cut.
         """
         self._module = graph_module
-        self._batches = batches
-        self._batch_size = batch_size
+        self.axes = axes or ImageAxes(graph_module, batch_size)
+        self._batches = self.axes.cut(batches)
         self._values: dict[Node, Values | torch.Tensor] = {}
         self._inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
 
@@ -45,6 +59,10 @@ class Stream:
     def __setitem__(self, node: Node, value: Values | torch.Tensor) -> None:
         """Decides the node's value."""
         self._values[node] = value
+
+    def images(self, index: int) -> int:
+        """Images in a batch."""
+        return self._batches[index][0].shape[0]
 
     def pass_on(self, node: Node, source: Node) -> None:
         """Gives a node the value of another, as if it were not there."""
@@ -100,7 +118,7 @@ class Stream:
 
         operands: Any = map_arg((node.args, node.kwargs), value_of)
         args, kwargs = operands
-        args = arguments_for_batch(node, args, self._batches[index][0].shape[0], self._batch_size)
+        args = self.axes.arguments(node, args, self.images(index))
         target: Any = self._module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         return target(*args, **kwargs)
 

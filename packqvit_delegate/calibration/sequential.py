@@ -111,7 +111,7 @@ class _Calibrator:
         self._stream = Stream(prepared, batches, batch_size)
         # The same values in float, where something is done about the difference.
         compensates = any(self._compensates(node) for node in prepared.graph.nodes)
-        self._float = Stream(prepared, batches, batch_size) if compensates else None
+        self._float = Stream(prepared, batches, batch_size, self._stream.axes) if compensates else None
 
     def run(self, progress: Progress) -> None:
         done = last_uses(self._module)
@@ -245,14 +245,16 @@ class _Calibrator:
         return compensation
 
     def _row_weights(self, linear: Node) -> list[torch.Tensor | None]:
-        """For each batch of a linear's inputs [B, ..., K], what its rows count, float32 [B, ...]; None: all alike.
+        """For each batch of a linear's inputs [..., K], what its rows count, float32 [...]; None: all alike.
 
         That is the importance of the tokens, in a branch of the residual stream times one over `_token_variances`.
         """
         source = linear.args[0]
         assert isinstance(source, Node)
-        inputs, importance = self._stream[source], self._tokens.of(linear)
-        weights = [None if importance is None else importance.expand(x.shape[:-1]) for x in inputs]
+        inputs, importance, stream = self._stream[source], self._tokens.of(linear), self._stream
+        weights: list[torch.Tensor | None] = [None] * len(inputs)
+        if importance is not None:
+            weights = [stream.axes.spread(linear, importance, stream.images(i)) for i in range(len(inputs))]
         if stream_before(linear) is None:
             return weights
         variances = self._token_variances(linear, inputs)

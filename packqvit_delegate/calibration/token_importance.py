@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from ..batching import ImageAxes
 from ..errors import CalibrationError
 from ..passes.graph import aten, find
 from ..progress import Progress, silent
@@ -36,7 +37,7 @@ class TokenImportance:
     here it is the mean over images, because single gradients are mostly noise.
 
     Attributes:
-        absolute: Cost of squared errors, float32 [T].
+        absolute: Cost of squared errors, float32 [T]: all rows of one image, [windows, T] for tokens in windows.
         relative: Of linears that are added into a residual stream: cost of squared errors over the variance of the
             token in the stream behind them, float32 [T].
     """
@@ -79,10 +80,11 @@ def token_importance(
         CalibrationError: Answers are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    sums = _Sums()
-    chunks = list(_chunks(batches, max(_CHUNK, batch_size)))
+    axes = ImageAxes(graph_module, batch_size)
+    sums = _Sums(axes)
+    chunks = list(_chunks(batches, axes.at_once(_CHUNK)))
     for chunk in (progress or silent)(chunks, "weighing tokens", len(chunks)):
-        _measure(graph_module, chunk, batch_size, generator, sums)
+        _measure(graph_module, chunk, axes, generator, sums)
     return TokenImportance(_normalized(sums.absolute), _normalized(sums.relative))
 
 
@@ -98,28 +100,29 @@ def _chunks(batches: Sequence[tuple[torch.Tensor, ...]], size: int) -> Iterator[
 
 @dataclasses.dataclass
 class _Sums:
+    axes: ImageAxes
     absolute: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     relative: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def add(self, node: Node, gradient: torch.Tensor, behind: torch.Tensor | None) -> None:
-        """Takes gradients [B, T, C], and for a branch of the stream what the stream is behind it."""
+        """Takes gradients [..., C], and for a branch of the stream what the stream is behind it."""
         squares = gradient.square().sum(-1)
-        self.absolute[node.name] = self.absolute.get(node.name, torch.zeros(())) + squares.sum(0)
+        self.absolute[node.name] = self.absolute.get(node.name, torch.zeros(())) + self.axes.total(node, squares)
         if behind is not None:
             squares = squares * behind.var(-1, correction=0)
-            self.relative[node.name] = self.relative.get(node.name, torch.zeros(())) + squares.sum(0)
+            self.relative[node.name] = self.relative.get(node.name, torch.zeros(())) + self.axes.total(node, squares)
 
 
 @torch.enable_grad()
 def _measure(
     graph_module: GraphModule,
     inputs: tuple[torch.Tensor, ...],
-    batch_size: int,
+    axes: ImageAxes,
     generator: torch.Generator,
     sums: _Sums,
 ) -> None:
     inputs = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    stream = Stream(graph_module, [inputs], batch_size)
+    stream = Stream(graph_module, [inputs], axes.exported, axes)
     for node in graph_module.graph.nodes:
         if node.op == "call_module" and node.users:  # an observer
             stream.pass_on(node, node.args[0])

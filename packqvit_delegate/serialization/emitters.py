@@ -39,7 +39,8 @@ def emit_quantize(plan: PlanBuilder, node: Node) -> fb.QuantizeT:
     table = fb.QuantizeT()
     table.x = plan.read(x)
     table.inverseScale, table.offset = plan.constant(inverse_scale), plan.constant(offset)
-    table.axis, table.qmin, table.qmax = plan.stored_axis(x, axis), qmin, qmax
+    table.qmin, table.qmax = qmin, qmax
+    plan.set_axis(table, x, axis)
     return table
 
 
@@ -49,7 +50,8 @@ def emit_dequantize(plan: PlanBuilder, node: Node) -> fb.DequantizeT:
     x, scale, zero_point, axis = node.args
     table = fb.DequantizeT()
     table.x, table.scale = plan.read(x), plan.constant(scale)
-    table.zeroPoint, table.axis = zero_point, plan.stored_axis(x, axis)
+    table.zeroPoint = zero_point
+    plan.set_axis(table, x, axis)
     return table
 
 
@@ -100,7 +102,7 @@ def emit_patch_embedding(plan: PlanBuilder, node: Node) -> fb.PatchEmbeddingT:
     """packqvit.patch_embedding."""
     x, weight, bias, multiplier, shift, position, prefix, height, width, weight_bits, *rest = node.args
     table = fb.PatchEmbeddingT()
-    table.x, table.bias = plan.read(x), plan.constant(bias)
+    table.x, table.bias = plan.read_shaped(x), plan.constant(bias)
     table.weight = plan.constant(weight, nibbles=_is_narrow(weight_bits))
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
     table.position = plan.constant(position)
@@ -114,7 +116,7 @@ def emit_attention_scores(plan: PlanBuilder, node: Node) -> fb.AttentionScoresT:
     """packqvit.attention_scores."""
     q, k, heads = node.args
     table = fb.AttentionScoresT()
-    table.q, table.k, table.heads = plan.read(q), plan.read(k), heads
+    table.q, table.k, table.heads = plan.read_shaped(q), plan.read_shaped(k), heads
     return table
 
 
@@ -137,7 +139,7 @@ def emit_attention_values(plan: PlanBuilder, node: Node) -> fb.AttentionValuesT:
     """packqvit.attention_values."""
     p, v, multiplier, shift, log2, *rest = node.args
     table = fb.AttentionValuesT()
-    table.probabilities, table.v = plan.read(p), plan.read(v)
+    table.probabilities, table.v = plan.read(p), plan.read_shaped(v)
     table.format = _format(log2)
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
     return table
@@ -150,7 +152,7 @@ def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node)
     _, bias, multiplier, shift, log2 = softmax.args
     _, v, value_multiplier, value_shift, _, *rest = values.args
     table = fb.AttentionT()
-    table.q, table.k, table.v, table.heads = plan.read(q), plan.read(k), plan.read(v), heads
+    table.q, table.k, table.v, table.heads = plan.read_shaped(q), plan.read_shaped(k), plan.read_shaped(v), heads
     table.bias, table.multiplier, table.shift = plan.constant(bias), multiplier, shift
     table.format = _format(log2)
     table.requantizer = _requantizer(plan, value_multiplier, value_shift, *rest)
@@ -184,7 +186,7 @@ def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
     index: Any
     x, index = node.args
     table = fb.SelectTokensT()
-    table.x, table.index = plan.read(x), list(index)
+    table.x, table.index = plan.read_shaped(x), list(index)
     return table
 
 
@@ -193,7 +195,7 @@ def emit_mean_tokens(plan: PlanBuilder, node: Node) -> fb.MeanTokensT:
     """packqvit.mean_tokens."""
     x, bias, multiplier, shift, *rest = node.args
     table = fb.MeanTokensT()
-    table.x, table.bias = plan.read(x), plan.constant(bias)
+    table.x, table.bias = plan.read_shaped(x), plan.constant(bias)
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
     return table
 
@@ -203,7 +205,7 @@ def emit_pixel_codes(plan: PlanBuilder, node: Node) -> fb.PixelCodesT:
     """packqvit.pixel_codes."""
     x, channels_last = node.args
     table = fb.PixelCodesT()
-    table.x, table.channelsLast = plan.read(x), channels_last
+    table.x, table.channelsLast = plan.read_shaped(x), channels_last
     return table
 
 

@@ -43,6 +43,10 @@ VIEWS = (
 """Operators that only change the shape of codes: their result is the same value of the plan."""
 
 
+_WRITES_ROWS = (fb.QuantizeT, fb.LinearT, fb.LayerNormT, fb.LookupTableT, fb.SelectTokensT)
+"""Operators whose output may have any shape with the same rows."""
+
+
 def emits(name: str) -> Callable[[Emitter], Emitter]:
     """Registers how a node of `packqvit::name` becomes an operator of the plan."""
 
@@ -78,6 +82,10 @@ class PlanBuilder:
         self._sources: list[Node] = []
         self._values: list[fb.ValueT] = []
         self._value_of: dict[Node, int] = {}
+        self._shaped: set[int] = set()
+        self._copies: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._reading: list[int] = []
+        self._axes: list[tuple[Any, int, int]] = []
         self._first: dict[int, int] = {}
         self._last: dict[int, int] = {}
         self._fusions = find_fusions(program.graph, FUSED_EMITTERS)
@@ -93,17 +101,21 @@ class PlanBuilder:
         Raises:
             PlanError: The graph holds what no plan can express.
         """
+        self._debug_id = debug_id
         plan = fb.PlanT()
         plan.inputs, plan.outputs = [], []
         for node in self.program.graph.nodes:
             if node.op == "placeholder" and self._constant_tensor(node) is None:
                 plan.inputs.append(self._new_value(node, fb.Storage.Input, len(plan.inputs)))
+                self._shaped.add(plan.inputs[-1])
             elif node.op == "call_function":
-                self._add_call(node, debug_id)
+                self._add_call(node)
             elif node.op == "output":
                 results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
                 for index, result in enumerate(results):
                     plan.outputs.append(self._to_output(result, index))
+        for table, value, from_end in self._axes:
+            table.axis = len(self._values[value].shape) - from_end
         plan.values, plan.nodes = self._values, self._nodes
         plan.arenaSize = self._place_values()
         plan.segments = self.constants.write(store)
@@ -115,11 +127,28 @@ class PlanBuilder:
     # For emitters.
 
     def read(self, node: object) -> int:
-        """Index of the value that an operator reads."""
+        """Index of the value that an operator reads row by row: whatever shape it has, rows are the last axis."""
         if not isinstance(node, Node) or node not in self._value_of:
             raise PlanError(f"operand {node} is not computed inside the delegate")
         index = self._value_of[node]
-        self._last[index] = len(self._nodes)
+        self._reading.append(index)
+        return index
+
+    def read_shaped(self, node: Any) -> int:
+        """Index of the value that an operator reads by images and tokens: it has the shape that the node has.
+
+        A view has no value of its own. What writes row by row can write in the shape that a reader wants; where two of
+        them want different ones, rows are copied.
+        """
+        index, shape = self.read(node), [int(size) for size in node.meta["val"].shape]
+        if self._values[index].shape != shape:
+            if index in self._shaped:
+                self._reading.pop()
+                index = self._copied(index, shape, node)
+                self._reading.append(index)
+            else:
+                self._values[index].shape = shape
+        self._shaped.add(index)
         return index
 
     def constant(self, node: object, *, nibbles: bool = False) -> int:
@@ -138,12 +167,12 @@ class PlanBuilder:
             raise PlanError(f"operand {node} has to be constant")
         return tensor
 
-    def stored_axis(self, node: Any, axis: Any) -> int:
-        """An axis of an operand in the shape of the value that it is a view of.
+    def set_axis(self, table: Any, node: Any, axis: Any) -> None:
+        """Gives an operator the axis of an operand, in the shape that the value will have which it is a view of.
 
         Views keep the axes counted from the end.
         """
-        return int(axis) - node.meta["val"].dim() + len(self._values[self._value_of[node]].shape)
+        self._axes.append((table, self._value_of[node], node.meta["val"].dim() - int(axis)))
 
     # Details.
 
@@ -157,12 +186,13 @@ class PlanBuilder:
                 return get(self.program, node)
         return None
 
-    def _add_call(self, node: Node, debug_id: Callable[[tuple[Node, ...]], int]) -> None:
+    def _add_call(self, node: Node) -> None:
         name = operator_name(node)
         if node in self._absorbed:
             return
         if name in VIEWS:
             self._value_of[node] = self.read(node.args[0])
+            self._reading.clear()
             return
         if name not in EMITTERS:
             raise PlanError(f"operator {name or node.target} has no place in a plan")
@@ -170,17 +200,45 @@ class PlanBuilder:
         emitter = FUSED_EMITTERS[tuple(map(operator_name, nodes))] if len(nodes) > 1 else EMITTERS[name]
         operator = emitter(self, *nodes)
         output = self._new_value(node, fb.Storage.Arena, 0)
-        operator.output = output
-        self._first[output] = self._last[output] = len(self._nodes)
-        wrapped = fb.NodeT()
-        wrapped.op = operator
-        wrapped.opType = getattr(fb.Operator, type(operator).__name__.removesuffix("T"))
-        wrapped.name = node.name
+        if not isinstance(operator, _WRITES_ROWS):
+            self._shaped.add(output)
+        wrapped = self._node(operator, output, node.name)
         if isinstance(operator, fb.AttentionT):  # the runtime times its parts one by one
-            wrapped.parts = [self._part(part, debug_id((part,))) for part in nodes[:-1]]
+            wrapped.parts = [self._part(part, self._debug_id((part,))) for part in nodes[:-1]]
             nodes = nodes[-1:]
-        wrapped.debugId = debug_id(nodes)
+        wrapped.debugId = self._debug_id(nodes)
         self._nodes.append(wrapped)
+
+    def _node(self, operator: Any, output: int, name: str) -> fb.NodeT:
+        """A node for an operator whose operands were just read."""
+        operator.output = output
+        position = len(self._nodes)
+        self._first[output] = self._last[output] = position
+        self._last.update(dict.fromkeys(self._reading, position))
+        self._reading.clear()
+        wrapped = fb.NodeT()
+        wrapped.op, wrapped.name = operator, name
+        wrapped.opType = getattr(fb.Operator, type(operator).__name__.removesuffix("T"))
+        return wrapped
+
+    def _copied(self, index: int, shape: list[int], node: Node) -> int:
+        """A copy of a value [B, N, C] in another shape."""
+        key = index, tuple(shape)
+        if key not in self._copies:
+            source = self._values[index]
+            if len(source.shape) != 3:
+                raise PlanError(f"{node.name} is read as {shape}, but has the shape {source.shape}, which is fixed")
+            copy = fb.SelectTokensT()
+            copy.x, copy.index = index, list(range(source.shape[1]))
+            waiting, self._reading = self._reading, [index]
+            stored = self._value_of[node]
+            self._copies[key] = self._new_value(node, fb.Storage.Arena, 0)
+            self._value_of[node] = stored
+            wrapped = self._node(copy, self._copies[key], node.name)
+            wrapped.debugId = self._debug_id((node,))
+            self._nodes.append(wrapped)
+            self._reading = waiting
+        return self._copies[key]
 
     @staticmethod
     def _part(node: Node, debug_id: int) -> fb.PartT:
@@ -203,11 +261,14 @@ class PlanBuilder:
         value_index = self._value_of.get(node)
         if value_index is None:
             raise PlanError(f"output {node} is not computed inside the delegate")
+        shape = [int(size) for size in node.meta["val"].shape]
+        if value_index in self._shaped and self._values[value_index].shape != shape:
+            value_index = self._copied(value_index, shape, node)
         value = self._values[value_index]
         if value.storage != fb.Storage.Arena:
             raise PlanError(f"{node} is an input, or two outputs, of the delegate at once")
-        value.storage, value.location = fb.Storage.Output, index
-        value.shape = [int(size) for size in node.meta["val"].shape]
+        value.storage, value.location, value.shape = fb.Storage.Output, index, shape
+        self._shaped.add(value_index)
         return value_index
 
     def _place_values(self) -> int:

@@ -15,11 +15,13 @@ import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+from ..batching import ImageAxes
 from ..grids import Grid, values_of
 from ..passes.codes import is_dequantize, is_quantize
-from ..passes.graph import aten, find, is_call
+from ..passes.graph import aten, find, is_call, is_constant
 from ..passes.integer.context import RULES, Codes, LoweringContext, NotLowered
-from ..passes.integer.token_rules import MOVES
+from ..passes.integer.token_rules import moves_tokens
+from ..passes.layout import trace
 from ..passes.lower_to_integer import float_output, quantize_float
 from ..passes.propagate_values import propagate_values
 from .grids import LearnedWeight
@@ -43,15 +45,16 @@ class IntegerValues:
     Nodes of the prepared graph and of the converted one have the same names.
     """
 
-    def __init__(self, prepared: GraphModule, batch_size: int) -> None:
+    def __init__(self, prepared: GraphModule, axes: ImageAxes) -> None:
         """Converts a copy.
 
         Args:
             prepared: As TrainableModel's.
-            batch_size: Images that it was exported for.
+            axes: Where the images stand in it.
         """
         self._module = propagate_values(convert_pt2e(copy.deepcopy(prepared)))
-        self._batch_size = batch_size
+        self._axes = axes
+        self._twins = {node.name: node for node in prepared.graph.nodes}
         self._nodes = {node.name: node for node in self._module.graph.nodes}
         self._weights = {
             self._nodes[node.name].args[1]: node.args[1].name
@@ -62,6 +65,7 @@ class IntegerValues:
         }
 
         self._float_linears = {node.name for node in find(self._module, aten.linear.default) if _stays_float(node)}
+        self._moves = {node.name for node in self._module.graph.nodes if moves_tokens(node)}
 
     def begin(
         self,
@@ -77,16 +81,22 @@ class IntegerValues:
             learned: What is learned in the place of a get_attr node's tensor; None: nothing.
         """
         weights = {node: grids[name] for node, name in self._weights.items()}
-        context = _EagerContext(self._module, weights, learned, inputs, self._batch_size)
-        return IntegerPass(context, self._nodes, self._float_linears)
+        context = _EagerContext(self._module, weights, learned, inputs, self._axes, self._twins)
+        return IntegerPass(context, self._nodes, self._float_linears, self._moves)
 
 
 class IntegerPass:
     """One forward pass: the codes of all values so far."""
 
-    def __init__(self, context: _EagerContext, nodes: Mapping[str, Node], float_linears: set[str]) -> None:
+    def __init__(
+        self, context: _EagerContext, nodes: Mapping[str, Node], float_linears: set[str], moves: set[str]
+    ) -> None:
         """Starts with no codes."""
-        self._context, self._nodes, self._float_linears = context, nodes, float_linears
+        self._context, self._nodes, self._float_linears, self._moves = context, nodes, float_linears, moves
+
+    def moves(self, name: str) -> bool:
+        """Whether a node moves whole tokens: codes follow it, see `moved`."""
+        return name in self._moves
 
     def stays_float(self, name: str) -> bool:
         """Whether a node is a linear whose result gets no codes: `float_output` is to be asked for it."""
@@ -118,10 +128,13 @@ class IntegerPass:
     def moved(self, name: str) -> None:
         """Lets codes follow a value through an operator that only moves it."""
         node, context = self._nodes[name], self._context
-        codes = context.find_codes(node.args[0])
-        moved = None if codes is None else MOVES[node.target](context, node, codes)
-        if moved is not None:
-            context.codes[node] = moved
+        base, chain = trace(node)
+        codes = context.find_codes(base)
+        if codes is not None:
+            moved = _tensor(codes)
+            for move in chain:
+                moved = context.moved(move, moved)
+            context.codes[node] = Codes(moved, codes.grid)  # type: ignore[arg-type]
 
     def float_output(self, name: str, simulated: torch.Tensor) -> torch.Tensor:
         """What the integer program has in the place of a linear's result that stays in float.
@@ -156,10 +169,11 @@ class _EagerContext(LoweringContext):
         weights: Mapping[Any, torch.nn.Module],
         learned: Callable[[Node], torch.Tensor | None],
         inputs: tuple[torch.Tensor, ...],
-        batch_size: int,
+        axes: ImageAxes,
+        twins: Mapping[str, Node],
     ) -> None:
         super().__init__(module)
-        self._weights, self._learned, self._batch_size = weights, learned, batch_size
+        self._weights, self._learned, self._axes, self._twins = weights, learned, axes, twins
         placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
         self._inputs = dict(zip(placeholders, inputs, strict=True))
         self._device, self._images = inputs[0].device, inputs[0].shape[0]
@@ -184,9 +198,16 @@ class _EagerContext(LoweringContext):
 
     def call(self, target: Any, args: tuple, source: Node) -> Any:
         """The result of an operator."""
-        if target is aten.reshape.default and args[1][0] == self._batch_size:
-            args = (args[0], [self._images, *args[1][1:]])
+        if target is aten.reshape.default:
+            args = (args[0], self._axes.sizes(self._twins[source.name], args[1], self._images))
         return target(*(self._value(argument) for argument in args))
+
+    def moved(self, node: Node, codes: torch.Tensor) -> torch.Tensor:
+        """Codes behind an operator that moves them: what it does to any tensor."""
+        operands = (self.tensor(a).to(self._device) if is_constant(a) else a for a in node.args[1:])
+        args = self._axes.arguments(self._twins[node.name], (codes, *operands), self._images)
+        result: torch.Tensor = node.target(*args, **node.kwargs)  # type: ignore[operator]
+        return result
 
     def _value(self, argument: Any) -> Any:
         """Codes as they are; a float node's value, which only quantize_float asks for."""

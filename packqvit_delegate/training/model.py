@@ -10,10 +10,9 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from ..batching import arguments_for_batch
+from ..batching import ImageAxes
 from ..errors import PackQViTError
 from ..passes.graph import aten, constant, is_call, set_constant
-from ..passes.integer.token_rules import MOVES
 from ..passes.patterns import layer_name
 from ..quantizer.observers import CodeObserver
 from .grids import LearnedAffine, LearnedGrid, WideResidual, learned_grid
@@ -58,7 +57,7 @@ class TrainableModel(nn.Module):
         """
         super().__init__()
         self._prepared = [prepared]  # a list hides it from nn.Module: its weights are not trained
-        self._batch_size = batch_size
+        self._axes = ImageAxes(prepared, batch_size)
         self._nodes: list[Node] = list(prepared.graph.nodes)
         self.grids = nn.ModuleDict()
         self.learned = nn.ParameterDict()
@@ -95,13 +94,13 @@ class TrainableModel(nn.Module):
         Args:
             *inputs: As for `forward`.
         """
-        norms: list[torch.Tensor] = []
+        norms: dict[Node, list[torch.Tensor]] = {}
 
         def look(node: Node, value: Any) -> None:
             if is_call(node, aten.layer_norm.default):
-                norms.append(value)
+                norms.setdefault(node, []).append(value)
 
-        return self._run(inputs, look), norms
+        return self._run(inputs, look), [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in norms.values()]
 
     def leave_unrounded(self, share: float, generator: torch.Generator) -> None:
         """Leaves a part of the activations of less than 8 bits as they are in training mode, and only clips them.
@@ -140,6 +139,12 @@ class TrainableModel(nn.Module):
         look: Callable[[Node, Any], None] | None,
         integer: bool | None = None,
     ) -> Any:
+        parts = [self._run_part(part, look, integer) for part in self._axes.cut([inputs])]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _run_part(
+        self, inputs: tuple[torch.Tensor, ...], look: Callable[[Node, Any], None] | None, integer: bool | None
+    ) -> Any:
         values: dict[Node, Any] = {}
         program = self._begin(inputs) if (self.integer_functions if integer is None else integer) else None
         waiting = iter(inputs)
@@ -170,11 +175,11 @@ class TrainableModel(nn.Module):
         if node.op == "call_module":
             return self.grids[node.name](*args)
         assert callable(node.target)
-        return node.target(*arguments_for_batch(node, args, images, self._batch_size), **kwargs)
+        return node.target(*self._axes.arguments(node, args, images), **kwargs)
 
     def _begin(self, inputs: tuple[torch.Tensor, ...]) -> IntegerPass:
         if not self._integer:
-            self._integer.append(IntegerValues(self._prepared[0], self._batch_size))
+            self._integer.append(IntegerValues(self._prepared[0], self._axes))
         for grid in self.grids.values():
             if isinstance(grid, WideResidual):
                 grid.follows = True  # while weights move, the stream may outgrow what calibration saw
@@ -190,7 +195,7 @@ class TrainableModel(nn.Module):
             codes = grid.integer_grid()
             assert codes is not None
             return program.rounded(source.name, values[source], codes, value)
-        if node.op == "call_function" and node.target in MOVES:
+        if program.moves(node.name):
             program.moved(node.name)
         elif program.stays_float(node.name):
             return program.float_output(node.name, value)
@@ -244,6 +249,13 @@ class TrainableModel(nn.Module):
             self._run(tuple(tensor.to(device) for tensor in tensors), None, integer=False)
         for grid in residuals:
             grid.observes = False
+
+
+def _joined(parts: list[Any]) -> Any:
+    """The outputs of several parts of a batch, one behind the other."""
+    if isinstance(parts[0], (tuple, list)):
+        return tuple(_joined(list(each)) for each in zip(*parts, strict=True))
+    return torch.cat(parts)
 
 
 def _key(node: Node) -> str:

@@ -1,55 +1,57 @@
-"""Operators that only move codes: they keep the grid, and need no quantiser of their own."""
+"""Moves of whole tokens: they keep the grid, and need no quantiser of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch.fx import Node
 
-from ..graph import arguments, aten, shape_of
+from ..graph import aten, has_tensor, shape_of
+from ..layout import is_layout, moved_rows, repeated_index, trace
 from .context import Codes, LoweringContext
 
 ops = torch.ops.packqvit
 
-Move = Callable[[LoweringContext, Node, Codes], Codes | None]
-MOVES: dict[object, Move] = {}
+
+def moves_tokens(node: Node) -> bool:
+    """Whether a node moves the rows of one tensor as a whole: a reshape, a permutation, a roll, a part of them."""
+    if node.op != "call_function" or not is_layout(node) or not has_tensor(node):
+        return False
+    base, _ = trace(node)
+    return has_tensor(base) and moved_rows(base, node) is not None
 
 
-def _moves(target: object) -> Callable[[Move], Move]:
-    def register(rule: Move) -> Move:
-        MOVES[target] = rule
-        return rule
+def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
+    """A chain of moves of whole tokens -> reshape(packqvit.select_tokens(reshape(x), index)), what is needed of it.
 
-    return register
-
-
-@_moves(aten.select.int)
-def move_select(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
-    """select(x [B, N, C], 1, i) -> reshape(packqvit.select_tokens(x, [i]))."""
-    shape = shape_of(node.args[0])  # type: ignore[arg-type]
-    if len(shape) != 3 or node.args[1] not in (1, -2):
+    The index is the same for every image, or for every window of it, so that it is short.
+    """
+    base, _ = trace(node)
+    x = context.find_codes(base)
+    positions = None if x is None else moved_rows(base, node)
+    if x is None or positions is None:
         return None
-    index = arguments(node)["index"] % shape[1]
-    selected = context.call(ops.select_tokens.default, (x.node, [index]), node)
-    return Codes(context.call(aten.reshape.default, (selected, list(shape_of(node))), node), x.grid)
+    *leading, channels = shape_of(base)
+    rows, order = math.prod(leading), positions.flatten()
+    codes, shape = x.node, list(shape_of(base))
+    if not torch.equal(order, torch.arange(rows)):
+        groups, index = _groups(order, rows, leading)
+        if shape != [groups, rows // groups, channels]:
+            codes = context.call(aten.reshape.default, (codes, [groups, rows // groups, channels]), node)
+        codes = context.call(ops.select_tokens.default, (codes, index), node)
+        shape = [groups, len(index), channels]
+    if shape != list(shape_of(node)):
+        codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
+    return Codes(codes, x.grid)
 
 
-@_moves(aten.slice.Tensor)
-def move_slice(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
-    """slice(x [B, N, C], 1, first, last) -> packqvit.select_tokens(x, range)."""
-    shape = shape_of(node.args[0])  # type: ignore[arg-type]
-    bound = arguments(node)
-    if len(shape) != 3 or bound["dim"] not in (1, -2):
-        return None
-    index = list(range(shape[1]))[bound["start"] : bound["end"] : bound["step"]]
-    return Codes(context.call(ops.select_tokens.default, (x.node, index), node), x.grid)
-
-
-@_moves(aten.reshape.default)
-def move_reshape(context: LoweringContext, node: Node, x: Codes) -> Codes | None:
-    """Reshape that keeps the last axis: only the view changes."""
-    before, after = shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
-    if before[-1] != after[-1]:
-        return None
-    return Codes(context.call(aten.reshape.default, (x.node, list(after)), node), x.grid)
+def _groups(order: torch.Tensor, rows: int, leading: list[int]) -> tuple[int, list[int]]:
+    """How many groups of rows are each rearranged alike, and how: as [B, N, C] has them, or as many as possible."""
+    common = math.gcd(rows, len(order))
+    divisors = [groups for groups in range(common, 0, -1) if common % groups == 0]
+    for groups in [*leading[:1], *divisors] if len(leading) == 2 else divisors:
+        index = repeated_index(order, rows, groups)
+        if index is not None:
+            return groups, index
+    raise AssertionError("one group holds all rows")
