@@ -160,6 +160,17 @@ def keep_module(node: Node, source: Node) -> Node:
     return node
 
 
+def complete_modules(graph_module: GraphModule) -> GraphModule:
+    """Lets operators that tell no module, as torchao's quantisers do, tell that of what they read, or of their reader."""
+    nodes = [node for node in graph_module.graph.nodes if node.op == "call_function"]
+    for order, neighbours in ((nodes, lambda node: node.all_input_nodes), (reversed(nodes), lambda node: node.users)):
+        for node in order:
+            source = next((other for other in neighbours(node) if other.meta.get("nn_module_stack")), None)
+            if source is not None and not node.meta.get("nn_module_stack"):
+                node.meta["nn_module_stack"] = source.meta["nn_module_stack"]
+    return graph_module
+
+
 def reshape(graph_module: GraphModule, node: Node, shape: Iterable[int]) -> Node:
     """Inserts a reshape to `shape`, or returns `node` when it has that shape."""
     sizes = list(shape)

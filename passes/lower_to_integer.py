@@ -8,15 +8,14 @@ from torch.fx import GraphModule, Node
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
 
 from .codes import is_dequantize, is_quantize
-from .graph import add_constant, aten, clean_up, find, is_call, shape_of
+from .explain import explain
+from .graph import add_constant, aten, clean_up, complete_modules, find, is_call, shape_of
 from .hoist_token_select import hoist_token_select
 from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
-
-REASON = "packqvit_reason"
-"""Key of node.meta: why a float operator was not lowered."""
+from .reasons import set_reason
 
 GRID = "packqvit_grid"
 """Key of node.meta: the grid of an integer node's codes."""
@@ -34,7 +33,7 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     After:  packqvit.layer_norm / linear / softmax / ... on int8, int16 and int32 tensors
 
     A float operator without an integer counterpart stays; the codes around it are dequantised and quantised, and its
-    reason is kept in `node.meta["packqvit_reason"]`.
+    reason is kept with it (passes/reasons.py).
 
     Args:
         graph_module: Result of convert_pt2e with PackQViTQuantizer; changed in place.
@@ -60,9 +59,10 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
     for node, reason in context.reasons.items():
-        node.meta[REASON] = reason
+        set_reason(node, reason)
     clean_up(graph_module)
-    return hoist_token_select(graph_module)
+    hoist_token_select(graph_module)
+    return explain(complete_modules(graph_module))
 
 
 def _lower_quantized(context: LoweringContext, quantize: Node) -> None:

@@ -58,6 +58,8 @@ def describe(value: Any) -> str:
     if value.op == "get_attr":
         return f"the constant {value.target}"
     path = module_path(value)
+    if getattr(value.target, "namespace", "") == "packqvit":
+        return f"the integer result of {path or 'the model'}"
     return f"{operator_of(value)} ({path})" if path else operator_of(value)
 
 

@@ -20,6 +20,7 @@ from packqvit_delegate.requantizer import (
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
 from ..patterns import Embedding, match_embedding
+from ..reasons import describe
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
 
 MAX_FEATURES = 4096
@@ -79,8 +80,9 @@ def linear_operands(context: LoweringContext, node: Node) -> tuple[Codes, Intege
     Raises:
         NotLowered: Its input is not on an affine grid, or its weight is not quantised.
     """
-    x = context.codes_of(node.args[0], "its input")
-    grid = require_affine(x.grid)
+    what = f"the input of {describe(node)}"
+    x = context.codes_of(node.args[0], what)
+    grid = require_affine(x.grid, what)
     return x, IntegerLinear(context, node.args[1], node.args[2] if len(node.args) > 2 else None, grid)
 
 
@@ -119,10 +121,12 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     out = require_residual(grid)
     branch = skip_codes(node.args[1]) if isinstance(node.args[1], Node) else None
     if not is_call(branch, aten.linear.default):
-        raise NotLowered("only a linear layer's output can be added into the residual stream")
+        raise NotLowered(
+            f"it adds {describe(node.args[1])}: only the output of a linear layer can be added into the residual stream"
+        )
     assert branch is not None
     stream = context.codes_of(node.args[0], "the residual stream")
-    old = require_residual(stream.grid)
+    old = require_residual(stream.grid, "what the linear layer is added to")
     if old.dtype != out.dtype:
         raise NotLowered("the residual stream changes its type here")
     if out.dtype == torch.int16 and out.scale < old.scale:  # an int16 stream only ever becomes coarser
@@ -172,12 +176,12 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
     embedding = _embedding_that_ends_at(node)
     if embedding is None:
-        raise NotLowered("it is not part of a patch embedding")
+        raise NotLowered("it is not the end of a patch embedding (convolution, flatten, transpose, positions, class token)")
     out = require_residual(grid)
     convolution = embedding.convolution
     image = context.codes_of(convolution.args[0], "the image")
     if not isinstance(image.grid, (AffineGrid, OffsetGrid)):
-        raise NotLowered("the image's codes are not on an affine grid")
+        raise NotLowered("the image has the codes of the residual stream: those of an image or an activation are needed")
     bias_node = convolution.args[2] if len(convolution.args) > 2 else None
     layer = IntegerLinear(context, convolution.args[1], bias_node, image.grid)
     kernel = shape_of(skip_codes(convolution.args[1]))[2:]  # type: ignore[arg-type]
