@@ -144,6 +144,10 @@ def _region(softmax: Node, following: Callable[[Node], Any]) -> list[Node]:
     return list(found) if has_product else []
 
 
+def _stay(nodes: list[Node]) -> str:
+    return "stays" if len(set(map(describe, nodes))) == 1 else "stay"
+
+
 def _between(node: Node) -> str:
     """What a node that only moves values stands between."""
     before = origin(node)
@@ -154,7 +158,7 @@ def _between(node: Node) -> str:
     if sources and users:
         return f"it stands between {listed(sources)} and {listed(users)}, which stay in float"
     if users:
-        return f"it moves values for {listed(users)}, which stays in float"
+        return f"it moves values for {listed(users)}, which {_stay(users)} in float"
     if sources:
         return f"it moves the result of {listed(sources)}, which stays in float"
     shapes = f"{list(shape_of(node.args[0]))} to {list(shape_of(node))}" if has_tensor(node) else "its input"  # type: ignore

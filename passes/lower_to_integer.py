@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
+from packqvit_delegate.errors import PlanError
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
 
 from .codes import is_dequantize, is_quantize
@@ -15,7 +16,7 @@ from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
-from .reasons import set_reason
+from .reasons import describe, set_reason
 
 GRID = "packqvit_grid"
 """Key of node.meta: the grid of an integer node's codes."""
@@ -79,9 +80,17 @@ def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
                 return
             except NotLowered as reason:
                 context.reasons[value] = str(reason)
+            except PlanError as error:
+                raise PlanError(_named(value, error)) from error
         codes = quantize_float(context, value, grid)
         if codes is not None:
             context.codes[value] = codes
+
+
+def _named(node: Node, error: PlanError) -> str:
+    """What an error says, with the operator and its module in front where it names none."""
+    name = describe(node)
+    return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 
 def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:
@@ -128,6 +137,8 @@ def _lower_float_output(context: LoweringContext, node: Node) -> None:
         except NotLowered as reason:
             context.reasons.setdefault(node, str(reason))
             return
+        except PlanError as error:
+            raise PlanError(_named(node, error)) from error
     node.replace_all_uses_with(result)
 
 
