@@ -17,6 +17,7 @@ from .calibration import CalibrationMethod
 from .calibration.batches import Batch, Batches
 from .config import QuantizationConfig
 from .errors import PackQViTError
+from .outside import log_lines
 from .partitioner import PackQViTPartitioner
 from .passes import rank_classes, take_bytes
 from .preparation import make_pair
@@ -196,7 +197,7 @@ def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...])
     """
     exported = torch.export.export(integer_module, example_inputs)
     edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
-    report = make_report(integer_module, edge)
-    for outside in report.outside:
-        logger.warning("outside the delegate: %s (%s): %s", outside.operator, outside.name, outside.reason)
+    report = make_report(edge)
+    for line in log_lines(report.outside):
+        logger.warning("%s", line)
     return Program(edge.to_executorch(), integer_module, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import final
 
 import torch
@@ -15,6 +15,7 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from .backend import PackQViTBackend
+from .outside import log_lines, outside_operators
 from .serialization.names import operator_name
 from .serialization.plan_builder import EMITTERS, VIEWS
 
@@ -68,12 +69,12 @@ class PackQViTPartitioner(Partitioner):
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
 
     @staticmethod
-    def _log_outside(nodes: object, has_partitions: bool) -> None:
-        outside = [n for n in nodes if n.op == "call_function" and "delegation_tag" not in n.meta]  # type: ignore[attr-defined]
-        if not has_partitions and any("quantized_decomposed" in operator_name(node) for node in outside):
+    def _log_outside(nodes: Iterable[Node], has_partitions: bool) -> None:
+        outside = outside_operators(nodes)
+        if not has_partitions and any("quantized_decomposed" in operator.operator for operator in outside):
             logger.warning(
                 "the graph has quantised float operators but no integer ones: call "
                 "packqvit_delegate.passes.lower_to_integer on the result of convert_pt2e before exporting it again"
             )
-        for node in outside:
-            logger.info("outside the delegate: %s (%s)", node.name, operator_name(node) or node.target)
+        for line in log_lines(outside):
+            logger.info("%s", line)

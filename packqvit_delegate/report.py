@@ -6,29 +6,8 @@ import dataclasses
 
 from executorch.exir import EdgeProgramManager
 from executorch.exir.lowered_backend_module import get_lowered_submodules
-from torch.fx import GraphModule
 
-from .passes.graph import is_part
-from .passes.verify_integer import float_operators
-from .serialization.names import operator_name
-
-_DELEGATE_CALL = "executorch_call_delegate"
-
-
-@dataclasses.dataclass(frozen=True)
-class OutsideOperator:
-    """An operator that ExecuTorch's own kernels run.
-
-    Attributes:
-        name: Of the node.
-        operator: E.g. `aten::tanh`.
-        reason: Why it is not in the delegate.
-    """
-
-    name: str
-    operator: str
-    reason: str
-
+from .outside import OutsideOperator, describe_outside, outside_operators
 
 @dataclasses.dataclass(frozen=True)
 class DelegationReport:
@@ -50,29 +29,21 @@ class DelegationReport:
         return self.delegates == 1 and not self.outside
 
     def render(self) -> str:
-        """One line, and one more for each operator outside."""
+        """One line, and one more for each operator outside; where these are many, for each reason and kind of module."""
         lines = [
             f"{self.delegates} delegate call(s) with {self.operators} integer operators, {len(self.outside)} outside"
         ]
-        lines += [f"  outside: {o.operator} ({o.name}): {o.reason}" for o in self.outside]
+        lines += [f"  outside: {line}" for line in describe_outside(self.outside)]
         return "\n".join(lines)
 
 
-def make_report(integer_module: GraphModule, edge: EdgeProgramManager) -> DelegationReport:
-    """Compares the integer graph with the lowered program.
+def make_report(edge: EdgeProgramManager) -> DelegationReport:
+    """Looks at what became of an integer graph.
 
     Args:
-        integer_module: Result of lower_to_integer; knows the reasons.
-        edge: The program after partitioning.
+        edge: The program after partitioning; its nodes know the reasons that lower_to_integer gave.
     """
-    reasons = {o.name: o.reason for o in float_operators(integer_module)}
     graph_module = edge.exported_program().graph_module
     lowered = get_lowered_submodules(graph_module)
     inside = sum(node.op == "call_function" for _, module, _ in lowered for node in module.original_module.graph.nodes)
-    outside = []
-    for node in graph_module.graph.nodes:
-        if node.op != "call_function" or is_part(node) or _DELEGATE_CALL in str(node.target):
-            continue
-        reason = reasons.get(node.name, "it is made of, or stands between, operators that have no integer counterpart")
-        outside.append(OutsideOperator(node.name, operator_name(node) or str(node.target), reason))
-    return DelegationReport(len(lowered), inside, tuple(outside))
+    return DelegationReport(len(lowered), inside, outside_operators(graph_module.graph.nodes))

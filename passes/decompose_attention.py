@@ -1,6 +1,5 @@
 """Brings every attention to one explicit form."""
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +21,14 @@ from .graph import (
     is_call,
     is_constant,
     is_trainable,
-    keep_module,
     linear_parameters,
+    replacing,
     reshape,
     scaling,
     shape_of,
 )
 from .layout import RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
-
-logger = logging.getLogger(__name__)
+from .reasons import NotLowered, describe, listed, read_by, set_reason
 
 # Takes the place of -inf: it has the same effect on a row that has anything else, and is a number.
 _MASKED = torch.finfo(torch.float32).min
@@ -81,26 +79,37 @@ def decompose_attention(graph_module: GraphModule) -> GraphModule:
     after:  permute(matmul(softmax(matmul(q, transpose(k)) * scale + bias), v)) -> reshape, on [B, H, N, d]
     """
     for node in find(graph_module, aten.scaled_dot_product_attention.default):
-        scores = _scores_of_sdpa(graph_module, node)
-        if scores is None or not _rewrite(graph_module, scores, node.args[2], node):  # type: ignore[arg-type]
-            logger.debug("%s: this form of attention is not supported, it stays", node.name)
+        try:
+            _rewrite(graph_module, _scores_of_sdpa(graph_module, node), node.args[2], node)  # type: ignore[arg-type]
+        except NotLowered as reason:
+            set_reason(node, str(reason))
     for node in find(graph_module, aten.softmax.int, aten._softmax.default):
         if match_attention(node) is not None:
             continue
-        values = _weighted_sum(node)
-        scores = _scores_of_softmax(graph_module, node)
-        if scores is None or values is None or not _rewrite(graph_module, scores, values.args[1], values):  # type: ignore[arg-type]
-            logger.debug("%s: this form of attention is not supported, it stays", node.name)
+        try:
+            scores, values = _scores_of_softmax(graph_module, node), _weighted_sum(node)
+            _rewrite(graph_module, scores, values.args[1], values)  # type: ignore[arg-type]
+        except NotLowered as reason:
+            set_reason(node, str(reason))
     return clean_up(graph_module)
 
 
-def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores | None:
+def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
+    """The operands of scaled_dot_product_attention.
+
+    Raises:
+        NotLowered: It is more than softmax(scale * q k^T + constant) v.
+    """
     named = arguments(node)
     query, key, mask = named["query"], named["key"], named["attn_mask"]
-    if named["dropout_p"] != 0.0 or named["is_causal"] or named["enable_gqa"]:
-        return None
+    if named["dropout_p"] != 0.0:
+        raise NotLowered(f"the attention drops probabilities (dropout_p={named['dropout_p']}): export model.eval()")
+    if named["is_causal"]:
+        raise NotLowered("the attention is causal: give the mask as a constant attn_mask instead of is_causal=True")
+    if named["enable_gqa"]:
+        raise NotLowered("the attention has enable_gqa set: q, k and v have to have the same number of heads")
     if mask is not None and not is_constant(mask):
-        return None
+        raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: only a constant one is supported")
     shape = (*shape_of(query)[:-1], shape_of(key)[-2])
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
     scores = _Scores(query, key, False, shape, float(scale))
@@ -112,11 +121,18 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores | None:
     return scores
 
 
-def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores | None:
-    """Walks from a softmax over the last dimension back to the product of q and k."""
+def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
+    """Walks from a softmax over the last dimension back to the product of q and k.
+
+    Raises:
+        NotLowered: Something else than scaling by a number and adding a constant stands between.
+    """
     node: Any = softmax.args[0]
     if softmax.args[1] not in (-1, len(shape_of(softmax)) - 1):
-        return None
+        raise NotLowered(
+            f"the softmax is over dim {softmax.args[1]} of {len(shape_of(softmax))}: only one over the last dimension, "
+            "the keys of an attention, is supported"
+        )
     scale, bias, trainable = 1.0, torch.zeros(()), False
     while not is_call(node, aten.matmul.default, aten.bmm.default, aten.baddbmm.default):
         if (scaled := scaling(graph_module, node)) is not None:
@@ -128,79 +144,101 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores | No
             constants = [argument for argument in node.args[:2] if is_constant(argument)]
             others = [argument for argument in node.args[:2] if not is_constant(argument)]
             if len(constants) != 1 or not isinstance(others[0], Node) or shape_of(others[0]) != shape_of(node):
-                return None
+                raise NotLowered(
+                    f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: only a constant (a mask, "
+                    "relative positions) can be added to the scores q k^T of an attention"
+                )
             bias = bias + scale * constant(graph_module, constants[0])
             trainable |= is_trainable(graph_module, *constants)
             node = others[0]
         else:
-            return None
+            raise NotLowered(
+                f"the softmax reads {describe(node)}: between the product q k^T of an attention and its softmax only a "
+                "factor (a number) and the addition of a constant are supported"
+            )
     query, key = node.args[-2:]
     if is_call(node, aten.baddbmm.default):
         named = arguments(node)
         if named["beta"] != 0:
             if not is_constant(named["self"]):
-                return None
+                raise NotLowered(
+                    f"baddbmm adds {describe(named['self'])} to the scores: only a constant can be added to them"
+                )
             bias = bias + scale * named["beta"] * constant(graph_module, named["self"])
             trainable |= is_trainable(graph_module, named["self"])
         query, key, scale = named["batch1"], named["batch2"], scale * named["alpha"]
     return _Scores(query, key, True, shape_of(node), scale, bias, trainable)
 
 
-def _weighted_sum(softmax: Node) -> Node | None:
-    """The product of the probabilities, which nothing else reads, and v."""
+def _weighted_sum(softmax: Node) -> Node:
+    """The product of the probabilities, which nothing else reads, and v.
+
+    Raises:
+        NotLowered: Something else reads the probabilities.
+    """
     node = softmax
     while len(node.users) == 1:
         user = next(iter(node.users))
-        if is_call(user, aten.matmul.default, aten.bmm.default):
-            return user if user.args[0] is node else None
+        if is_call(user, aten.matmul.default, aten.bmm.default) and user.args[0] is node:
+            return user
         if not is_call(user, *RESHAPES):
-            return None
+            break
         node = user
-    return None
+    raise NotLowered(
+        f"the probabilities of the softmax are read by {listed(read_by(softmax)) or 'nothing'}: one product "
+        "probabilities @ v has to read them, and nothing else"
+    )
 
 
-def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: Node) -> bool:
-    """Replaces the attention that ends in `result`; False when an operand or the output is not understood."""
-    query = _projection(graph_module, scores.query, transposed=False)
-    key = _projection(graph_module, scores.key, transposed=scores.key_transposed)
-    values = _projection(graph_module, value, transposed=False)
-    if query is None or key is None or values is None or values.factor != 1.0:
-        return False
+def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: Node) -> None:
+    """Replaces the attention that ends in `result`.
+
+    Raises:
+        NotLowered: An operand or the output is not understood.
+    """
+    query = _projection(graph_module, scores.query, "q", transposed=False)
+    key = _projection(graph_module, scores.key, "k", transposed=scores.key_transposed)
+    values = _projection(graph_module, value, "v", transposed=False)
+    if values.factor != 1.0:
+        raise NotLowered(f"v is scaled by {values.factor:.4g} ahead of the attention: put the factor into its linear layer")
     heads = len(query.features)
     batch, tokens, _ = shape_of(query.linear)
     key_tokens = shape_of(key.linear)[1]
-    if len(key.features) != heads or len(values.features) != heads or shape_of(key.linear)[0] != batch:
-        return False
-    if shape_of(values.linear)[:2] != (batch, key_tokens):
-        return False
+    if len(key.features) != heads or len(values.features) != heads:
+        raise NotLowered(
+            f"q has {heads} heads, k {len(key.features)} and v {len(values.features)}: all three have to have as many"
+        )
+    if shape_of(key.linear)[0] != batch or shape_of(values.linear)[:2] != (batch, key_tokens):
+        shapes = ", ".join(str(list(shape_of(p.linear))) for p in (query, key, values))
+        raise NotLowered(f"q, k and v are {shapes}: they have to have the same batch, and k and v the same tokens")
     bias = None if scores.bias is None else _bias(scores, (batch, heads, tokens, key_tokens))
     if bias is not None and bool((bias.amax(-1) <= _MASKED / 2).any()):
-        return False
+        raise NotLowered("the attention's mask leaves a query no key at all: every query has to see at least one")
     output = _output(result, batch, heads, tokens)
-    if output is None:
-        return False
     scale = scores.scale * query.factor * key.factor
-    with graph_module.graph.inserting_before(output.node):
+    with replacing(graph_module, output.node, like=result):
         q, k, v = (_heads(graph_module, projection) for projection in (query, key, values))
         node = call(graph_module, aten.matmul.default, q, call(graph_module, aten.transpose.int, k, -2, -1))
         node = call(graph_module, aten.mul.Tensor, node, scale)
         if bias is not None and bool(bias.any()):
             name = f"{result.name}_bias"
             node = call(graph_module, aten.add.Tensor, node, add_constant(graph_module, bias, name, scores.trainable))
-        node = keep_module(call(graph_module, aten.softmax.int, node, -1), result)
+        node = call(graph_module, aten.softmax.int, node, -1)
         node = call(graph_module, aten.matmul.default, node, v)
         node = call(graph_module, aten.permute.default, node, [0, 2, 1, 3])
         node = reshape(graph_module, node, [batch, tokens, shape_of(node)[2] * shape_of(node)[3]])
-        keep_module(node, result)
         placed = place_rows(graph_module, node, output.positions)
     if not torch.equal(output.columns, torch.arange(len(output.columns))):
         _reorder_columns(graph_module, output)
     output.node.replace_all_uses_with(placed)  # type: ignore[arg-type]
-    return True
 
 
-def _projection(graph_module: GraphModule, node: Node, transposed: bool) -> _Projection | None:
-    """Walks from an operand of attention back over moves and scalings to the linear it comes from."""
+def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bool) -> _Projection:
+    """Walks from an operand of attention back over moves and scalings to the linear it comes from.
+
+    Raises:
+        NotLowered: It comes from something else, or not all channels of each token are in it once.
+    """
     factors = []
 
     def accept(passed: Node) -> bool:
@@ -211,12 +249,24 @@ def _projection(graph_module: GraphModule, node: Node, transposed: bool) -> _Pro
         return True
 
     linear, chain = trace(node, accept)
-    if linear_parameters(graph_module, linear) is None or len(shape_of(linear)) != 3:
-        return None
+    if linear_parameters(graph_module, linear) is None:
+        raise NotLowered(
+            f"{name} of the attention comes from {describe(linear)}: between a linear layer with constant weights and "
+            f"the attention {name} may only be split into heads and scaled by a number"
+        )
+    shape = shape_of(linear)
+    if len(shape) != 3:
+        raise NotLowered(
+            f"{name} of the attention comes from {describe(linear)}, which gives {list(shape)}: a linear layer's output "
+            "[batch, tokens, channels] is needed"
+        )
     index = index_map(linear, chain)
-    features = head_features(index.transpose(-1, -2) if transposed else index, *shape_of(linear))
-    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(shape_of(linear)[2])):
-        return None
+    features = head_features(index.transpose(-1, -2) if transposed else index, *shape)
+    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(shape[2])):
+        raise NotLowered(
+            f"{name} of the attention is not {describe(linear)} with its channels split into heads: every head has to "
+            "take its own channels of every token, and all of them have to be used"
+        )
     return _Projection(linear, features, math.prod(factors))
 
 
@@ -257,8 +307,12 @@ class _Output:
     columns: Tensor
 
 
-def _output(result: Node, batch: int, heads: int, tokens: int) -> _Output | None:
-    """Follows the product of probabilities and v to where its heads are merged, and as far as whole rows move on."""
+def _output(result: Node, batch: int, heads: int, tokens: int) -> _Output:
+    """Follows the product of probabilities and v to where its heads are merged, and as far as whole rows move on.
+
+    Raises:
+        NotLowered: They are never merged, or in an order that no linear can take back.
+    """
     shape = shape_of(result)
     width = heads * shape[-1]
     rows = torch.arange(batch * tokens)
@@ -277,9 +331,17 @@ def _output(result: Node, batch: int, heads: int, tokens: int) -> _Output | None
         if len(node.users) != 1 or not is_bijective(user := next(iter(node.users))):
             break
         node, index = user, apply(user, index)
-    if found is None or torch.equal(found.columns, torch.arange(width)):
-        return found
-    return found if _output_linear(found.node) is not None else None
+    if found is None:
+        raise NotLowered(
+            f"the heads of the attention's result are not merged into one row of {width} channels for each token before "
+            f"{listed(read_by(result)) or 'nothing'} reads them"
+        )
+    if not torch.equal(found.columns, torch.arange(width)) and _output_linear(found.node) is None:
+        raise NotLowered(
+            "the heads of the attention's result are interleaved: one linear layer with constant weights has to read "
+            f"them, but {listed(read_by(found.node)) or 'nothing'} does"
+        )
+    return found
 
 
 def _output_linear(node: Node) -> Node | None:

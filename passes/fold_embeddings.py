@@ -24,6 +24,7 @@ from .graph import (
     is_constant,
     is_part,
     is_trainable,
+    replacing,
     reshape,
     shape_of,
 )
@@ -81,7 +82,7 @@ def _fold(graph_module: GraphModule, convolution: Node) -> None:
         logger.debug("%s: the embedding differs within the batch, so it stays", end.name)
         return
     trainable = is_trainable(graph_module, *used)
-    with graph_module.graph.inserting_before(end):
+    with replacing(graph_module, end):
         node = reshape(graph_module, convolution, [batch, channels, height * width])
         node = call(graph_module, aten.transpose.int, node, 1, 2)
         if layout.position is not None:

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.errors import PackQViTError
 
-from .graph import add_constant, aten, call, clean_up, constant, is_call, is_trainable, shape_of
+from .graph import add_constant, aten, call, clean_up, constant, is_call, is_trainable, replacing, shape_of
 
 
 def pixel_grid(mean: Sequence[float], std: Sequence[float]) -> tuple[float, tuple[float, ...]]:
@@ -55,7 +55,7 @@ def _equalize(graph_module: GraphModule, convolution: Node, ratio: torch.Tensor)
     image, weight = convolution.args[0], convolution.args[1]
     assert isinstance(image, Node) and isinstance(weight, Node)
     factors = ratio.reshape(1, -1, 1, 1)
-    with graph_module.graph.inserting_before(convolution):
+    with replacing(graph_module, convolution):
         scaled = call(graph_module, aten.mul.Tensor, image, add_constant(graph_module, factors, "input_ratio"))
         trainable = is_trainable(graph_module, weight)
         folded = add_constant(graph_module, constant(graph_module, weight) / factors, "patch_weight", trainable)

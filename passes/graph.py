@@ -1,7 +1,9 @@
 """What every pass needs: constants, new nodes with a meta value, and the removal of dead code."""
 
+import contextlib
+import contextvars
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -117,12 +119,37 @@ def scaling(graph_module: GraphModule, node: Any) -> tuple[Node, float] | None:
 
 
 def call(graph_module: GraphModule, target: Callable[..., Any], *args: Argument, **kwargs: Argument) -> Node:
-    """Inserts an operator call at the graph's insertion point, with its value in `meta["val"]`."""
+    """Inserts an operator call at the graph's insertion point, with its value in `meta["val"]`.
+
+    Inside `replacing` it tells the module of what is replaced.
+    """
     node = graph_module.graph.call_function(target, args, kwargs)
+    if (replaced := _REPLACED.get()) is not None:
+        keep_module(node, replaced)
     fake_args, fake_kwargs = map_arg((args, kwargs), lambda argument: argument.meta["val"])
     with _fake_mode(graph_module), torch.no_grad():
         node.meta["val"] = target(*fake_args, **fake_kwargs)
     return node
+
+
+_REPLACED: contextvars.ContextVar[Node | None] = contextvars.ContextVar("replaced", default=None)
+
+
+@contextlib.contextmanager
+def replacing(graph_module: GraphModule, node: Node, like: Node | None = None) -> Iterator[None]:
+    """Inserts before `node` what takes its place: operators that `call` makes tell its module and source line.
+
+    Args:
+        graph_module: Owns the graph.
+        node: What is replaced, and where nodes are inserted.
+        like: Whose module and source line they tell instead.
+    """
+    token = _REPLACED.set(node if like is None else like)
+    try:
+        with graph_module.graph.inserting_before(node):
+            yield
+    finally:
+        _REPLACED.reset(token)
 
 
 def keep_module(node: Node, source: Node) -> Node:
@@ -131,6 +158,17 @@ def keep_module(node: Node, source: Node) -> Node:
         if key in source.meta:
             node.meta[key] = source.meta[key]
     return node
+
+
+def complete_modules(graph_module: GraphModule) -> GraphModule:
+    """Lets operators that tell no module, as torchao's quantisers do, tell that of what they read, or of their reader."""
+    nodes = [node for node in graph_module.graph.nodes if node.op == "call_function"]
+    for order, neighbours in ((nodes, lambda node: node.all_input_nodes), (reversed(nodes), lambda node: node.users)):
+        for node in order:
+            source = next((other for other in neighbours(node) if other.meta.get("nn_module_stack")), None)
+            if source is not None and not node.meta.get("nn_module_stack"):
+                node.meta["nn_module_stack"] = source.meta["nn_module_stack"]
+    return graph_module
 
 
 def reshape(graph_module: GraphModule, node: Node, shape: Iterable[int]) -> Node:

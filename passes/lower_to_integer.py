@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
+from packqvit_delegate.errors import PlanError
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
 
 from .codes import is_dequantize, is_quantize
-from .graph import add_constant, aten, clean_up, find, is_call, shape_of
+from .explain import explain
+from .graph import add_constant, aten, clean_up, complete_modules, find, is_call, shape_of
 from .hoist_token_select import hoist_token_select
 from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
-
-REASON = "packqvit_reason"
-"""Key of node.meta: why a float operator was not lowered."""
+from .reasons import describe, set_reason
 
 GRID = "packqvit_grid"
 """Key of node.meta: the grid of an integer node's codes."""
@@ -34,7 +34,7 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     After:  packqvit.layer_norm / linear / softmax / ... on int8, int16 and int32 tensors
 
     A float operator without an integer counterpart stays; the codes around it are dequantised and quantised, and its
-    reason is kept in `node.meta["packqvit_reason"]`.
+    reason is kept with it (passes/reasons.py).
 
     Args:
         graph_module: Result of convert_pt2e with PackQViTQuantizer; changed in place.
@@ -60,9 +60,10 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
     for node, reason in context.reasons.items():
-        node.meta[REASON] = reason
+        set_reason(node, reason)
     clean_up(graph_module)
-    return hoist_token_select(graph_module)
+    hoist_token_select(graph_module)
+    return explain(complete_modules(graph_module))
 
 
 def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
@@ -79,9 +80,17 @@ def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
                 return
             except NotLowered as reason:
                 context.reasons[value] = str(reason)
+            except PlanError as error:
+                raise PlanError(_named(value, error)) from error
         codes = quantize_float(context, value, grid)
         if codes is not None:
             context.codes[value] = codes
+
+
+def _named(node: Node, error: PlanError) -> str:
+    """What an error says, with the operator and its module in front where it names none."""
+    name = describe(node)
+    return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 
 def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:
@@ -128,6 +137,8 @@ def _lower_float_output(context: LoweringContext, node: Node) -> None:
         except NotLowered as reason:
             context.reasons.setdefault(node, str(reason))
             return
+        except PlanError as error:
+            raise PlanError(_named(node, error)) from error
     node.replace_all_uses_with(result)
 
 

@@ -13,6 +13,7 @@ from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
 from .layout import is_layout, moved_rows, trace
+from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
@@ -35,13 +36,7 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
 
 def layer_name(node: Node) -> str:
     """The module that a node came from, e.g. `blocks.0.mlp.fc1`; the node's name where export kept none."""
-    stack = node.meta.get("nn_module_stack")
-    if stack:
-        path = list(stack.values())[-1][0]
-        path = path.replace("L['self'].", "").replace("L__self___", "")
-        if path and path != "L['self']":
-            return path
-    return node.name
+    return module_path(node) or node.name
 
 
 def _only_user(node: Node, target: Any) -> Node | None:

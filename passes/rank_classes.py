@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_structure
 
 from packqvit_delegate.errors import PackQViTError
 
-from .graph import call, clean_up, is_call, shape_of
+from .graph import call, clean_up, is_call, replacing, shape_of
 
 ops = torch.ops.packqvit
 
@@ -39,7 +39,7 @@ def rank_classes(graph_module: GraphModule, k: int) -> GraphModule:
     classes = shape_of(logits)[-1]
     if not 1 <= k <= classes:
         raise PackQViTError(f"top_k is {k}, but must lie in [1, {classes}], the number of classes")
-    with graph_module.graph.inserting_before(output):
+    with replacing(graph_module, output, like=logits):
         index = call(graph_module, ops.top_k.default, logits, k)
         scores = call(graph_module, ops.take_scores.default, logits, index)
     output.args = ((index, scores),)

@@ -14,6 +14,7 @@ from .graph import (
     is_call,
     is_constant,
     is_part,
+    replacing,
     reshape,
     scalar_value,
     scaling,
@@ -52,7 +53,7 @@ def remove_no_ops(graph_module: GraphModule) -> GraphModule:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        with graph.inserting_before(node):
+        with replacing(graph_module, node):
             replacement = _source(graph_module, node) or _normal_form(graph_module, node)
         if replacement is not None:
             node.replace_all_uses_with(replacement)

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import aten, call, clean_up, find, has_tensor, keep_module, shape_of
+from .graph import aten, call, clean_up, find, has_tensor, replacing, shape_of
 from .layout import index_map, is_bijective, place_rows, row_positions, trace
 
 _ROWWISE = (
@@ -36,10 +36,9 @@ def sink_layouts(graph_module: GraphModule) -> GraphModule:
         positions = [found[1] for found in moved if found is not None]
         if any(not position.equal(positions[0]) for position in positions[1:]):
             continue
-        with graph_module.graph.inserting_before(node):
+        with replacing(graph_module, node):
             args = (*sources, *node.args[len(sources) :])
             computed = call(graph_module, node.target, *args, **node.kwargs)  # type: ignore[arg-type]
-            keep_module(computed, node)
             placed = place_rows(graph_module, computed, positions[0])
         if placed is not None:
             node.replace_all_uses_with(placed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import add_linear, aten, call, clean_up, find, is_call, linear_parameters, reshape, shape_of
+from .graph import add_linear, aten, call, clean_up, find, is_call, linear_parameters, replacing, reshape, shape_of
 from .layout import head_features, index_map, is_layout, trace
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _split(
                 suffix = str(len(linears))
                 selected = None if bias is None else bias[rows]
                 linears[part.key] = add_linear(graph_module, linear, weight[rows], selected, suffix)
-        with graph_module.graph.inserting_before(part.node):
+        with replacing(graph_module, part.node):
             node = linears[part.key]
             if part.layout != "tokens":
                 node = reshape(graph_module, node, [batch, tokens, heads, channels])

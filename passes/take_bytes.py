@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.errors import PackQViTError
 
-from .graph import call, clean_up, constant, is_call
+from .graph import call, clean_up, constant, is_call, replacing
 
 ops = torch.ops.packqvit
 
@@ -39,7 +39,7 @@ def take_bytes(
     value = image.meta["val"]
     shape = [value.shape[i] for i in ((0, 2, 3, 1) if channels_last else (0, 1, 2, 3))]
     image.meta["val"] = value.new_empty(shape, dtype=torch.uint8)
-    with graph_module.graph.inserting_before(quantizer):
+    with replacing(graph_module, quantizer):
         codes = call(graph_module, ops.pixel_codes.default, image, channels_last)
     codes.meta.update({key: value for key, value in quantizer.meta.items() if key != "val"})
     quantizer.replace_all_uses_with(codes)

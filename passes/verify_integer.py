@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch.fx import GraphModule, Node
 
-from .lower_to_integer import REASON
+from .reasons import module_path, reason_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,13 @@ class FloatOperator:
         name: Of the node.
         operator: E.g. `aten.tanh.default`.
         reason: Why it was not lowered.
+        module: Path of the module in the user's model; "" for the model itself.
     """
 
     name: str
     operator: str
     reason: str
+    module: str = ""
 
 
 def _is_end(node: Node) -> bool:
@@ -49,6 +51,6 @@ def float_operators(graph_module: GraphModule) -> list[FloatOperator]:
             continue
         values = [node.meta.get("val"), *(argument.meta.get("val") for argument in node.all_input_nodes)]
         if any(map(_is_floating, values)) or not isinstance(node.meta.get("val"), torch.Tensor):
-            reason = node.meta.get(REASON, "there is no integer operator for it")
-            found.append(FloatOperator(node.name, str(node.target), reason))
+            reason = reason_of(node) or "the graph has not been lowered by passes.lower_to_integer"
+            found.append(FloatOperator(node.name, str(node.target), reason, module_path(node)))
     return found

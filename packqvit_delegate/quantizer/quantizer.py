@@ -17,9 +17,14 @@ from torchao.quantization.pt2e.quantizer import (
 from ..config import QuantizationConfig
 from ..errors import PackQViTError, UnsupportedModelError
 from ..passes.attention import Attention
+from ..passes.candidates import describe_candidates
 from ..passes.canonicalize import canonicalize
+from ..passes.explain import by_kind, not_for_linears
 from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
-from ..passes.graph import aten, find, is_call
+from ..passes.graph import aten, find, is_call, is_constant, shape_of
+from ..passes.integer.linear_rules import MAX_FEATURES
+from ..passes.integer.token_rules import moves_tokens
+from ..passes.layout import trace
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
     Embedding,
@@ -30,9 +35,12 @@ from ..passes.patterns import (
     match_embedding,
     stream_of,
 )
+from ..passes.reasons import describe, origin, reason_of, set_reason
 from .specs import SpecFactory
 
 _ANNOTATION = "quantization_annotation"
+_IS_STREAM = "packqvit_is_stream"
+"""Key of node.meta: the codes are those of a residual stream, which linears do not read."""
 
 
 class PackQViTQuantizer(Quantizer):
@@ -111,9 +119,8 @@ class PackQViTQuantizer(Quantizer):
                     "quantisation-aware training (a Vision Transformer has nothing else that differs between the modes)"
                 )
             raise UnsupportedModelError(
-                "the model has no multi-head self-attention of the form softmax(scale * q k^T) v, so there is no "
-                "Vision Transformer to run in integers; supported are ViT and DeiT from timm, Hugging Face and "
-                "plain PyTorch"
+                "the model has no multi-head self-attention of the form softmax(scale * q k^T) v with q, k and v from "
+                f"linear layers, so there is no Vision Transformer to run in integers: {describe_candidates(model)}"
             )
 
     def output_codes(self, node: Node) -> tuple[int, int]:
@@ -146,7 +153,7 @@ class PackQViTQuantizer(Quantizer):
         convolution = embedding.convolution
         bits = self.config.weight_bits_of(layer_name(convolution), edge=True)
         _set_input(convolution, 1, self.specs.weight(bits))
-        _set_output(embedding.output, self.specs.residual())
+        _set_stream(embedding.output, self.specs.residual())
         image = convolution.args[0]
         assert isinstance(image, Node)
         if self.config.input_normalization is not None:
@@ -169,9 +176,13 @@ class PackQViTQuantizer(Quantizer):
             if bits is not None:
                 _set_output(node, self.specs.activation(bits))
             elif is_call(node, aten.mean.dim) and _all_users(node, aten.layer_norm.default):
-                _set_output(node, self.specs.residual())
+                _set_stream(node, self.specs.residual())
+            else:
+                set_reason(node, not_for_linears(node))
         elif is_residual_add(node):
-            _set_output(node, self.specs.residual())
+            _set_stream(node, self.specs.residual())
+        elif is_call(node, aten.add.Tensor, aten.conv2d.default) and not _has_codes(node) and reason_of(node) is None:
+            set_reason(node, by_kind(node))
 
     def _annotate_stream(self, node: Node) -> None:
         """What a LayerNorm or a residual addition reads from operators without codes is rounded to the stream's."""
@@ -190,11 +201,12 @@ class PackQViTQuantizer(Quantizer):
         return self.config.activation_bits_of(layer_name(node), edge=edge)
 
     def _annotate_linear(self, node: Node) -> None:
-        weight = node.args[1]
-        if not (isinstance(weight, Node) and weight.op == "get_attr"):
-            return
-        edge = _feeds_output(node)
-        _set_input(node, 1, self.specs.weight(self.config.weight_bits_of(layer_name(node), edge=edge)))
+        obstacle = _obstacle(node)
+        if obstacle is None:  # else its weights stay as they are: rounding them would save nothing
+            bits = self.config.weight_bits_of(layer_name(node), edge=_feeds_output(node))
+            _set_input(node, 1, self.specs.weight(bits))
+        else:
+            set_reason(node, obstacle)
         users = list(node.users)
         if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS):
             activation = users[0]
@@ -203,6 +215,34 @@ class PackQViTQuantizer(Quantizer):
 
 def _annotation(node: Node) -> QuantizationAnnotation:
     return node.meta.setdefault(_ANNOTATION, QuantizationAnnotation(_annotated=True))
+
+
+def _obstacle(linear: Node) -> str | None:
+    """Why a linear cannot run in integers, or None: what reads no 8-bit codes computes in float."""
+    value, weight, *bias = linear.args
+    if not all(operand is None or is_constant(operand) for operand in (weight, *bias)):
+        return "its weights are computed at run time: only constant weights get codes"
+    assert isinstance(value, Node)
+    base = trace(value)[0] if moves_tokens(value) else value
+    if base.meta.get(_IS_STREAM):
+        return (
+            f"its input is the residual stream, {describe(base)}: a LayerNorm, an attention or a function of one "
+            "variable has to stand between, which gives codes of 8 bits or less"
+        )
+    if not _has_codes(base):
+        return f"its input comes from {describe(origin(value))}, which has no integer codes"
+    features = shape_of(weight)[1]  # type: ignore[arg-type]
+    return None if features <= MAX_FEATURES else f"it has {features} input features; at most {MAX_FEATURES} are supported"
+
+
+def _has_codes(node: Node) -> bool:
+    annotation = node.meta.get(_ANNOTATION)
+    return annotation is not None and annotation.output_qspec is not None
+
+
+def _set_stream(node: Node, spec: QuantizationSpecBase) -> None:
+    _set_output(node, spec)
+    node.meta[_IS_STREAM] = True
 
 
 def _set_output(node: Node, spec: QuantizationSpecBase) -> None:

@@ -33,7 +33,7 @@ ops = torch.ops.packqvit
 
 def _symmetric(context: LoweringContext, linear: Node, what: str) -> tuple[Codes, AffineGrid]:
     codes = context.codes_of(linear, what)
-    grid = require_affine(codes.grid)
+    grid = require_affine(codes.grid, what)
     if grid.zero_point != 0 or grid.qmin < -127:
         raise NotLowered(f"{what} is not on a symmetric grid")
     return codes, grid
@@ -44,7 +44,7 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(softmax(scale * q k^T + bias)) -> packqvit.softmax(packqvit.attention_scores(q, k))."""
     attention = match_attention(node)
     if attention is None or not isinstance(grid, ProbabilityGrid):
-        raise NotLowered("it is not the softmax of a multi-head self-attention")
+        raise NotLowered("it is not the softmax of an attention softmax(scale * q k^T + constant) v of linear layers")
     q, q_grid = _symmetric(context, attention.query, "q")
     k, k_grid = _symmetric(context, attention.key, "k")
     keys = shape_of(node)[-1]
@@ -55,7 +55,7 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         raise NotLowered(f"the scale of its scores is {attention.scale}, not positive")
     multiplier, shift = normalized_multiplier(step * math.log2(math.e) * 2**EXPONENT_FRACTION_BITS)
     if not -MAX_LEFT_SHIFT <= shift <= MAX_SHIFT:
-        raise NotLowered(f"the scores' step {step:.3g} is out of range")
+        raise NotLowered(f"one step of its scores, {step:.3g}, is out of range: scale q and k so that scores are of the order of 1")
     scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
     bias = _bias(context, attention, step)
     probabilities = context.call(ops.softmax.default, (scores, bias, multiplier, shift, grid.log2), node)
@@ -88,8 +88,8 @@ def lower_attention_values(context: LoweringContext, node: Node, grid: Grid) -> 
     softmax = skip_codes(product.args[0]) if is_call(product, aten.matmul.default) else None  # type: ignore[union-attr,arg-type]
     attention = match_attention(softmax) if softmax is not None else None
     if attention is None or attention.output is not node:
-        raise NotLowered("it is not the output of a multi-head self-attention")
-    p = context.codes_of(attention.softmax, "the attention probabilities")
+        raise NotLowered("it is not the output of an attention softmax(scale * q k^T + constant) v of linear layers")
+    p = context.codes_of(attention.softmax, "what it multiplies v by")
     v, v_grid = _symmetric(context, attention.value, "v")
     assert isinstance(p.grid, ProbabilityGrid)
     channels = shape_of(node)[-1]

@@ -13,10 +13,8 @@ from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGri
 
 from ..codes import is_dequantize, is_quantize
 from ..graph import add_constant, call, constant, is_call, is_constant, keep_module
-
-
-class NotLowered(Exception):  # noqa: N818 - a control-flow signal with a reason, not an error
-    """An operator has no integer counterpart here; the message is the reason the user reads."""
+from ..layout import is_layout
+from ..reasons import NotLowered, describe, origin
 
 
 def keep_trace(node: Node, source: Node) -> Node:
@@ -57,8 +55,23 @@ class LoweringContext:
         """
         found = self.find_codes(value)
         if found is None:
-            raise NotLowered(f"{what} has no integer codes")
+            raise NotLowered(self._no_codes(value, what))
         return found
+
+    def _no_codes(self, value: object, what: str) -> str:
+        """Which operator a value without codes comes from, or which move took its codes apart."""
+        if not isinstance(value, Node):
+            return f"{what} is a number, not a tensor with codes"
+        source = origin(value)
+        while value is not source:
+            before = value.args[0]
+            if is_layout(value) and self.find_codes(before) is not None:
+                return f"{what} is taken apart by {describe(value)}: codes move only as whole tokens"
+            value = before  # type: ignore[assignment]
+            assert isinstance(value, Node)
+        if source.op == "placeholder":
+            return f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
+        return f"{what} comes from {describe(source)}, which stays in float"
 
     def find_codes(self, value: object) -> Codes | None:
         """The codes of a float value (or of what dequantises to it), or None."""
@@ -82,7 +95,8 @@ class LoweringContext:
             NotLowered: The node is not a constant.
         """
         if not is_constant(node):
-            raise NotLowered("an operand that must be constant is computed at run time")
+            name = describe(node if not isinstance(node, Node) else origin(node))
+            raise NotLowered(f"an operand that has to be constant comes from {name} at run time")
         return constant(self.graph_module, node)  # type: ignore[arg-type]
 
     def call(self, target: Any, args: tuple, source: Node) -> Node:
@@ -99,7 +113,7 @@ class LoweringContext:
             NotLowered: The weight was not quantised.
         """
         if not (is_dequantize(node) and isinstance(node, Node) and node.target._opname == "dequantize_per_channel"):  # type: ignore
-            raise NotLowered("its weight is not quantised")
+            raise NotLowered("its weight has no codes")
         codes, scales = self.tensor(node.args[0]), self.tensor(node.args[1])
         bits = 4 if node.args[5] <= 7 else 8  # type: ignore[operator]
         return codes, scales.double(), bits
@@ -138,25 +152,39 @@ def lowers(*targets: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-def require_affine(grid: Grid) -> AffineGrid:
+_KINDS = {
+    AffineGrid: "an activation",
+    OffsetGrid: "an image",
+    ProbabilityGrid: "attention probabilities",
+    ResidualGrid: "the residual stream",
+}
+
+
+def require_affine(grid: Grid, what: str = "its result") -> AffineGrid:
     """The grid, which must be affine.
 
     Raises:
         NotLowered: It is not.
     """
     if not isinstance(grid, AffineGrid):
-        raise NotLowered("its codes are not on an affine grid")
+        raise NotLowered(
+            f"{what} has the codes of {_KINDS[type(grid)]}: those of an activation, as a LayerNorm, an attention or a "
+            "function of one variable gives them, are needed"
+        )
     return grid
 
 
-def require_residual(grid: Grid) -> ResidualGrid:
+def require_residual(grid: Grid, what: str = "its result") -> ResidualGrid:
     """The grid, which must be one of the residual stream.
 
     Raises:
         NotLowered: It is not.
     """
     if not isinstance(grid, ResidualGrid):
-        raise NotLowered("its codes are not on a grid of the residual stream")
+        raise NotLowered(
+            f"{what} has the codes of {_KINDS[type(grid)]}: those of the residual stream, which begins at a patch "
+            "embedding, are needed"
+        )
     return grid
 
 

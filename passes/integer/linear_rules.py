@@ -13,6 +13,7 @@ from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ResidualGrid
 from packqvit_delegate.ops.arithmetic import INT16_MAX
 from packqvit_delegate.requantizer import (
     FRACTION_BITS_INT8,
+    Requantizer,
     make_requantizer,
     residual_fraction_bits,
     residual_multiplier,
@@ -21,18 +22,24 @@ from packqvit_delegate.requantizer import (
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
 from ..patterns import Embedding, match_embedding
+from ..reasons import describe
 from ..sums import channel_constant
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
 
 MAX_FEATURES = 4096
 MAX_BIAS = 1 << 29
 _INPUT_BOUND = 128
+_MORE = 1.001
+"""Steps become this much coarser than a bias needs, so that rounding does not carry it beyond its limit."""
 
 ops = torch.ops.packqvit
 
 
 class IntegerLinear:
     """Weight codes, accumulator scales and folded bias of a linear layer on affine input codes.
+
+    A row whose weights are zero, or tiny beside its bias, would have a bias of more steps than an accumulator holds:
+    its step is made as coarse as that needs, and its codes are rounded anew (docs/numerics.md, rows of tiny weights).
 
     Attributes:
         weight: int8 [O, K].
@@ -42,37 +49,98 @@ class IntegerLinear:
         bound: No |accumulator| is larger.
     """
 
-    def __init__(self, context: LoweringContext, weight: object, bias: object, grid: AffineGrid | OffsetGrid) -> None:
+    def __init__(
+        self,
+        context: LoweringContext,
+        weight: object,
+        bias: object,
+        grid: AffineGrid | OffsetGrid,
+        name: str = "a linear layer",
+    ) -> None:
         """Reads the constants.
+
+        Args:
+            context: Knows them.
+            weight: The dequantize node of the weights.
+            bias: The constant's node, or None.
+            grid: Of the input.
+            name: For errors.
 
         Raises:
             NotLowered: They are not constants, or the layer is too wide.
+            PlanError: A bias or a scale is not finite.
         """
         codes, weight_scales, self.bits = context.weight(weight)
         channels = codes.shape[1]
-        self.weight = codes.reshape(codes.shape[0], -1)
-        if self.weight.shape[1] > MAX_FEATURES:
-            raise NotLowered(f"it has {self.weight.shape[1]} input features; at most {MAX_FEATURES} are supported")
-        self.scales = weight_scales * grid.scale
-        real_bias = torch.zeros_like(self.scales) if bias is None else context.tensor(bias).double()
-        if isinstance(grid, OffsetGrid):
-            offset = grid.offset.expand(channels) / grid.scale
-            per_channel = codes.reshape(codes.shape[0], channels, -1).double().sum(-1)
-            correction = (per_channel * offset).sum(-1)
-        else:
-            correction = -grid.zero_point * self.weight.double().sum(-1)
-        folded = torch.round(real_bias / self.scales + correction)
-        if not bool(torch.isfinite(folded).all()) or float(folded.abs().max()) > MAX_BIAS:
-            raise PlanError(
-                "a bias does not fit into the accumulator: a weight row is (nearly) zero beside its bias, or not finite"
-            )
-        self.bias = folded.to(torch.int32)
-        magnitudes = self.weight.abs().long().sum(-1) * _INPUT_BOUND + folded.abs().long()
-        self.bound = int(magnitudes.max())
+        self._name, self._codes = name, codes.reshape(codes.shape[0], -1)
+        features = self._codes.shape[1]
+        if features > MAX_FEATURES:
+            raise NotLowered(f"it has {features} input features; at most {MAX_FEATURES} are supported")
+        self._scales = weight_scales * grid.scale
+        self._bias = torch.zeros_like(self._scales) if bias is None else context.tensor(bias).double()
+        offset = grid.offset / grid.scale if isinstance(grid, OffsetGrid) else torch.tensor(-float(grid.zero_point))
+        self._offset = offset.double().expand(channels).repeat_interleave(features // channels)
+        self._set(*self._with_bias_below(MAX_BIAS))
+
+    def requantizer(self, out_scales: torch.Tensor, fraction_bits: int) -> Requantizer:
+        """Brings accumulators onto an output grid.
+
+        Where a bias far beyond what the weights add up to leaves no room for the shift that the other rows need, its
+        row becomes coarser still.
+
+        Args:
+            out_scales: float64 [O] or [1], value of one step of the output.
+            fraction_bits: F wanted.
+
+        Raises:
+            PlanError: The output grid is too fine for the layer.
+        """
+        products = int(self._codes.abs().long().sum(-1).max()) * _INPUT_BOUND
+        lowest, largest = (4 * products).bit_length(), int(self.bias.abs().max())
+        best, error = None, None
+        for bits in range(MAX_BIAS.bit_length() - 1, lowest - 1, -1):
+            if 1 << bits < largest or bits == MAX_BIAS.bit_length() - 1:
+                rows = self._with_bias_below(1 << bits)
+                try:
+                    found = make_requantizer(rows[1] / out_scales, _bound(rows[0], rows[2]), fraction_bits)
+                except PlanError as refused:
+                    error = error or refused
+                    continue
+                if best is None or found.fraction_bits > best[0].fraction_bits:
+                    best = found, rows
+                if found.fraction_bits == fraction_bits:
+                    break
+        if best is None:
+            raise PlanError(f"{self._name}: {error}")
+        self._set(*best[1])
+        return best[0]
+
+    def _set(self, weight: torch.Tensor, scales: torch.Tensor, folded: torch.Tensor) -> None:
+        self.weight, self.scales, self.bias = weight, scales, folded.to(torch.int32)
+        self.bound = _bound(weight, folded)
+
+    def _with_bias_below(self, limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes, accumulator steps and folded biases, the latter at most `limit`; the other rows stay as they are."""
+        weight, scales = self._codes, self._scales
+        while True:
+            folded = torch.round(self._bias / scales + weight.double() @ self._offset)
+            if not bool(torch.isfinite(folded).all()):
+                raise PlanError(f"{self._name}: its bias, or the scale of its weights or its input, is not finite")
+            beyond = folded.abs() / limit
+            if float(beyond.max()) <= 1.0:
+                return weight, scales, folded
+            scales = torch.where(beyond > 1.0, scales * beyond * _MORE, scales)
+            ratio = (self._scales / scales).unsqueeze(1)
+            weight = torch.where(ratio < 1.0, torch.round(self._codes * ratio), self._codes).to(self._codes.dtype)
 
     def constants(self, context: LoweringContext, name: str) -> tuple[Node, Node]:
         """get_attr nodes of weight and bias."""
         return context.constant(f"{name}_weight", self.weight), context.constant(f"{name}_bias", self.bias)
+
+
+def _bound(weight: torch.Tensor, folded: torch.Tensor) -> int:
+    """No |accumulator| of these codes and biases is larger."""
+    return int((weight.abs().long().sum(-1) * _INPUT_BOUND + folded.abs().long()).max())
 
 
 def linear_operands(context: LoweringContext, node: Node) -> tuple[Codes, IntegerLinear]:
@@ -81,9 +149,10 @@ def linear_operands(context: LoweringContext, node: Node) -> tuple[Codes, Intege
     Raises:
         NotLowered: Its input is not on an affine grid, or its weight is not quantised.
     """
-    x = context.codes_of(node.args[0], "its input")
-    grid = require_affine(x.grid)
-    return x, IntegerLinear(context, node.args[1], node.args[2] if len(node.args) > 2 else None, grid)
+    what = f"the input of {describe(node)}"
+    x = context.codes_of(node.args[0], what)
+    grid = require_affine(x.grid, what)
+    return x, IntegerLinear(context, node.args[1], node.args[2] if len(node.args) > 2 else None, grid, describe(node))
 
 
 @lowers(aten.linear.default)
@@ -91,7 +160,7 @@ def lower_linear(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(linear(x)) -> packqvit.linear."""
     out = require_affine(grid)
     x, layer = linear_operands(context, node)
-    requantizer = make_requantizer(layer.scales / out.scale, layer.bound, FRACTION_BITS_INT8)
+    requantizer = layer.requantizer(torch.tensor([out.scale], dtype=torch.float64), FRACTION_BITS_INT8)
     weight, bias = layer.constants(context, node.name)
     args = (
         x.node,
@@ -121,10 +190,12 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     out = require_residual(grid)
     branch = skip_codes(node.args[1]) if isinstance(node.args[1], Node) else None
     if not is_call(branch, aten.linear.default):
-        raise NotLowered("only a linear layer's output can be added into the residual stream")
+        raise NotLowered(
+            f"it adds {describe(node.args[1])}: only the output of a linear layer can be added into the residual stream"
+        )
     assert branch is not None
     stream, factor = _skip(context, node.args[0])
-    old = require_residual(stream.grid)
+    old = require_residual(stream.grid, "what the linear layer is added to")
     if old.dtype != out.dtype:
         raise NotLowered("the residual stream changes its type here")
     coarsest = old.scale * float(factor.max())
@@ -135,7 +206,7 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     new_scales = out.channel_scales(channels)
     ratio = old.channel_scales(channels) * factor / new_scales
     fraction_bits = residual_fraction_bits(ratio, out.dtype)
-    requantizer = make_requantizer(layer.scales / new_scales, layer.bound, fraction_bits)
+    requantizer = layer.requantizer(new_scales, fraction_bits)
     weight, bias = layer.constants(context, branch.name)
     args = (
         x.node,
@@ -209,14 +280,14 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
     embedding = _embedding_that_ends_at(node)
     if embedding is None:
-        raise NotLowered("it is not part of a patch embedding")
+        raise NotLowered("it is not the end of a patch embedding (convolution, flatten, transpose, positions, class token)")
     out = require_residual(grid)
     convolution = embedding.convolution
     image = context.codes_of(convolution.args[0], "the image")
     if not isinstance(image.grid, (AffineGrid, OffsetGrid)):
-        raise NotLowered("the image's codes are not on an affine grid")
+        raise NotLowered("the image has the codes of the residual stream: those of an image or an activation are needed")
     bias_node = convolution.args[2] if len(convolution.args) > 2 else None
-    layer = IntegerLinear(context, convolution.args[1], bias_node, image.grid)
+    layer = IntegerLinear(context, convolution.args[1], bias_node, image.grid, describe(convolution))
     kernel = shape_of(skip_codes(convolution.args[1]))[2:]  # type: ignore[arg-type]
     channels = layer.weight.shape[0]
     patches = shape_of(embedding.output)[1]
@@ -230,7 +301,7 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         real_position += context.tensor(embedding.position).double().reshape(-1, channels)
     out, fraction_bits = _fit_position(real_position, out)
     scales = out.channel_scales(channels)
-    requantizer = make_requantizer(layer.scales / scales, layer.bound, fraction_bits)
+    requantizer = layer.requantizer(scales, fraction_bits)
     position = torch.round(real_position / scales * 2.0**requantizer.fraction_bits).to(torch.int16)
     prefix = torch.zeros(0, channels, dtype=out.dtype)
     if real_prefix is not None:

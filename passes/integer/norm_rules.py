@@ -30,11 +30,12 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(layer_norm(x)) -> packqvit.layer_norm."""
     out = require_affine(grid)
     x = context.codes_of(node.args[0], "its input")
-    stream = require_residual(x.grid)
+    stream = require_residual(x.grid, "its input")
     given = arguments(node)
     channels = shape_of(node)[-1]
     if list(given["normalized_shape"]) != [channels]:
-        raise NotLowered("it normalises over more than the last axis")
+        shape = list(given["normalized_shape"])
+        raise NotLowered(f"it normalises over the last {len(shape)} axes, {shape}: only over the last one is supported")
     if channels > MAX_CHANNELS or channels < 2:
         raise NotLowered(f"it has {channels} channels; 2 to {MAX_CHANNELS} are supported")
     gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
@@ -77,7 +78,7 @@ def lower_unary(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(gelu(x)) -> packqvit.lookup_table."""
     out = require_affine(grid)
     x = context.codes_of(node.args[0], "its input")
-    affine = require_affine(x.grid)
+    affine = require_affine(x.grid, "its input")
     function: Any = node.target
     codes = table_of(lambda values: function(values, *node.args[1:], **node.kwargs), affine, out)
     table = context.constant(f"{node.name}_table", codes)
@@ -98,7 +99,10 @@ def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
     axes = [axis % len(shape) for axis in node.args[1]]  # type: ignore[union-attr,operator]
     if axes != [1] or len(shape) != 3:
-        raise NotLowered("only the mean over the tokens is supported")
+        raise NotLowered(
+            f"only a mean over the tokens of [batch, tokens, channels], dim=1, is supported: this one is over "
+            f"{'dim' if len(axes) == 1 else 'dims'} {', '.join(map(str, axes))} of {list(shape)}"
+        )
     channels, tokens = shape[-1], shape[1]
     zero_point_in = 0
     if isinstance(x.grid, AffineGrid):

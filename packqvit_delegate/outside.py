@@ -1,0 +1,126 @@
+"""The operators of an edge program that no delegate takes, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from torch.fx import Node
+
+from .passes.graph import is_part
+from .passes.reasons import module_path, reason_of
+from .serialization.names import operator_name
+
+_DELEGATE_CALL = "executorch_call_delegate"
+
+FEW = 4
+"""Up to so many operators are listed one by one; more are grouped by their reason and module."""
+
+_NUMBER = re.compile(r"(?<=[._])\d+(?=[._ ,;:)]|$)")
+"""A number in a module's path or a node's name: blocks.3.mlp."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsideOperator:
+    """An operator that ExecuTorch's own kernels run.
+
+    Attributes:
+        name: Of the node.
+        operator: E.g. `aten::tanh`.
+        reason: Why it is not in the delegate, and what would have to be different.
+        module: Path of the module in the user's model, e.g. `blocks.3.mlp`; "" for the model itself.
+    """
+
+    name: str
+    operator: str
+    reason: str
+    module: str = ""
+
+    def render(self) -> str:
+        """One line."""
+        return f"{self.operator} in {self.module or 'the model itself'} ({self.name}): {self.reason}"
+
+
+def outside_operators(nodes: Iterable[Node]) -> tuple[OutsideOperator, ...]:
+    """The operators among the nodes of an edge program that belong to no delegate.
+
+    Args:
+        nodes: Of the graph, before or after the delegates are cut out.
+    """
+    left = [node for node in nodes if _is_outside(node)]
+    return tuple(
+        OutsideOperator(node.name, _name(node), reason_of(node) or _between(node), module_path(node)) for node in left
+    )
+
+
+def _is_outside(node: Node) -> bool:
+    if node.op != "call_function" or "delegation_tag" in node.meta:
+        return False
+    return not is_part(node) and _DELEGATE_CALL not in str(node.target)
+
+
+def _name(node: Node) -> str:
+    return operator_name(node) or str(node.target)
+
+
+def _between(node: Node) -> str:
+    """For what to_edge itself added: the operators that it stands between."""
+    neighbours = [*node.all_input_nodes, *node.users]
+    others = [f"{_name(other)} ({module_path(other) or other.name})" for other in neighbours if _is_outside(other)]
+    if not others:
+        return f"{_name(node)} is none of the delegate's operators: passes.lower_to_integer makes these"
+    return f"it was made by to_edge for {' and '.join(dict.fromkeys(others))}, which stays outside"
+
+
+def _alike(text: str) -> str:
+    """A text in which the numbers of layers are all the same."""
+    return _NUMBER.sub("*", text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Operators with one reason in modules that differ by the numbers of layers only.
+
+    Attributes:
+        reason: With `*` for the number of a layer.
+        module: With `*` for the number of a layer.
+        operators: All of them.
+    """
+
+    reason: str
+    module: str
+    operators: tuple[OutsideOperator, ...]
+
+    def render(self) -> str:
+        """One line."""
+        counts = Counter(operator.operator for operator in self.operators)
+        names = ", ".join(f"{count} {name}" for name, count in counts.items())
+        modules = len({operator.module for operator in self.operators})
+        places = f" ({modules} modules)" if modules > 1 else ""
+        return f"{self.module or 'the model itself'}{places}: {names}: {self.reason}"
+
+
+def grouped(operators: Sequence[OutsideOperator]) -> list[Group]:
+    """Operators by reason and module, those of most operators first."""
+    groups: dict[tuple[str, str], list[OutsideOperator]] = {}
+    for operator in operators:
+        groups.setdefault((_alike(operator.reason), _alike(operator.module)), []).append(operator)
+    found = [Group(reason, module, tuple(members)) for (reason, module), members in groups.items()]
+    return sorted(found, key=lambda group: -len(group.operators))
+
+
+def describe_outside(operators: Sequence[OutsideOperator]) -> list[str]:
+    """One line for each operator where they are few, one for each group of them where they are many."""
+    return [item.render() for item in (operators if len(operators) <= FEW else grouped(operators))]
+
+
+def log_lines(operators: Sequence[OutsideOperator]) -> list[str]:
+    """What a log says: a line for each operator where they are few, one line for all where they are many."""
+    if len(operators) <= FEW:
+        return [f"outside the delegate: {operator.render()}" for operator in operators]
+    groups = grouped(operators)
+    common = "; ".join(group.render() for group in groups[:2])
+    more = f"; and {len(groups) - 2} more reasons" if len(groups) > 2 else ""
+    return [f"outside the delegate: {len(operators)} operators (all in program.report.render()): {common}{more}"]
