@@ -13,10 +13,12 @@ from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lowe
 from torch import nn
 from torch.fx import GraphModule
 
+from .arguments import checked
 from .calibration import CalibrationMethod
-from .calibration.batches import Batch, Batches
-from .config import QuantizationConfig
+from .calibration.batches import Batch, Batches, check_example_inputs
+from .config import Bits, QuantizationConfig
 from .errors import PackQViTError
+from .files import check_writable
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
 from .passes import rank_classes, take_bytes
@@ -49,19 +51,26 @@ class Program:
         """The .pte."""
         return bytes(self.program.buffer)
 
+    @checked
     def save(self, path: str | Path) -> None:
-        """Writes the .pte."""
+        """Writes the .pte.
+
+        Raises:
+            PackQViTError: The file cannot be written.
+        """
+        check_writable(path)
         with open(path, "wb") as file:
             self.program.write_to_file(file)
 
 
+@checked
 def export(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     *,
-    bits: int = 4,
-    activation_bits: int | None = None,
+    bits: Bits = 4,
+    activation_bits: Bits | None = None,
     config: QuantizationConfig | None = None,
     method: CalibrationMethod | None = None,
     tuning: TuningMethod | None = None,
@@ -116,6 +125,7 @@ def export(
     return finish(integer_module, example_inputs, config, byte_input, top_k)
 
 
+@checked
 def finish(
     integer_module: GraphModule,
     example_inputs: tuple[torch.Tensor, ...],
@@ -163,6 +173,7 @@ def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | 
         raise PackQViTError(f"top_k is {top_k}, but must be at least 1")
 
 
+@checked
 def quantize(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],
@@ -188,6 +199,7 @@ def quantize(
     return pair.to_integer()
 
 
+@checked
 def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> Program:
     """The second half of `export`: from the integer graph to the program.
 
@@ -195,6 +207,7 @@ def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...])
         integer_module: Result of `quantize` or of passes.lower_to_integer.
         example_inputs: As for `export`.
     """
+    check_example_inputs(example_inputs)
     exported = torch.export.export(integer_module, example_inputs)
     edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
     report = make_report(edge)

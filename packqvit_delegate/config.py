@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from .arguments import check_fields, checked, is_whole
 from .errors import PackQViTError
 
 SUPPORTED_BITS = (4, 8)
@@ -17,10 +18,13 @@ INNER_PRODUCT_LEVELS = 240
 """With no more codes than that, an 8-bit activation and a 4-bit weight add up within a byte (docs/kernels.md)."""
 
 
-def check_bits(name: str, bits: int) -> None:
-    """Raises PackQViTError unless `bits` is a supported width."""
-    if bits not in SUPPORTED_BITS:
-        raise PackQViTError(f"{name} is {bits!r}, but only {' and '.join(map(str, SUPPORTED_BITS))} bits are supported")
+def _supported(bits: Any) -> str | None:
+    supported = is_whole(bits) and bits in SUPPORTED_BITS
+    return None if supported else f"only {' and '.join(map(str, SUPPORTED_BITS))} bits are supported"
+
+
+Bits = Annotated[int, _supported]
+"""A width that there are codes for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +36,12 @@ class LayerOverride:
         activation_bits: Of its output (LayerNorm, activation function, attention, pooling).
     """
 
-    weight_bits: int | None = None
-    activation_bits: int | None = None
+    weight_bits: Bits | None = None
+    activation_bits: Bits | None = None
 
     def __post_init__(self) -> None:
         """Checks the widths."""
-        for field in ("weight_bits", "activation_bits"):
-            if getattr(self, field) is not None:
-                check_bits(f"LayerOverride.{field}", getattr(self, field))
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +67,11 @@ class QuantizationConfig:
         PackQViTError: A value is outside its range.
     """
 
-    weight_bits: int = 4
-    activation_bits: int = 4
+    weight_bits: Bits = 4
+    activation_bits: Bits = 4
     activation_levels: int = 256
-    attention_bits: int = 8
-    edge_bits: int = 8
+    attention_bits: Bits = 8
+    edge_bits: Bits = 8
     residual: Literal["int8", "int16"] = "int16"
     max_channel_shift: int = MAX_CHANNEL_SHIFT
     probabilities: Literal["log2", "linear"] = "log2"
@@ -78,24 +80,21 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        for name in ("weight_bits", "activation_bits", "attention_bits", "edge_bits"):
-            check_bits(name, getattr(self, name))
+        check_fields(self)
         if not 16 <= self.activation_levels <= 256:
             raise PackQViTError(f"activation_levels is {self.activation_levels}, outside 16..256")
-        if self.residual not in ("int8", "int16"):
-            raise PackQViTError(f"residual is {self.residual!r}; choose 'int8' or 'int16'")
-        if self.probabilities not in ("log2", "linear"):
-            raise PackQViTError(f"probabilities is {self.probabilities!r}; choose 'log2' or 'linear'")
         if not 0 <= self.max_channel_shift <= MAX_CHANNEL_SHIFT:
             raise PackQViTError(f"max_channel_shift is {self.max_channel_shift}, outside 0..{MAX_CHANNEL_SHIFT}")
         if self.input_normalization is not None:
-            mean, std = self.input_normalization
+            mean, std = (tuple(float(value) for value in values) for values in self.input_normalization)
+            object.__setattr__(self, "input_normalization", (mean, std))
             if len(mean) != len(std) or not mean or any(not s > 0 for s in std):
                 raise PackQViTError(
                     f"input_normalization {self.input_normalization!r} needs as many positive std as mean values"
                 )
 
     @classmethod
+    @checked
     def preset(cls, name: str) -> QuantizationConfig:
         """One of the presets `w8a8`, `w4a8`, `w4a4`.
 
@@ -108,15 +107,14 @@ class QuantizationConfig:
             raise PackQViTError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}") from None
 
     @classmethod
-    def from_bits(cls, bits: int, activation_bits: int | None = None) -> QuantizationConfig:
+    @checked
+    def from_bits(cls, bits: Bits, activation_bits: Bits | None = None) -> QuantizationConfig:
         """The preset for `bits`-bit weights and `activation_bits`-bit activations (default: the same).
 
         Raises:
             PackQViTError: There is no preset of these widths.
         """
-        check_bits("bits", bits)
         activation_bits = bits if activation_bits is None else activation_bits
-        check_bits("activation_bits", activation_bits)
         if (bits, activation_bits) == (8, 4):
             raise PackQViTError("8-bit weights with 4-bit activations gain nothing; use bits=4 or activation_bits=8")
         return cls.preset(f"w{bits}a{activation_bits}")

@@ -10,8 +10,10 @@ from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+from .arguments import checked
 from .calibration import CalibrationMethod, calibrate
 from .calibration.batches import Batches
+from .calibration.images import check_images
 from .capture import capture, check_weights
 from .config import QuantizationConfig
 from .passes import (
@@ -45,6 +47,7 @@ class Pair:
         return lower_to_integer(convert_pt2e(self.prepared))
 
 
+@checked
 def make_pair(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],
@@ -94,6 +97,7 @@ def float_graph(
         PackQViTError: As `export`.
     """
     progress = progress or silent
+    check_images(batches, config.input_normalization)
     check_weights(model)
     module = canonicalize(capture(model, example_inputs))
     if config.input_normalization is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
+from ..arguments import checked, shown
 from ..errors import CalibrationError, PackQViTError
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...]
@@ -17,20 +19,28 @@ CHUNK = 16
 class Batches:
     """Calibration data cut to the batch size of the program; can be run over more than once."""
 
+    @checked
     def __init__(self, calibration: Iterable[Batch], example_inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(calibration, torch.Tensor):
-            calibration = [calibration]
-        batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in calibration]
+        """Takes the data.
+
+        Args:
+            calibration: Batches, or one of them; an iterator is used up.
+            example_inputs: Of the program.
+
+        Raises:
+            PackQViTError: One of both is of another kind, or they do not fit together.
+        """
+        check_example_inputs(example_inputs)
         self.size = example_inputs[0].shape[0]
-        for batch in batches:
-            _check_batch(tuple(batch), example_inputs)
-        images = sum(batch[0].shape[0] for batch in batches)
+        self._batches = [_checked_batch(index, batch, example_inputs) for index, batch in enumerate(_each(calibration))]
+        images = sum(batch[0].shape[0] for batch in self._batches)
         if images < self.size:
+            used_up = "; an iterator is empty after its first use, a list is not"
             raise CalibrationError(
                 f"{images} calibration image(s) were given, but the program takes {self.size} at once; give a few "
                 "dozen images that look like those of the application"
+                + (used_up if isinstance(calibration, Iterator) and not images else "")
             )
-        self._batches = [tuple(batch) for batch in batches]
         self._length = images // self.size
 
     def chunks(self) -> list[tuple[torch.Tensor, ...]]:
@@ -71,14 +81,65 @@ class Batches:
             left = tuple(tensor[whole:] for tensor in joined)
 
 
-def _check_batch(batch: tuple[torch.Tensor, ...], example_inputs: tuple[torch.Tensor, ...]) -> None:
-    if len(batch) != len(example_inputs):
-        raise CalibrationError(f"a calibration batch has {len(batch)} tensors, the model takes {len(example_inputs)}")
-    for tensor, example in zip(batch, example_inputs, strict=True):
-        if tensor.shape[1:] != example.shape[1:] or tensor.dtype != example.dtype:
+def check_example_inputs(example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """Refuses what cannot fix the shapes of a program.
+
+    Raises:
+        PackQViTError: It is no tuple of tensors, or one of them has no batch axis or no image.
+    """
+    if not isinstance(example_inputs, tuple):
+        raise PackQViTError(
+            f"example_inputs is {shown(example_inputs)}, but must be a tuple of tensors: for a model with one input "
+            "(images[:1],)"
+        )
+    if not example_inputs:
+        raise PackQViTError("example_inputs is an empty tuple; give one tensor for each input of the model")
+    for index, example in enumerate(example_inputs):
+        if not isinstance(example, torch.Tensor):
+            raise PackQViTError(f"example_inputs[{index}] is {shown(example)}, but must be a tensor")
+        if not example.numel() or not example.ndim:
+            raise PackQViTError(
+                f"example_inputs[{index}] is {shown(example)}; it has to hold as many images as the program shall take "
+                "at once, at least one, along its first axis"
+            )
+
+
+def _each(calibration: Iterable[Batch]) -> Iterator[Any]:
+    if isinstance(calibration, torch.Tensor):
+        yield calibration
+        return
+    try:
+        yield from calibration
+    except PackQViTError:
+        raise
+    except Exception as error:  # the loader's own, whatever it is
+        raise CalibrationError(f"calibration failed to give a batch: {type(error).__name__}: {error}") from error
+
+
+def _checked_batch(index: int, batch: Any, example_inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A batch as a tuple, one tensor for each input of the model."""
+    name = f"calibration[{index}]"
+    tensors = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise CalibrationError(
+            f"{name} is {shown(batch)}, but must be a tensor of images [N, ...], or a tuple of tensors, one for each "
+            "input of the model"
+        )
+    if len(tensors) != len(example_inputs):
+        labels = "; leave the labels away" if len(example_inputs) == 1 else ""
+        raise CalibrationError(
+            f"a calibration batch has {len(tensors)} tensors, the model takes {len(example_inputs)}{labels} ({name})"
+        )
+    for tensor, example in zip(tensors, example_inputs, strict=True):
+        if tensor.shape[1:] != example.shape[1:] or tensor.dtype != example.dtype or not tensor.ndim:
             raise CalibrationError(
                 f"a calibration batch has {tensor.dtype} {tuple(tensor.shape[1:])} behind its first axis, the example "
-                f"input {example.dtype} {tuple(example.shape[1:])}"
+                f"input {example.dtype} {tuple(example.shape[1:])} ({name} is {shown(tensor)})"
+            )
+        if tensor.shape[0] != tensors[0].shape[0]:
+            raise CalibrationError(
+                f"{name} has {tensors[0].shape[0]} images in its first tensor, {tensor.shape[0]} in another"
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise CalibrationError("a calibration image holds NaN or infinite values")
+            raise CalibrationError(f"a calibration image holds NaN or infinite values ({name})")
+    return tensors

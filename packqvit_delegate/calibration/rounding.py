@@ -53,7 +53,7 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax
     silent = hessian.diagonal() <= 0  # inputs that are always 0: nothing depends on their weights
     hessian.diagonal()[silent] = 1.0
     hessian.diagonal().add_(damping * float(diagonal.mean()) + 1e-12)
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(_cholesky(hessian)), upper=True)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(_positive_definite(hessian)[1]), upper=True)
     codes = torch.empty_like(weight)
     for first in range(0, weight.shape[1], _BLOCK):
         last = min(first + _BLOCK, weight.shape[1])
@@ -69,8 +69,8 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax
     return codes[:, torch.argsort(order)]
 
 
-def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower factor of a symmetric matrix, float64 [K, K]; damped further where it is not positive definite.
+def _positive_definite(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A symmetric matrix, damped further where it is not positive definite, and its lower factor, float64 [K, K].
 
     Inputs that hardly differ, as those of a classifier for one image, leave nothing but rounding errors of either sign.
     """
@@ -78,7 +78,7 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
     while True:
         factor, failed_at = torch.linalg.cholesky_ex(matrix)
         if int(failed_at) == 0:
-            return factor
+            return matrix, factor
         matrix = matrix + extra * torch.eye(len(matrix), dtype=matrix.dtype)
         extra *= 10
 
@@ -184,7 +184,7 @@ def round_settled(weight: torch.Tensor, hessian: torch.Tensor, qmax: int, dampin
     if qmax >= 127:
         return Rounded(codes, scales, weight)
     ridge = damping * float(hessian.diagonal().mean()) + 1e-12
-    damped = hessian + ridge * torch.eye(len(hessian), dtype=hessian.dtype)
+    damped, _ = _positive_definite(hessian + ridge * torch.eye(len(hessian), dtype=hessian.dtype))
     for _ in range(_ROUNDS):
         codes, _ = settle(weight, damped, codes, scales, qmax)
         products = codes @ damped

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from ..arguments import check_fields, checked
 from ..errors import CalibrationError, PackQViTError
 from ..passes.equalize_layer_norm import STEP
 from ..passes.graph import add_constant, aten, constant, is_call, is_constant, is_trainable
@@ -59,12 +60,12 @@ class CalibrationMethod:
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        if self.rounding not in ("gptq", "nearest"):
-            raise PackQViTError(f"rounding is {self.rounding!r}; choose 'gptq' or 'nearest'")
+        check_fields(self)
         if not self.damping > 0:
             raise PackQViTError(f"damping is {self.damping}, but has to be positive")
 
 
+@checked
 @torch.no_grad()
 def calibrate(
     prepared: GraphModule,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+_PRECISION = 1e-6
+"""Sums of float32 products are exact to about this share of themselves."""
+
 
 class InputMoments:
     """Weighted mean and covariance over all rows that were added; memory does not grow with their number."""
@@ -33,6 +36,17 @@ class InputMoments:
         return self._sum / self._weight
 
     def hessian(self, centred: bool) -> torch.Tensor:
-        """Mean of x x^T, float64 [K, K]; of x minus its mean where a bias takes care of that."""
+        """Mean of x x^T, float64 [K, K]; of x minus its mean where a bias takes care of that.
+
+        A channel that is constant as far as the sums can tell gets so little a variance, and no covariances: the
+        difference of two large numbers would leave rounding errors of either sign.
+        """
         second = self._products / self._weight
-        return second - torch.outer(self.mean(), self.mean()) if centred else second
+        if not centred:
+            return second
+        covariance = second - torch.outer(self.mean(), self.mean())
+        least = _PRECISION * second.diagonal()
+        constant = covariance.diagonal() < least
+        covariance[constant, :] = 0.0
+        covariance[:, constant] = 0.0
+        return covariance + torch.diag(torch.where(constant, least, 0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import Dataset
 
+from packqvit_delegate.arguments import checked
 from packqvit_delegate.data.folder import ImageFolder
 from packqvit_delegate.data.preprocessing import Preprocessing, open_image
 
@@ -12,6 +13,7 @@ from packqvit_delegate.data.preprocessing import Preprocessing, open_image
 class FolderDataset(Dataset[torch.Tensor | tuple[torch.Tensor, int]]):
     """Images, read when they are asked for: float32 [3, size, size], with a label where the folder has labels."""
 
+    @checked
     def __init__(self, folder: ImageFolder, preprocessing: Preprocessing) -> None:
         """Takes a folder.
 

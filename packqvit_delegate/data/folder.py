@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from packqvit_delegate.arguments import checked
 from packqvit_delegate.data.labels import ClassName
 from packqvit_delegate.data.preprocessing import Preprocessing, open_image
 from packqvit_delegate.errors import PackQViTError
@@ -53,6 +54,7 @@ class ImageFolder:
     labels_from_folder_names: bool = False
 
     @classmethod
+    @checked
     def open(cls, root: str | Path, class_names: Sequence[ClassName] | None = None) -> ImageFolder:
         """Lists a folder.
 
@@ -117,11 +119,13 @@ class ImageFolder:
         """Number of images."""
         return len(self.files)
 
+    @checked
     def take(self, indices: Sequence[int]) -> ImageFolder:
         """The images at these positions, in this order."""
         labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
         return replace(self, files=tuple(self.files[i] for i in indices), labels=labels)
 
+    @checked
     def sample(self, count: int, seed: int = 0) -> ImageFolder:
         """`count` images drawn without repetition, the same ones in the same order for the same seed.
 
@@ -137,6 +141,7 @@ class ImageFolder:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.take(order[:count].tolist())
 
+    @checked
     def batches(self, batch_size: int, preprocessing: Preprocessing) -> Iterator[Batch]:
         """Reads and preprocesses `batch_size` images at a time (the last batch may be smaller).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from packqvit_delegate.arguments import checked
 from packqvit_delegate.errors import PackQViTError
 
 
@@ -20,6 +21,7 @@ def is_synset(text: str) -> bool:
     return len(text) == 9 and text[0] == "n" and text[1:].isdigit()
 
 
+@checked
 def read_class_names(path: str | Path) -> list[ClassName]:
     """Reads one class a line, `n01440764 tench, Tinca tinca` or the name alone; the line's number is the label.
 

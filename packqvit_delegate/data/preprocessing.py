@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from packqvit_delegate.arguments import check_fields, checked
 from packqvit_delegate.errors import PackQViTError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,6 +22,7 @@ HALF = (0.5, 0.5, 0.5)
 MAX_ASPECT_RATIO = 100
 
 
+@checked
 def open_image(path: str | Path) -> Image.Image:
     """Reads one image file as RGB.
 
@@ -54,6 +56,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        check_fields(self)
         if self.size < 1:
             raise PackQViTError(f"image size {self.size} must be at least 1")
         if not 0 < self.crop_fraction <= 1:
@@ -63,6 +66,7 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise PackQViTError(f"std {self.std} must be positive")
 
+    @checked
     def pixels(self, image: Image.Image) -> Tensor:
         """Resizes and crops an image.
 
@@ -80,6 +84,7 @@ class Preprocessing:
         image = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
+    @checked
     def normalize(self, pixels: Tensor) -> Tensor:
         """Maps uint8 [..., 3, H, W] to float32 of the same shape."""
         mean = torch.tensor(self.mean, dtype=torch.float32)[:, None, None]
@@ -91,6 +96,7 @@ class Preprocessing:
         return self.normalize(self.pixels(image))
 
 
+@checked
 def synthetic_images(count: int, size: int, seed: int = 0) -> Tensor:
     """Draws smooth random pictures: only for latency measurements, where no real image can matter.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from packqvit_delegate.arguments import checked
 from packqvit_delegate.data.preprocessing import HALF, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models.vit import VisionTransformer, ViTConfig
@@ -51,6 +52,7 @@ class Logits(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
+@checked
 def load(name: str, weights: str | Path | None = None) -> LoadedModel:
     """Loads a model.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from packqvit_delegate.arguments import check_fields
 from packqvit_delegate.errors import PackQViTError
 
 
@@ -25,7 +26,11 @@ class ViTConfig:
     mlp_ratio: int = 4
 
     def __post_init__(self) -> None:
-        """Checks that patches tile the image and heads divide the channels."""
+        """Checks that sizes are positive, patches tile the image and heads divide the channels."""
+        check_fields(self)
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise PackQViTError(f"{field.name} is {getattr(self, field.name)}, but must be at least 1")
         if self.image_size % self.patch_size:
             raise PackQViTError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
         if self.dim % self.heads:

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from packqvit_delegate.arguments import checked
 from packqvit_delegate.errors import PackQViTError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -50,6 +51,7 @@ HUGGING_FACE_KEYS = tuple(
 )
 
 
+@checked
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads the tensors of a weight file; no code in it is executed.
 
@@ -87,6 +89,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+@checked
 def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of a Hugging Face ViT to timm's names and fuses query, key and value.
 
@@ -115,6 +118,7 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+@checked
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copies tensors into a model after checking every one of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from ..arguments import check_fields
 from ..errors import PackQViTError
 from ..training.optimizer import LearningRates
 
@@ -69,13 +70,12 @@ class TrainingMethod:
 
     def __post_init__(self) -> None:
         """Checks every field."""
+        check_fields(self)
         for name in ("steps", "batch", "warmup"):
             if getattr(self, name) < 1:
                 raise PackQViTError(f"{name} of the training is {getattr(self, name)}, but must be at least 1")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
             raise PackQViTError(f"a batch of {self.batch} images is not a multiple of micro_batch {self.micro_batch}")
-        if self.distillation not in ("soft", "hard", "none"):
-            raise PackQViTError(f"distillation is {self.distillation!r}; choose 'soft', 'hard' or 'none'")
         if self.seed < 0:
             raise PackQViTError(f"seed is {self.seed}, but must be at least 0")
         for name in ("label_weight", "unrounded", "mixup", "cutmix"):

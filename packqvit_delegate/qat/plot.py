@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from pathlib import Path
 
+from ..arguments import checked
 from ..pictures import picture
 from .history import History
 
@@ -14,6 +15,7 @@ _LEAST_HEIGHT = 0.05
 """Of the accuracies' axis, so that single images do not look like a trend."""
 
 
+@checked
 def plot(history: History, path: str | Path, title: str = "", float_accuracy: float | None = None) -> None:
     """Draws the loss over the steps, and beside it what `evaluate` found, which has to be an accuracy from 0 to 1.
 

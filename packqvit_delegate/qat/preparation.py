@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from ..api import ByteLayout, Program, check_ends, finish
+from ..arguments import checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import Batch, Batches
 from ..config import QuantizationConfig
@@ -71,6 +72,7 @@ class QatModel(TrainableModel):
         return TrainableModel(self._float_module[0], self.example_inputs[0].shape[0]).requires_grad_(False).eval()
 
 
+@checked
 def prepare(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],
@@ -109,6 +111,7 @@ def prepare(
     return QatModel(pair.prepared, example_inputs, config, ranges, integer_functions, pair.reference)
 
 
+@checked
 def convert(model: QatModel) -> GraphModule:
     """The eager integer graph of what was trained; the model can be trained on afterwards.
 
@@ -121,6 +124,7 @@ def convert(model: QatModel) -> GraphModule:
     return lower_to_integer(convert_pt2e(copy.deepcopy(model.commit(model.ranges))))
 
 
+@checked
 def export(model: QatModel, *, byte_input: ByteLayout | None = None, top_k: int | None = None) -> Program:
     """The program of what was trained.
 

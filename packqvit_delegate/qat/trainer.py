@@ -11,6 +11,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from ..arguments import checked
 from ..errors import PackQViTError
 from ..files import check_writable
 from ..progress import Progress, silent
@@ -33,6 +34,7 @@ _CROPS, _TOKENS = 1, 2
 """Keep the numbers of the crops and of unrounded tokens apart from those of the orders."""
 
 
+@checked
 def train(
     model: QatModel,
     data: Dataset[Any],

@@ -14,7 +14,8 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
 )
 
-from ..config import QuantizationConfig
+from ..arguments import checked
+from ..config import Bits, QuantizationConfig
 from ..errors import PackQViTError, UnsupportedModelError
 from ..passes.attention import Attention
 from ..passes.candidates import describe_candidates
@@ -56,10 +57,11 @@ class PackQViTQuantizer(Quantizer):
     What it cannot place is left in float and stays outside the delegate.
     """
 
+    @checked
     def __init__(
         self,
-        bits: int = 4,
-        activation_bits: int | None = None,
+        bits: Bits = 4,
+        activation_bits: Bits | None = None,
         config: QuantizationConfig | None = None,
         *,
         is_qat: bool = False,

@@ -8,6 +8,7 @@ import itertools
 from importlib import resources
 from pathlib import Path
 
+from ..arguments import checked
 from ..errors import RuntimeLibraryError
 
 LIBRARY_NAME = "libpackqvit_backend.so"
@@ -33,6 +34,7 @@ def library_path() -> Path:
     return path
 
 
+@checked
 def executable_path(name: str) -> Path:
     """A native program of this installation: `packqvit_runner` or `packqvit_conformance`.
 

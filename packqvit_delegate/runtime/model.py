@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from executorch.runtime import Method, Runtime, Verification
 
+from ..arguments import checked
 from ..errors import PackQViTError
 from .library import load_library
 
@@ -75,6 +76,7 @@ def _tensor_type(info: Any, index: int) -> TensorType:
     return TensorType(tuple(info.sizes()), _DTYPES[info.dtype()])
 
 
+@checked
 def load(program: str | Path | bytes, method: str = "forward") -> Model:
     """Loads a .pte with the backend registered.
 

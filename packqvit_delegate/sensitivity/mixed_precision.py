@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import check_fields, checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import Batch, Batches
 from ..config import INNER_PRODUCT_LEVELS, LayerOverride, QuantizationConfig
 from ..errors import PackQViTError
+from ..files import check_writable
 from ..preparation import Pair, make_pair
 from ..progress import Progress
 from .search import Budget, select
@@ -39,6 +41,11 @@ class MixedPrecision:
     overrides: Mapping[str, LayerOverride]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Checks both."""
+        check_fields(self)
+
+    @checked
     def apply(self, config: QuantizationConfig) -> QuantizationConfig:
         """The configuration with these widths on top of its own."""
         return dataclasses.replace(
@@ -47,8 +54,14 @@ class MixedPrecision:
             activation_levels=min(config.activation_levels, INNER_PRODUCT_LEVELS),
         )
 
+    @checked
     def save(self, path: str | Path) -> None:
-        """Writes the mix as JSON."""
+        """Writes the mix as JSON.
+
+        Raises:
+            PackQViTError: The file cannot be written.
+        """
+        check_writable(path)
         layers = {
             name: {field: bits for field, bits in dataclasses.asdict(override).items() if bits is not None}
             for name, override in self.overrides.items()
@@ -57,6 +70,7 @@ class MixedPrecision:
         Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> MixedPrecision:
         """Reads what `save` wrote.
 
@@ -105,11 +119,13 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Checks both."""
+        check_fields(self)
         for field in ("extra_bytes", "wide_macs"):
             if not 0 <= getattr(self, field) <= 1:
                 raise PackQViTError(f"{field} is {getattr(self, field)}, but has to be a share between 0 and 1")
 
 
+@checked
 def suggest(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],
@@ -146,6 +162,7 @@ def suggest(
     return suggest_for(pair, searched, limits, progress)
 
 
+@checked
 def suggest_for(
     pair: Pair,
     images: Batches,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..arguments import checked
 from ..pictures import picture
 from .report import SensitivityReport
 from .roles import ROLES
 
 
+@checked
 def plot(report: SensitivityReport, path: str | Path, title: str = "") -> None:
     """Draws two maps, blocks from left to right and kinds of operators from top to bottom.
 

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from ..arguments import checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
+from ..files import check_writable
 from ..grids import values_of
 from ..passes.graph import is_call
 from ..passes.lower_to_integer import FLOAT_NAME, GRID
@@ -78,11 +80,18 @@ class SensitivityReport:
         """The report as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
+    @checked
     def save(self, path: str | Path) -> None:
-        """Writes the report as JSON."""
+        """Writes the report as JSON.
+
+        Raises:
+            PackQViTError: The file cannot be written.
+        """
+        check_writable(path)
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
 
+@checked
 @torch.no_grad()
 def measure(
     reference: GraphModule, integer: GraphModule, images: Batches, progress: Progress | None = None
@@ -106,6 +115,7 @@ def measure(
     return comparison.report()
 
 
+@checked
 def analyze(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],

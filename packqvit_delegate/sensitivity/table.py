@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from ..arguments import checked
 from .report import OperatorLoss, SensitivityReport
 from .roles import ROLES
 
@@ -24,6 +25,7 @@ _SHORT = {
 }
 
 
+@checked
 def block_table(report: SensitivityReport, figure: Literal["snr", "own_snr"] = "snr") -> Table:
     """One row a block, one column a kind of operator; 80 columns wide at most.
 
@@ -42,6 +44,7 @@ def block_table(report: SensitivityReport, figure: Literal["snr", "own_snr"] = "
     return table
 
 
+@checked
 def worst_table(report: SensitivityReport, count: int = 10) -> Table:
     """The operators that lose most by themselves."""
     columns = ("operator", "block", "layer", "alone, dB", "with all before, dB")

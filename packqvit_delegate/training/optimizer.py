@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..arguments import check_fields
 from ..errors import PackQViTError
 from .grids import LearnedAffine, LearnedChannelShifts, LearnedWeight
 from .model import TrainableModel
@@ -35,9 +36,10 @@ class LearningRates:
 
     def __post_init__(self) -> None:
         """Checks every rate."""
+        check_fields(self)
         for field in dataclasses.fields(self):
             rate = getattr(self, field.name)
-            if not (math.isfinite(rate) and rate >= 0):
+            if rate < 0:
                 raise PackQViTError(f"the learning rate of {field.name} is {rate}, but has to be 0 or positive")
 
     def scaled(self, factor: float) -> LearningRates:

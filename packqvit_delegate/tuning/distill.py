@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import GraphModule
 
+from ..arguments import checked
 from ..errors import CalibrationError, PackQViTError
 from ..progress import Progress, silent
 from ..training import TrainableModel
@@ -41,6 +42,7 @@ class TuningReport:
     steps: int
 
 
+@checked
 def tune(
     prepared: GraphModule,
     float_module: GraphModule,

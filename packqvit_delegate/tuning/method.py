@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from ..arguments import check_fields
 from ..errors import PackQViTError
 from ..training.grids import LearnedAffine
 from ..training.model import TrainableModel
@@ -75,6 +76,7 @@ class TuningMethod:
 
     def __post_init__(self) -> None:
         """Checks every field."""
+        check_fields(self)
         for name in ("steps", "batch", "micro_batch", "checks", "patience"):
             if getattr(self, name) < 1:
                 raise PackQViTError(f"{name} of the tuning is {getattr(self, name)}, but must be at least 1")
