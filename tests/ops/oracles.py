@@ -149,9 +149,7 @@ def softmax(x, bias, multiplier, shift, log2) -> Real:
 
 
 @oracle("attention_values")
-def attention_values(
-    p, v, multiplier, shift, log2, left_shift, fraction_bits, zero_point, qmin, qmax
-) -> Real:
+def attention_values(p, v, multiplier, shift, log2, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
     scale = Scale(multiplier, shift, left_shift, fraction_bits)
     codes = p.double()
     error: Any = 0.0
@@ -226,7 +224,9 @@ def quantize_probabilities(x, log2) -> Real:
 @oracle("dequantize_probabilities")
 def dequantize_probabilities(x, log2) -> Real:
     codes = x.double()
-    real = torch.where(codes < 15, torch.exp2(-codes), 0.0) if log2 else codes / codes.sum(-1, keepdim=True).clamp_min(1)
+    real = (
+        torch.where(codes < 15, torch.exp2(-codes), 0.0) if log2 else codes / codes.sum(-1, keepdim=True).clamp_min(1)
+    )
     return Real(real, _FLOAT_ERROR * real)
 
 
