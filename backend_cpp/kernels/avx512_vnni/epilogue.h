@@ -220,7 +220,7 @@ class PanelStore {
       const __m512i multiplier = scale_.multiplier[half];
       const __m512i addend = to_packed_order(load_addend(half, index));
       codes[half] = from_packed_order(_mm512_packs_epi32(
-          add(2 * half, widen_first(multiplier), widen_first(addend), widen_first(half_)),
+          finish(2 * half, widen_first(multiplier), widen_first(addend), widen_first(half_)),
           finish(2 * half + 1, widen_second(multiplier), widen_second(addend), widen_second(half_))));
     }
     store(index, codes[0], codes[1]);
