@@ -56,8 +56,8 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     multiplier, shift = normalized_multiplier(step * math.log2(math.e) * 2**EXPONENT_FRACTION_BITS)
     if not -MAX_LEFT_SHIFT <= shift <= MAX_SHIFT:
         raise NotLowered(f"the scores' step {step:.3g} is out of range")
-    scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
     bias = _bias(context, attention, step)
+    scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
     probabilities = context.call(ops.softmax.default, (scores, bias, multiplier, shift, grid.log2), node)
     return Codes(probabilities, grid)
 

@@ -321,6 +321,8 @@ def dequantize(r: Random) -> Iterator[Case]:
         x = Input(r.integers(limits.min, limits.max, (2, 3, 7), dtype))
         yield x, scale, 0, 2
         yield x, scale[:1], 0 if dtype == torch.int32 else -5, 0
+        for zero_point in (limits.min, limits.max):  # differences of int32 need 33 bits
+            yield x, scale, zero_point, 2
 
 
 def pixel_codes(r: Random) -> Iterator[Case]:
