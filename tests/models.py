@@ -135,6 +135,7 @@ class Style:
         pool: "token", "mean" or "slice" (the class token as a slice).
         bias: Whether q, k and v have a bias.
         heads: Number of heads.
+        value_dim: Channels of a value head, where q, k and v are "separate" or "split"; 0: as many as q's have.
     """
 
     projection: str = "separate"
@@ -147,6 +148,7 @@ class Style:
     pool: str = "token"
     bias: bool = True
     heads: int = MICRO["heads"]
+    value_dim: int = 0
 
 
 class PlainAttention(nn.Module):
@@ -156,16 +158,17 @@ class PlainAttention(nn.Module):
         super().__init__()
         self.style = style
         self.scale = (dim // style.heads) ** -0.5
+        values = style.heads * style.value_dim or dim
         if style.projection in ("separate", "query_and_kv"):
             self.q = nn.Linear(dim, dim, bias=style.bias)
         if style.projection == "separate":
             self.k = nn.Linear(dim, dim, bias=style.bias)
-            self.v = nn.Linear(dim, dim, bias=style.bias)
+            self.v = nn.Linear(dim, values, bias=style.bias)
         elif style.projection == "query_and_kv":
             self.kv = nn.Linear(dim, 2 * dim, bias=style.bias)
         else:
-            self.qkv = nn.Linear(dim, 3 * dim, bias=style.bias)
-        self.proj = nn.Linear(dim, dim)
+            self.qkv = nn.Linear(dim, 2 * dim + values, bias=style.bias)
+        self.proj = nn.Linear(values, dim)
         mask = torch.randn(style.heads, tokens, tokens, generator=torch.Generator().manual_seed(1))
         self.register_buffer("mask", mask)
 
@@ -200,11 +203,11 @@ class PlainAttention(nn.Module):
         elif projection == "chunk":
             parts = self.qkv(x).chunk(3, -1)
         elif projection == "split":
-            parts = self.qkv(x).split(dim, dim=-1)
+            parts = self.qkv(x).split([dim, dim, self.proj.in_features], dim=-1)
         else:
             qkv = self.qkv(x)
             parts = qkv[..., :dim], qkv[..., dim : 2 * dim], qkv[..., 2 * dim :]
-        return tuple(part.view(b, n, h, d).transpose(1, 2) for part in parts)
+        return tuple(part.view(b, n, h, -1).transpose(1, 2) for part in parts)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[B, H, N, d]."""

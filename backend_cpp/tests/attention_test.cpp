@@ -90,7 +90,7 @@ TEST_P(AttentionTest, ValuesAgreeWithTheDefinition) {
       const auto p = random.numbers<uint8_t>(c.batch * heads * queries * keys, 0, highest);
       const auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
       const auto plain =
-          random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 7), 9 - naive::bitlen(keys));
+          random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 6), 9 - naive::bitlen(keys));
       check_values(random, c, format, p, v, plain);
     }
   }
@@ -134,7 +134,7 @@ class FusedAttentionTest : public AttentionTest {
     const auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
     const auto bias = random.numbers<int32_t>(bias_heads * queries * keys, -(1 << 12), 1 << 12);
     const naive::Softmax softmax{random.number(1 << 14, (1 << 15) - 1), shift, format == Probabilities::kLog2};
-    const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 7), 2);
+    const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 6), 2);
     const PaddedRequantizer requantizer(plain);
     std::vector<int8_t> output(c.batch * queries * channels);
     const SoftmaxParameters parameters{bias_heads > 0 ? bias.data() : nullptr, bias_heads,

@@ -122,12 +122,38 @@ def linear(r: Random) -> Iterator[Case]:
                 bias = torch.full((9,), sign * (1 << 24), dtype=torch.int32)
                 multiplier = torch.tensor([1 << 14, (1 << 15) - 1, 0] * 3, dtype=torch.int16)
                 shift = torch.tensor([0, 1, 8, 15, 16, 20, 24, 29, 30], dtype=torch.uint8)
-                for fraction_bits in (0, 1, 7):
+                for fraction_bits in (0, 1, 6):
                     yield x, weight, bias, multiplier, shift, bits, 0, fraction_bits, 127, -128, 127
                     yield x, weight, bias, multiplier, shift, bits, 4, fraction_bits, -128, -120, 119
 
 
+def _far_accumulators(r: Random, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Bias, multiplier and shift: output steps of up to 2^17, and further, for an input of zeros."""
+    sums = torch.tensor([0, 1, 16384, 32766, 32767, 32768, 40000, 65535, 65536, 131071, 131072, 1 << 29])
+    bias = sums[torch.arange(outputs) % len(sums)] * torch.tensor([1, -1])[torch.arange(outputs) // len(sums) % 2]
+    multiplier = r.integers(1 << 14, (1 << 15) - 1, (outputs,), torch.int16)
+    shift = torch.where(bias.abs() > 1 << 17, 12, 0) + r.integers(0, 1, (outputs,), torch.int64)
+    return bias.to(torch.int32), multiplier, shift.to(torch.uint8)
+
+
+_GRIDS = ((torch.int8, 6), (torch.int8, 0), (torch.int16, 0))
+
+
+def _opposite_residuals(r: Random) -> Iterator[Case]:
+    """Branches and streams that are both far beyond the grid, and whose sum is not."""
+    for dtype, fraction_bits in _GRIDS:
+        limits = torch.iinfo(dtype)
+        bias, multiplier, shift = _far_accumulators(r, 97)
+        x, weight = torch.zeros(3, 5, dtype=torch.int8), r.weight(8, 97, 5)
+        residual = torch.where(bias > 0, limits.min, limits.max).to(dtype).repeat(3, 1)
+        residual[1] = r.integers(limits.min, limits.max, (97,), dtype)
+        for factor in (32767, 32766, 16384, 0):
+            factors = torch.full((97,), factor, dtype=torch.int16)
+            yield Input(x), weight, bias, multiplier, shift, Input(residual), factors, 8, 0, fraction_bits
+
+
 def linear_add(r: Random) -> Iterator[Case]:
+    yield from _opposite_residuals(r)
     for lead, features, outputs in _LINEAR_SHAPES:
         for bits in (4, 8):
             for dtype, fraction_bits in ((torch.int8, 6), (torch.int8, 3), (torch.int16, 0)):
@@ -146,7 +172,18 @@ def linear_accumulate(r: Random) -> Iterator[Case]:
             yield Input(r.codes(*lead, features)), weight, bias, bits
 
 
+def _opposite_positions(r: Random) -> Iterator[Case]:
+    for dtype, fraction_bits in _GRIDS:
+        bias, multiplier, shift = _far_accumulators(r, 71)
+        position = torch.where(bias > 0, -32768, 32767).to(torch.int16).repeat(4, 1)
+        position[1] = r.integers(-32768, 32767, (71,), torch.int16)
+        prefix = torch.zeros(1, 71, dtype=dtype)
+        x, weight = torch.zeros(1, 3, 4, 4, dtype=torch.int8), r.weight(8, 71, 12)
+        yield Input(x), weight, bias, multiplier, shift, position, prefix, 2, 2, 8, 0, fraction_bits
+
+
 def patch_embedding(r: Random) -> Iterator[Case]:
+    yield from _opposite_positions(r)
     for (batch, channels, height, width), (rows, columns), width_out, prefixes in (
         ((1, 3, 8, 8), (4, 4), 24, 1),
         ((2, 1, 6, 9), (2, 3), 7, 0),
@@ -183,6 +220,8 @@ def softmax(r: Random) -> Iterator[Case]:
             for magnitude, shift in ((1 << 10, -3), (1 << 17, 2), (1 << 29, 15), ((1 << 29), 0), (3, -15)):
                 x = Input(r.integers(-magnitude, magnitude, shape, torch.int32))
                 yield x, None, 23456, shift, log2
+        for shift in range(-15, -9):  # a step of the scores is octaves
+            yield Input(r.integers(-9, 9, (1, 2, 5, 33), torch.int32)), None, 1 << 14, shift, log2
         flat = torch.zeros(1, 1, 4, 1031, dtype=torch.int32)
         yield Input(flat), None, 1 << 14, 0, log2
         yield Input(flat - (1 << 29)), None, (1 << 15) - 1, 30, log2
@@ -226,10 +265,12 @@ def layer_norm(r: Random) -> Iterator[Case]:
                 torch.full((1, channels), limits.max, dtype=dtype),
                 torch.zeros(1, channels, dtype=dtype),
             ]
+            flat = torch.zeros(2, channels, dtype=dtype)  # sigma is less than a step
+            flat[0, 0], flat[1, : (channels + 1) // 2] = 1, -1
             outlier = r.integers(-5, 5, (1, channels), dtype)
             outlier[0, channels // 2] = limits.max
             alternating = torch.tensor([limits.min, limits.max], dtype=dtype).repeat(channels)[:channels].reshape(1, -1)
-            x = torch.cat([*rows, outlier, alternating])
+            x = torch.cat([*rows, flat, outlier, alternating])
             weight = r.integers(-32767, 32767, (channels,), torch.int16)
             bias = r.integers(-((1 << 30) - 1), (1 << 30) - 1, (channels,), torch.int32)
             shift = r.integers(0, 7, (channels,), torch.uint8) if dtype == torch.int8 else None
@@ -259,6 +300,11 @@ def mean_tokens(r: Random) -> Iterator[Case]:
             multiplier, shift = r.requantizer(33, 12)
             yield x, bias, multiplier, shift, 0, 6, -7, -128, 127
             yield x, bias, multiplier, shift, 0, 0, 0, -32768, 32767
+    for zero_point in (-32768, 32767):  # means beyond the grid that the zero point brings back
+        bias, multiplier, shift = _far_accumulators(r, 97)
+        x = Input(torch.zeros(1, 3, 97, dtype=torch.int16))
+        yield x, bias, multiplier, shift, 0, 0, zero_point, -32768, 32767
+        yield x, bias, multiplier, shift, 0, 6, zero_point >> 8, -128, 127
 
 
 def quantize(r: Random) -> Iterator[Case]:
@@ -277,6 +323,8 @@ def dequantize(r: Random) -> Iterator[Case]:
         x = Input(r.integers(limits.min, limits.max, (2, 3, 7), dtype))
         yield x, scale, 0, 2
         yield x, scale[:1], 0 if dtype == torch.int32 else -5, 0
+        for zero_point in (limits.min, limits.max):  # differences of int32 need 33 bits
+            yield x, scale, zero_point, 2
 
 
 def pixel_codes(r: Random) -> Iterator[Case]:

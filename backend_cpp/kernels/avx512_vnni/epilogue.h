@@ -33,8 +33,8 @@ inline __mmask32 word_mask(size_t count) {
 }
 
 // int32 channels of a panel requantise to t * multiplier with t = acc << left >> right. The rounding constant is in the
-// bias already: rounding_of(). t is saturated to 16 bits, which codes on an affine grid do not show; a sum may have to
-// look whether it was, and then multiplies what shifted() gives: docs/numerics.md, "In 16 bits".
+// bias already: rounding_of(). words() saturates t to 16 bits, which codes on an affine grid do not show; sums look
+// whether it did: docs/numerics.md, "In 16 bits".
 struct PanelScale {
   __m512i right[kVectors];
   __m512i left[kVectors];
@@ -64,19 +64,23 @@ struct PanelScale {
 
   // Output steps with the requantiser's fraction bits: channels 32 * half and up, in packed order.
   __attribute__((always_inline)) __m512i scale(const __m512i* acc, size_t half) const {
-    const __m512i t = _mm512_packs_epi32(shifted(acc[2 * half], 2 * half), shifted(acc[2 * half + 1], 2 * half + 1));
-    return _mm512_mulhrs_epi16(t, multiplier[half]);
+    return _mm512_mulhrs_epi16(words(acc, half), multiplier[half]);
   }
 
+  // t of 32 channels, in packed order, and of 16.
+  __attribute__((always_inline)) __m512i words(const __m512i* acc, size_t half) const {
+    return _mm512_packs_epi32(shifted(acc[2 * half], 2 * half), shifted(acc[2 * half + 1], 2 * half + 1));
+  }
   __attribute__((always_inline)) __m512i shifted(__m512i acc, size_t j) const {
     if (__builtin_expect(shifts_left, false)) acc = _mm512_sllv_epi32(acc, left[j]);
     return _mm512_srav_epi32(acc, right[j]);
   }
 };
 
-// Whether one of 32 numbers is an end of int16, beyond which it may have been.
-inline bool may_be_saturated(__m512i words) {
-  return _mm512_cmpge_epu16_mask(_mm512_abs_epi16(words), _mm512_set1_epi16(INT16_MAX)) != 0;
+// Whether a number is an end of int16, beyond which it may have been.
+inline bool may_be_saturated(__m512i a, __m512i b) {
+  const __m512i largest = _mm512_max_epu16(_mm512_abs_epi16(a), _mm512_abs_epi16(b));
+  return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(INT16_MAX)) != 0;
 }
 
 // rshr(t * multiplier, 15) of 16 int32, by the upper and the lower part of t.
@@ -162,8 +166,39 @@ class PanelStore {
 
   void operator()(size_t row, const __m512i* acc) const {
     const size_t index = row * arguments_.weights->n + column_;
-    const __m512i low = add(acc, 0, index);
-    const __m512i high = add(acc, 1, index);
+    const __m512i t[2] = {scale_.words(acc, 0), scale_.words(acc, 1)};
+    if (__builtin_expect(may_be_saturated(t[0], t[1]), false)) return store_wide(index, acc);
+    store(index, add(t[0], 0, index), add(t[1], 1, index));
+  }
+
+ private:
+  __mmask32 half_mask(size_t half) const { return word_mask(columns_ > 32 * half ? columns_ - 32 * half : 0); }
+
+  // 32 channels of the residual or the position, in the requantiser's steps.
+  __m512i load_addend(size_t half, size_t index) const {
+    const __mmask32 mask = half_mask(half);
+    const size_t first = index + 32 * half;
+    __m512i addend;
+    if constexpr (kEpilogue == Epilogue::kAddResidual && sizeof(Code) == 1) {
+      const __m256i codes = _mm256_maskz_loadu_epi8(mask, static_cast<const int8_t*>(arguments_.addend) + first);
+      addend = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 8);
+    } else {
+      addend = _mm512_maskz_loadu_epi16(mask, static_cast<const int16_t*>(arguments_.addend) + first);
+    }
+    if constexpr (kEpilogue == Epilogue::kAddResidual) {
+      addend = _mm512_mask_mulhrs_epi16(addend, is_scaled_[half], addend, residual_multiplier_[half]);
+    }
+    return addend;
+  }
+
+  // Sums of 32 channels, in their order.
+  __m512i add(__m512i t, size_t half, size_t index) const {
+    const __m512i scaled = from_packed_order(_mm512_mulhrs_epi16(t, scale_.multiplier[half]));
+    const __m512i sum = _mm512_adds_epi16(load_addend(half, index), scaled);
+    return _mm512_sra_epi16(_mm512_adds_epi16(sum, half_), fraction_bits_);
+  }
+
+  void store(size_t index, __m512i low, __m512i high) const {
     if constexpr (sizeof(Code) == 1) {
       const __m512i code = to_bytes(to_packed_order(low), to_packed_order(high));
       _mm512_mask_storeu_epi8(static_cast<int8_t*>(arguments_.output) + index, byte_mask(columns_), code);
@@ -174,44 +209,21 @@ class PanelStore {
     }
   }
 
- private:
-  __mmask32 half_mask(size_t half) const { return word_mask(columns_ > 32 * half ? columns_ - 32 * half : 0); }
-
-  // 32 channels, in their order.
-  __m512i add(const __m512i* acc, size_t half, size_t index) const {
-    const __mmask32 mask = half_mask(half);
-    const size_t first = index + 32 * half;
-    __m512i base;
-    if constexpr (kEpilogue == Epilogue::kAddResidual && sizeof(Code) == 1) {
-      const __m256i codes = _mm256_maskz_loadu_epi8(mask, static_cast<const int8_t*>(arguments_.addend) + first);
-      base = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 8);
-    } else {
-      base = _mm512_maskz_loadu_epi16(mask, static_cast<const int16_t*>(arguments_.addend) + first);
-    }
-    if constexpr (kEpilogue == Epilogue::kAddResidual) {
-      base = _mm512_mask_mulhrs_epi16(base, is_scaled_[half], base, residual_multiplier_[half]);
-    }
-    const __m512i t[2] = {scale_.shifted(acc[2 * half], 2 * half), scale_.shifted(acc[2 * half + 1], 2 * half + 1)};
-    const __m512i words = _mm512_packs_epi32(t[0], t[1]);
-    if (__builtin_expect(may_be_saturated(words), false)) {
-      return add_wide(t[0], t[1], scale_.multiplier[half], base, half_, fraction_bits_);
-    }
-    const __m512i sum =
-        _mm512_adds_epi16(base, from_packed_order(_mm512_mulhrs_epi16(words, scale_.multiplier[half])));
-    return _mm512_sra_epi16(_mm512_adds_epi16(sum, half_), fraction_bits_);
-  }
-
-  // The same for any t: the sum in 32 bits. Out of line, so that the accumulators of other rows stay in registers.
-  __attribute__((noinline, cold)) static __m512i add_wide(__m512i t0, __m512i t1, __m512i multiplier, __m512i base,
-                                                          __m512i half, __m128i fraction_bits) {
-    base = to_packed_order(base);
-    const auto add = [&](__m512i t, __m512i scale, __m512i addend, __m512i rounding) {
-      const __m512i sum = _mm512_add_epi32(scale_wide(t, scale), addend);
-      return _mm512_sra_epi32(_mm512_add_epi32(sum, rounding), fraction_bits);
+  // The whole row once more, in 32 bits.
+  __attribute__((noinline, cold)) void store_wide(size_t index, const __m512i* acc) const {
+    const auto finish = [&](size_t j, __m512i multiplier, __m512i addend, __m512i rounding) {
+      const __m512i sum = _mm512_add_epi32(scale_wide(scale_.shifted(acc[j], j), multiplier), addend);
+      return _mm512_sra_epi32(_mm512_add_epi32(sum, rounding), fraction_bits_);
     };
-    return from_packed_order(
-        _mm512_packs_epi32(add(t0, widen_first(multiplier), widen_first(base), widen_first(half)),
-                           add(t1, widen_second(multiplier), widen_second(base), widen_second(half))));
+    __m512i codes[2];
+    for (size_t half = 0; half < 2; ++half) {
+      const __m512i multiplier = scale_.multiplier[half];
+      const __m512i addend = to_packed_order(load_addend(half, index));
+      codes[half] = from_packed_order(_mm512_packs_epi32(
+          finish(2 * half, widen_first(multiplier), widen_first(addend), widen_first(half_)),
+          finish(2 * half + 1, widen_second(multiplier), widen_second(addend), widen_second(half_))));
+    }
+    store(index, codes[0], codes[1]);
   }
 
   const GemmArguments& arguments_;

@@ -43,14 +43,14 @@ class Scale {
     }
   }
 
-  // With t saturated to 16 bits, which codes on an affine grid do not show. docs/numerics.md, "In 16 bits".
-  __m256i operator()(const __m256i* acc) const { return multiply(to_words(shifted(acc, 0), shifted(acc, 1))); }
+  __m256i operator()(const __m256i* acc) const { return _mm256_mulhrs_epi16(words(acc), multiplier_); }
 
-  // Its parts, for a sum that has to look whether t was saturated, and then multiplies what shifted() gives.
+  // acc << left >> right: saturated to 16 bits, which codes on an affine grid do not show (docs/numerics.md, "In 16
+  // bits"), and as it is.
+  __m256i words(const __m256i* acc) const { return to_words(shifted(acc, 0), shifted(acc, 1)); }
   __m256i shifted(const __m256i* acc, size_t j) const {
     return _mm256_srav_epi32(_mm256_sllv_epi32(acc[j], left_[j]), right_[j]);
   }
-  __m256i multiply(__m256i words) const { return _mm256_mulhrs_epi16(words, multiplier_); }
   __m256i multiplier() const { return multiplier_; }
 
  private:
@@ -103,25 +103,29 @@ class PanelStore {
 
   void operator()(size_t row, const __m256i* acc) const {
     const size_t index = row * arguments_.weights->n + column_;
-    __m256i base;
+    const __m256i t = scale_.words(acc);
+    if (__builtin_expect(may_be_saturated(t), false)) return store_wide(index, acc);
+    const __m256i sum = _mm256_adds_epi16(load_addend(index), _mm256_mulhrs_epi16(t, scale_.multiplier()));
+    store(index, _mm256_sra_epi16(_mm256_adds_epi16(sum, half_), fraction_bits_));
+  }
+
+ private:
+  // The residual or the position, in the requantiser's steps.
+  __m256i load_addend(size_t index) const {
+    __m256i addend;
     if constexpr (kEpilogue == Epilogue::kAddResidual && sizeof(Code) == 1) {
       const __m128i codes = load_bytes(static_cast<const int8_t*>(arguments_.addend) + index, columns_);
-      base = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 8);
+      addend = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 8);
     } else {
-      base = load_words(static_cast<const int16_t*>(arguments_.addend) + index, columns_);
+      addend = load_words(static_cast<const int16_t*>(arguments_.addend) + index, columns_);
     }
     if constexpr (kEpilogue == Epilogue::kAddResidual) {
-      base = _mm256_add_epi16(base, _mm256_mulhrs_epi16(base, residual_change_));
+      addend = _mm256_add_epi16(addend, _mm256_mulhrs_epi16(addend, residual_change_));
     }
-    const __m256i t[2] = {scale_.shifted(acc, 0), scale_.shifted(acc, 1)};
-    const __m256i words = to_words(t[0], t[1]);
-    __m256i code;
-    if (__builtin_expect(may_be_saturated(words), false)) {
-      code = add_wide(t[0], t[1], scale_.multiplier(), base, half_, fraction_bits_);
-    } else {
-      const __m256i sum = _mm256_adds_epi16(base, scale_.multiply(words));
-      code = _mm256_sra_epi16(_mm256_adds_epi16(sum, half_), fraction_bits_);
-    }
+    return addend;
+  }
+
+  void store(size_t index, __m256i code) const {
     if constexpr (sizeof(Code) == 1) {
       store_bytes(static_cast<int8_t*>(arguments_.output) + index, columns_, to_bytes(code));
     } else {
@@ -129,16 +133,16 @@ class PanelStore {
     }
   }
 
- private:
-  // The sum for any t, in 32 bits. Out of line, so that the accumulators of other rows stay in registers.
-  __attribute__((noinline, cold)) static __m256i add_wide(__m256i t0, __m256i t1, __m256i multiplier, __m256i base,
-                                                          __m256i half, __m128i fraction_bits) {
-    const auto add = [&](__m256i t, auto part) {
-      const auto widen = [&](__m256i words) { return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, part)); };
-      const __m256i sum = _mm256_add_epi32(scale_wide(t, widen(multiplier)), widen(base));
-      return _mm256_sra_epi32(_mm256_add_epi32(sum, widen(half)), fraction_bits);
+  // The whole row once more, in 32 bits.
+  __attribute__((noinline, cold)) void store_wide(size_t index, const __m256i* acc) const {
+    const __m256i addend = load_addend(index);
+    const auto finish = [&](auto j) {
+      const auto widen = [&](__m256i words) { return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, j)); };
+      const __m256i scaled = scale_wide(scale_.shifted(acc, j), widen(scale_.multiplier()));
+      const __m256i sum = _mm256_add_epi32(scaled, widen(addend));
+      return _mm256_sra_epi32(_mm256_add_epi32(sum, widen(half_)), fraction_bits_);
     };
-    return to_words(add(t0, std::integral_constant<int, 0>{}), add(t1, std::integral_constant<int, 1>{}));
+    store(index, to_words(finish(std::integral_constant<int, 0>{}), finish(std::integral_constant<int, 1>{})));
   }
 
   const GemmArguments& arguments_;

@@ -1,0 +1,255 @@
+"""What each operator stands for, in float64: the real function of its arguments, and how far its codes may be from it.
+
+The integer definitions of docs/numerics.md are checked against each other bit by bit elsewhere. These know nothing of
+them but the grids and the stated errors, so that a definition that is wrong everywhere alike is found out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_FLOAT_ERROR = 2.0**-23
+"""Of two float32 operations, relatively."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """The real result in output codes, and the largest error that docs/numerics.md allows; inf: out of the domain."""
+
+    value: Tensor
+    error: Tensor | float = 0.0
+
+
+ORACLES: dict[str, Callable[..., Real]] = {}
+"""By operator; the arguments are the operator's."""
+
+
+def oracle(name: str) -> Callable[[Callable[..., Real]], Callable[..., Real]]:
+    """Registers the oracle of `packqvit::name`."""
+
+    def register(function: Callable[..., Real]) -> Callable[..., Real]:
+        ORACLES[name] = function
+        return function
+
+    return register
+
+
+# Requantisation: every result is real until it is compared.
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """`multiplier`, `shift`, l and F of a requantiser."""
+
+    multiplier: Tensor
+    shift: Tensor
+    left_shift: int
+    fraction_bits: int
+
+    def steps(self, accumulator: Tensor) -> Tensor:
+        """Accumulators in output steps."""
+        return accumulator * self.factor
+
+    @property
+    def factor(self) -> Tensor:
+        exponent = self.left_shift - 15 - self.shift.double() - self.fraction_bits
+        return self.multiplier.double() * torch.exp2(exponent)
+
+    def error(self, addend: float = 0.0) -> float:
+        """Half a step, and one step of 2^-F; `addend`: the error of what is added, in steps of 2^-F."""
+        final = 0.5 if self.fraction_bits else 0.0
+        return final + (1.0 + addend) * 2.0**-self.fraction_bits
+
+
+def _requantize(acc: Tensor, scale: Scale, zero_point: int, qmin: int, qmax: int, error: Any = 0.0) -> Real:
+    real = (scale.steps(acc) + zero_point).clamp(qmin, qmax)
+    return Real(real, scale.error() + error * scale.factor)
+
+
+def _accumulate(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.double() @ weight.double().t() + bias.double()
+
+
+@oracle("linear")
+def linear(x, weight, bias, multiplier, shift, weight_bits, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    return _requantize(_accumulate(x, weight, bias), scale, zero_point, qmin, qmax)
+
+
+@oracle("linear_accumulate")
+def linear_accumulate(x, weight, bias, weight_bits) -> Real:
+    return Real(_accumulate(x, weight, bias))
+
+
+def _clamp_to(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x.clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+
+
+@oracle("linear_add")
+def linear_add(
+    x, weight, bias, multiplier, shift, residual, residual_multiplier, weight_bits, left_shift, fraction_bits
+) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    lifted = 8 if residual.dtype == torch.int8 else 0
+    ratio = torch.where(residual_multiplier == 32767, 32768, residual_multiplier.int())
+    stream = residual.double() * ratio * 2.0 ** (lifted - 15 - fraction_bits)
+    real = stream + scale.steps(_accumulate(x, weight, bias))
+    return Real(_clamp_to(residual.dtype, real), scale.error(addend=0.5))
+
+
+@oracle("patch_embedding")
+def patch_embedding(
+    x, weight, bias, multiplier, shift, position, prefix, height, width, weight_bits, left_shift, fraction_bits
+) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    kernel = weight.double().reshape(len(weight), x.shape[1], height, width)
+    acc = functional.conv2d(x.double(), kernel, bias.double(), (height, width)).flatten(2).transpose(1, 2)
+    real = _clamp_to(prefix.dtype, position.double() * 2.0**-fraction_bits + scale.steps(acc))
+    return Real(torch.cat([prefix.double().expand(len(x), *prefix.shape), real], 1), scale.error())
+
+
+@oracle("mean_tokens")
+def mean_tokens(x, bias, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    return _requantize(x.double().sum(1, keepdim=True) + bias, scale, zero_point, qmin, qmax)
+
+
+# Attention.
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    return x.double().reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+@oracle("attention_scores")
+def attention_scores(q, k, heads) -> Real:
+    return Real(_heads(q, heads) @ _heads(k, heads).transpose(-2, -1))
+
+
+@oracle("softmax")
+def softmax(x, bias, multiplier, shift, log2) -> Real:
+    scores = x.double()
+    if bias is not None:
+        scores = scores + bias.double().repeat(x.shape[0] * x.shape[1] // len(bias), 1, 1).reshape(x.shape)
+    octaves = (scores - scores.amax(-1, keepdim=True)) * (multiplier * 2.0 ** -(15 + shift) / 1024)
+    octave = 1 / 1024  # the error of a distance
+    if not log2:
+        real = 255 * torch.exp2(octaves)
+        return Real(real, 0.5 + 1.1e-3 * real)
+    total = torch.exp2(octaves).sum(-1, keepdim=True)
+    lost = x.shape[-1] * 2.0**-15 / total  # weights are rounded to 14 bits
+    return Real((total.log2() - octaves).clamp_max(15), 0.5 + 2.5 * octave + 5.2e-4 + torch.log2(1 + lost))
+
+
+@oracle("attention_values")
+def attention_values(p, v, multiplier, shift, log2, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    codes = p.double()
+    error: Any = 0.0
+    if log2:
+        weights = torch.where(codes < 15, torch.exp2(14 - codes), 0.0)
+        acc = weights @ _heads(v, p.shape[1])
+    else:
+        total = codes.sum(-1, keepdim=True)
+        acc = 256 * (codes @ _heads(v, p.shape[1])) / total.clamp_min(1)
+        error = torch.where(total >= 128, 1.5 + 2.0**-15 * acc.abs(), math.inf)  # softmax gives 255 at least
+        error = error.transpose(1, 2).reshape(v.shape[0], p.shape[2], -1)
+    acc = acc.transpose(1, 2).reshape(v.shape[0], p.shape[2], -1)
+    return _requantize(acc, scale, zero_point, qmin, qmax, error)
+
+
+@oracle("layer_norm")
+def layer_norm(x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax) -> Real:
+    values = x.double() if channel_shift is None else x.double() * torch.exp2(channel_shift.double())
+    channels = x.shape[-1]
+    bits = 14 - math.ceil((channels - 1).bit_length() / 2)
+    sigma = (values.var(-1, correction=0, keepdim=True) + epsilon / channels**2).clamp_min(channels**-2.0).sqrt()
+    normalized = (values - values.mean(-1, keepdim=True)) / sigma * 2.0**bits
+    allowed = 1.0 + 2.0**-15 * normalized.abs() + 2.0 ** (bits - 13) / sigma
+    real = (normalized * weight + bias.double()) * 2.0**-output_shift - 0.5  # the bias holds half a step
+    return Real(real.clamp(qmin, qmax), 0.5 + allowed * weight.double().abs() * 2.0**-output_shift)
+
+
+# Single codes, tokens and the ends.
+
+
+@oracle("lookup_table")
+def lookup_table(x, table) -> Real:
+    return Real(functional.one_hot(x.long() + 128, 256).double() @ table.double())
+
+
+@oracle("select_tokens")
+def select_tokens(x, index) -> Real:
+    return Real(functional.one_hot(torch.tensor(index), x.shape[1]).double() @ x.double())
+
+
+def _along(vector: Tensor, axis: int, x: Tensor) -> Tensor:
+    return vector.double() if len(vector) == 1 else vector.double().reshape([-1] + [1] * (x.ndim - 1 - axis % x.ndim))
+
+
+@oracle("quantize")
+@oracle("quantize_offset")
+def quantize(x, inverse_scale, offset, axis, qmin, qmax) -> Real:
+    real = (x.double() - _along(offset, axis, x)) * _along(inverse_scale, axis, x)
+    real = real.nan_to_num(0.0, math.inf, -math.inf).clamp(qmin, qmax)
+    return Real(real, 0.5 + _FLOAT_ERROR * real.abs())
+
+
+@oracle("dequantize")
+def dequantize(x, scale, zero_point, axis) -> Real:
+    real = (x.double() - zero_point) * _along(scale, axis, x)
+    return Real(real, _FLOAT_ERROR * real.abs())
+
+
+@oracle("dequantize_offset")
+def dequantize_offset(x, scale, offset, axis) -> Real:
+    product = x.double() * _along(scale, axis, x)
+    return Real(product + _along(offset, axis, x), _FLOAT_ERROR * (product.abs() + _along(offset, axis, x).abs()))
+
+
+@oracle("quantize_probabilities")
+def quantize_probabilities(x, log2) -> Real:
+    if log2:
+        return Real((-x.double().log2()).clamp(0, 15), 0.5 + 1e-5)
+    return Real(255 * x.double() / x.double().amax(-1, keepdim=True).clamp_min(1e-30), 0.5 + 1e-4)
+
+
+@oracle("dequantize_probabilities")
+def dequantize_probabilities(x, log2) -> Real:
+    codes = x.double()
+    real = (
+        torch.where(codes < 15, torch.exp2(-codes), 0.0) if log2 else codes / codes.sum(-1, keepdim=True).clamp_min(1)
+    )
+    return Real(real, _FLOAT_ERROR * real)
+
+
+@oracle("saturating_gelu")
+def saturating_gelu(x, bound) -> Real:
+    return Real(functional.gelu(x.double().clamp_max(bound)), 1e-6)
+
+
+@oracle("pixel_codes")
+def pixel_codes(x, channels_last) -> Real:
+    return Real((x.permute(0, 3, 1, 2) if channels_last else x).double() - 128)
+
+
+@oracle("top_k")
+def top_k(x, k) -> Real:
+    def best(row: list[float]) -> list[int]:
+        return sorted(range(len(row)), key=lambda i: (-row[i], math.copysign(1, -row[i]), i))[:k]
+
+    rows = [best(row) for row in x.double().reshape(-1, x.shape[-1]).tolist()]
+    return Real(torch.tensor(rows).double().reshape(*x.shape[:-1], k))
+
+
+@oracle("take_scores")
+def take_scores(x, index) -> Real:
+    rows = zip(x.double().reshape(-1, x.shape[-1]).tolist(), index.reshape(-1, index.shape[-1]).tolist(), strict=True)
+    return Real(torch.tensor([[row[i] for i in indices] for row, indices in rows]).double().reshape(index.shape))
