@@ -21,6 +21,7 @@ from .partitioner import PackQViTPartitioner
 from .passes import rank_classes, take_bytes
 from .preparation import make_pair
 from .progress import Progress
+from .release import forget_shapes
 from .report import DelegationReport, make_report
 from .tuning import TuningMethod, tune
 
@@ -199,4 +200,6 @@ def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...])
     report = make_report(integer_module, edge)
     for outside in report.outside:
         logger.warning("outside the delegate: %s (%s): %s", outside.operator, outside.name, outside.reason)
-    return Program(edge.to_executorch(), integer_module, report)
+    program= Program(edge.to_executorch(), integer_module, report)
+    forget_shapes(exported.graph)
+    return program
