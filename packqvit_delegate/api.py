@@ -24,6 +24,7 @@ from .partitioner import PackQViTPartitioner
 from .passes import rank_classes, take_bytes
 from .preparation import make_pair
 from .progress import Progress
+from .release import forget_shapes
 from .report import DelegationReport, make_report
 from .tuning import TuningMethod, tune
 
@@ -213,4 +214,6 @@ def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...])
     report = make_report(edge)
     for line in log_lines(report.outside):
         logger.warning("%s", line)
-    return Program(edge.to_executorch(), integer_module, report)
+    program = Program(edge.to_executorch(), integer_module, report)
+    forget_shapes(exported.graph)
+    return program

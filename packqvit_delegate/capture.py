@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from .errors import PackQViTError, UnsupportedModelError
+from .release import forget_shapes
 
 
 def capture(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> GraphModule:
@@ -25,6 +26,7 @@ def capture(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Graph
             "torch.export.export(model, inputs) work first"
         ) from error
     check_static(exported)
+    forget_shapes(exported.graph)
     return exported.module()
 
 
