@@ -64,12 +64,16 @@ class _Projection:
     """A linear with one output feature for every head and channel.
 
     Attributes:
-        linear: The linear, [B, N, H * d].
+        linear: The linear, [..., H * d].
+        batch: B, images or windows that attend to themselves.
+        tokens: N.
         features: Its output feature by head and channel, [H, d].
         factor: The number that the model multiplies its output with.
     """
 
     linear: Node
+    batch: int
+    tokens: int
     features: Tensor
     factor: float
 
@@ -167,11 +171,10 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     if query is None or key is None or values is None or values.factor != 1.0:
         return False
     heads = len(query.features)
-    batch, tokens, _ = shape_of(query.linear)
-    key_tokens = shape_of(key.linear)[1]
-    if len(key.features) != heads or len(values.features) != heads or shape_of(key.linear)[0] != batch:
+    batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
+    if len(key.features) != heads or len(values.features) != heads or key.batch != batch:
         return False
-    if shape_of(values.linear)[:2] != (batch, key_tokens):
+    if (values.batch, values.tokens) != (batch, key_tokens):
         return False
     bias = None if scores.bias is None else _bias(scores, (batch, heads, tokens, key_tokens))
     if bias is not None and bool((bias.amax(-1) <= _MASKED / 2).any()):
@@ -211,24 +214,36 @@ def _projection(graph_module: GraphModule, node: Node, transposed: bool) -> _Pro
         return True
 
     linear, chain = trace(node, accept)
-    if linear_parameters(graph_module, linear) is None or len(shape_of(linear)) != 3:
+    if linear_parameters(graph_module, linear) is None or len(shape_of(linear)) < 3:
         return None
     index = index_map(linear, chain)
-    features = head_features(index.transpose(-1, -2) if transposed else index, *shape_of(linear))
-    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(shape_of(linear)[2])):
+    index = index.transpose(-1, -2) if transposed else index
+    *leading, width = shape_of(linear)
+    rows, tokens = math.prod(leading), index.shape[-2]
+    if rows % tokens:
         return None
-    return _Projection(linear, features, math.prod(factors))
+    features = head_features(index, rows // tokens, tokens, width)
+    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(width)):
+        return None
+    return _Projection(linear, rows // tokens, tokens, features, math.prod(factors))
 
 
 def _heads(graph_module: GraphModule, projection: _Projection) -> Node:
-    """Inserts linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3]; the linear is new if its features move."""
+    """Inserts linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3].
+
+    The linear is new if its features move, or if its rows are to be grouped as attention takes them.
+    """
     linear, features = projection.linear, projection.features.flatten()
+    leading = [projection.batch, projection.tokens]
+    x: Any = linear.args[0]
+    if list(shape_of(linear)[:-1]) != leading:
+        x = reshape(graph_module, x, [*leading, shape_of(x)[-1]])
+        linear = keep_module(call(graph_module, aten.linear.default, x, *linear.args[1:]), linear)
     if not torch.equal(features, torch.arange(len(features))):
         weight, bias = linear_parameters(graph_module, linear)  # type: ignore[misc]
         bias = None if bias is None else bias[features]
-        linear = add_linear(graph_module, linear, weight[features], bias, "by_head")
-    batch, tokens, _ = shape_of(linear)
-    split = call(graph_module, aten.reshape.default, linear, [batch, tokens, *projection.features.shape])
+        linear = add_linear(graph_module, linear, weight[features], bias, "by_head", x)
+    split = call(graph_module, aten.reshape.default, linear, [*leading, *projection.features.shape])
     return call(graph_module, aten.permute.default, split, [0, 2, 1, 3])
 
 
