@@ -503,7 +503,12 @@ def _product(call: Call, left: Any, right: Any, first: int) -> ImageAxis:
     ]
     if inner:
         raise call.mixed("sums over the images")
-    return call.aligned([(first, left), (first + 1, right)])
+    place = call.aligned([(first, left), (first + 1, right)])
+    if call.node.target in (aten.bmm.default, aten.baddbmm.default):  # which do not broadcast
+        for index, operand in ((first, left), (first + 1, right)):
+            if call.places[operand] is None:
+                call.repeat((index,), operand, place)
+    return place
 
 
 @_rule(aten.scaled_dot_product_attention.default)

@@ -8,6 +8,7 @@ from .equalize_values import equalize_values
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_input_normalization import fold_input_normalization
+from .flatten_pooling import flatten_pooling
 from .fold_layer_scale import fold_layer_scale
 from .hoist_token_select import hoist_token_select
 from .lower_to_integer import lower_to_integer
@@ -15,6 +16,7 @@ from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
+from .raise_moves import raise_moves
 from .rank_classes import rank_classes
 from .remove_in_place import remove_in_place
 from .remove_no_ops import remove_no_ops
@@ -33,6 +35,7 @@ __all__ = [
     "decompose_attention",
     "equalize_layer_norm",
     "equalize_values",
+    "flatten_pooling",
     "float_operators",
     "fold_constants",
     "fold_embeddings",
@@ -45,6 +48,7 @@ __all__ = [
     "normalize_convolution",
     "normalize_unary",
     "orient_residual",
+    "raise_moves",
     "rank_classes",
     "remove_in_place",
     "remove_no_ops",

@@ -22,7 +22,7 @@ class Attention:
         bias: The constant added to the scaled scores, [B or 1, H or 1, Nq, Nk].
         softmax: The probabilities, [B, H, Nq, Nk].
         values: The matmul of the probabilities and v, [B, H, Nq, dv].
-        output: The reshape that gives [B, Nq, H * dv].
+        output: The reshape that gives [B, Nq, H * dv], or the same rows in another shape.
         heads: H.
     """
 
@@ -63,8 +63,8 @@ def match_attention(softmax: Node) -> Attention | None:
     output = permute and _only_user(permute, aten.reshape.default)
     if query is None or key is None or value is None or permute is None or not output:
         return None
-    batch, heads, tokens, channels = shape_of(values)
-    if not _is_head_exchange(permute) or shape_of(output) != (batch, tokens, heads * channels):
+    _, heads, _, channels = shape_of(values)
+    if not _is_head_exchange(permute) or shape_of(output)[-1] != heads * channels:
         return None
     return Attention(query, key, value, scores, scaled.args[1], bias, softmax, values, output, heads)
 

@@ -7,12 +7,14 @@ from torch.fx import GraphModule
 from .decompose_attention import decompose_attention
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
+from .flatten_pooling import flatten_pooling
 from .fold_layer_scale import fold_layer_scale
 from .graph import signature
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
+from .raise_moves import raise_moves
 from .remove_in_place import is_in_place, remove_in_place
 from .remove_no_ops import remove_no_ops
 from .sink_layouts import sink_layouts
@@ -33,6 +35,8 @@ _PASSES = (
     remove_no_ops,
     fold_layer_scale,
     fold_embeddings,
+    flatten_pooling,
+    raise_moves,
     orient_residual,
 )
 # Every round removes one layer of indirection; models need two, and one that changes nothing.

@@ -62,12 +62,16 @@ class _Projection:
     """A linear with one output feature for every head and channel.
 
     Attributes:
-        linear: The linear, [B, N, H * d].
+        linear: The linear, [..., H * d].
+        batch: B, images or windows that attend to themselves.
+        tokens: N.
         features: Its output feature by head and channel, [H, d].
         factor: The number that the model multiplies its output with.
     """
 
     linear: Node
+    batch: int
+    tokens: int
     features: Tensor
     factor: float
 
@@ -202,14 +206,13 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     if values.factor != 1.0:
         raise NotLowered(f"v is scaled by {values.factor:.4g} ahead of the attention: put the factor into its linear layer")
     heads = len(query.features)
-    batch, tokens, _ = shape_of(query.linear)
-    key_tokens = shape_of(key.linear)[1]
+    batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
     if len(key.features) != heads or len(values.features) != heads:
         raise NotLowered(
             f"q has {heads} heads, k {len(key.features)} and v {len(values.features)}: all three have to have as many"
         )
-    if shape_of(key.linear)[0] != batch or shape_of(values.linear)[:2] != (batch, key_tokens):
-        shapes = ", ".join(str(list(shape_of(p.linear))) for p in (query, key, values))
+    if key.batch != batch or (values.batch, values.tokens) != (batch, key_tokens):
+        shapes = ", ".join(str([p.batch, p.tokens, p.features.numel()]) for p in (query, key, values))
         raise NotLowered(f"q, k and v are {shapes}: they have to have the same batch, and k and v the same tokens")
     bias = None if scores.bias is None else _bias(scores, (batch, heads, tokens, key_tokens))
     if bias is not None and bool((bias.amax(-1) <= _MASKED / 2).any()):
@@ -254,31 +257,40 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
             f"{name} of the attention comes from {describe(linear)}: between a linear layer with constant weights and "
             f"the attention {name} may only be split into heads and scaled by a number"
         )
-    shape = shape_of(linear)
-    if len(shape) != 3:
+    *leading, width = shape_of(linear)
+    if len(leading) < 2:
         raise NotLowered(
-            f"{name} of the attention comes from {describe(linear)}, which gives {list(shape)}: a linear layer's output "
-            "[batch, tokens, channels] is needed"
+            f"{name} of the attention comes from {describe(linear)}, which gives {list(shape_of(linear))}: a linear "
+            "layer's output [batch, tokens, channels] is needed"
         )
     index = index_map(linear, chain)
-    features = head_features(index.transpose(-1, -2) if transposed else index, *shape)
-    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(shape[2])):
+    index = index.transpose(-1, -2) if transposed else index
+    rows, tokens = math.prod(leading), index.shape[-2]
+    features = None if rows % tokens else head_features(index, rows // tokens, tokens, width)
+    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(width)):
         raise NotLowered(
             f"{name} of the attention is not {describe(linear)} with its channels split into heads: every head has to "
             "take its own channels of every token, and all of them have to be used"
         )
-    return _Projection(linear, features, math.prod(factors))
+    return _Projection(linear, rows // tokens, tokens, features, math.prod(factors))
 
 
 def _heads(graph_module: GraphModule, projection: _Projection) -> Node:
-    """Inserts linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3]; the linear is new if its features move."""
+    """Inserts linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3].
+
+    The linear is new if its features move, or if its rows are to be grouped as attention takes them.
+    """
     linear, features = projection.linear, projection.features.flatten()
+    leading = [projection.batch, projection.tokens]
+    x: Any = linear.args[0]
+    if list(shape_of(linear)[:-1]) != leading:
+        x = reshape(graph_module, x, [*leading, shape_of(x)[-1]])
+        linear = keep_module(call(graph_module, aten.linear.default, x, *linear.args[1:]), linear)
     if not torch.equal(features, torch.arange(len(features))):
         weight, bias = linear_parameters(graph_module, linear)  # type: ignore[misc]
         bias = None if bias is None else bias[features]
-        linear = add_linear(graph_module, linear, weight[features], bias, "by_head")
-    batch, tokens, _ = shape_of(linear)
-    split = call(graph_module, aten.reshape.default, linear, [batch, tokens, *projection.features.shape])
+        linear = add_linear(graph_module, linear, weight[features], bias, "by_head", x)
+    split = call(graph_module, aten.reshape.default, linear, [*leading, *projection.features.shape])
     return call(graph_module, aten.permute.default, split, [0, 2, 1, 3])
 
 

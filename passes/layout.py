@@ -4,14 +4,15 @@ A chain is analysed by running it on a tensor of indices: whatever way a model s
 heads, the index tensor says which element came from where.
 """
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import aten, call, constant, is_call, is_constant, reshape, shape_of
+from .graph import add_constant, aten, call, constant, is_call, is_constant, reshape, shape_of
 
 RESHAPES = {
     aten.reshape.default,
@@ -179,6 +180,60 @@ def repeated_index(positions: Tensor, rows: int, groups: int) -> list[int] | Non
     index = positions.reshape(groups, -1) - torch.arange(groups).unsqueeze(1) * size
     alike = bool((index == index[0]).all()) and 0 <= int(index[0].min()) and int(index[0].max()) < size
     return index[0].tolist() if alike else None
+
+
+def is_transposition(shape: tuple[int, ...], positions: Tensor) -> bool:
+    """Whether rows [B, N, C] are only transposed, flattened, or spread over more axes of the same image.
+
+    So models spell token-first tensors, rows [B * N, C] and maps [B, h, w, C]. Windows that become images of their own
+    are something else.
+
+    Args:
+        shape: [B, N, C].
+        positions: int64 [...], the row that each row of the result is.
+    """
+    batch, tokens, _ = shape
+    order = torch.arange(batch * tokens)
+    if torch.equal(positions.flatten(), order):
+        leading = tuple(positions.shape)
+        return leading[:1] == (batch,) or leading in ((batch * tokens,), (tokens, batch))
+    return torch.equal(positions.flatten(), order.reshape(batch, tokens).T.flatten())
+
+
+def row_groups(order: Tensor, leading: Sequence[int]) -> tuple[int, list[int]]:
+    """How many groups of rows are each rearranged alike, and how: an index that is as short as it may be.
+
+    Args:
+        order: int64 [M], the row that each row of the result is.
+        leading: Of the rows' tensor, all sizes but the last; where there are two, they are the groups if that is right.
+
+    Returns:
+        The number of groups, and the rows of a group, counted within it.
+    """
+    rows = math.prod(leading)
+    common = math.gcd(rows, len(order))
+    divisors = [groups for groups in range(common, 0, -1) if common % groups == 0]
+    for groups in [leading[0], *divisors] if len(leading) == 2 else divisors:
+        index = repeated_index(order, rows, groups)
+        if index is not None:
+            return groups, index
+    raise AssertionError("one group holds all rows")
+
+
+def gather_rows(graph_module: GraphModule, node: Node, positions: Tensor) -> Node:
+    """Inserts what brings the rows of `node` [..., C] to `positions` [...]: reshape -> index_select -> reshape at most.
+
+    Returns:
+        The node of shape [*positions.shape, C].
+    """
+    *leading, channels = shape_of(node)
+    order = positions.flatten()
+    if not torch.equal(order, torch.arange(math.prod(leading))):
+        groups, index = row_groups(order, leading)
+        node = reshape(graph_module, node, [groups, math.prod(leading) // groups, channels])
+        token_order = add_constant(graph_module, torch.tensor(index), "token_order")
+        node = call(graph_module, aten.index_select.default, node, 1, token_order)
+    return reshape(graph_module, node, [*positions.shape, channels])
 
 
 def place_rows(graph_module: GraphModule, node: Node, positions: Tensor) -> Node | None:

@@ -150,8 +150,8 @@ def stream_of(reader: Node) -> Node:
         factor = stream.args[1]
         if isinstance(factor, float) or is_constant(factor):
             stream = stream.args[0]
-    base, _ = trace(stream)
-    return base if moved_rows(base, stream) is not None else stream
+    base, chain = trace(stream)
+    return next((origin for origin in (base, *chain) if moved_rows(origin, stream) is not None), stream)
 
 
 def averages_tokens(node: Node) -> bool:

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .graph import aten, call, clean_up, find, has_tensor, replacing, shape_of
-from .layout import index_map, is_bijective, place_rows, row_positions, trace
+from .layout import index_map, is_bijective, is_transposition, place_rows, row_positions, trace
 
 _ROWWISE = (
     aten.linear.default,
@@ -72,6 +72,6 @@ def _moved_rows(node: Node, rows: tuple[int, ...]) -> tuple[Node, Tensor] | None
         shape = shape_of(origin)
         if len(shape) == 3 and shape[1] > 1 and shape[2] == shape_of(node)[-1]:
             positions = row_positions(index_map(origin, chain[start:]), shape[2])
-            if positions is not None:
+            if positions is not None and is_transposition(shape, positions):
                 return origin, positions
     return None

@@ -1,7 +1,9 @@
 """Splits a fused projection into one linear for each of q, k and v."""
 
 import logging
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -52,22 +54,30 @@ def split_qkv(graph_module: GraphModule) -> GraphModule:
     """
     for linear in find(graph_module, aten.linear.default):
         parameters = linear_parameters(graph_module, linear)
-        if parameters is None or len(shape_of(linear)) != 3:
+        if parameters is None or len(shape_of(linear)) < 3:
             continue
-        parts = _parts(linear)
-        if parts is not None:
-            _split(graph_module, linear, parameters, parts)
+        for rows in _groupings(shape_of(linear)[:-1]):
+            parts = _parts(linear, rows)
+            if parts is not None:
+                _split(graph_module, linear, parameters, parts, rows)
+                break
     return clean_up(graph_module)
 
 
-def _parts(linear: Node) -> list[_Part] | None:
+def _groupings(leading: tuple[int, ...]) -> list[tuple[int, int]]:
+    """How the rows of a linear may be batch and tokens: [B, N] as they are, maps [B, h, w] or windows [B, windows, N]."""
+    cuts = range(1, len(leading))
+    return [(math.prod(leading[:cut]), math.prod(leading[cut:])) for cut in cuts]
+
+
+def _parts(linear: Node, rows: tuple[int, int]) -> list[_Part] | None:
     """What attention reads from a fused linear, or None when it is not one, or not only that."""
     leaves = _leaves(linear)
     if len(leaves) < 2:
         return None
     if not all(is_call(user, *_CONSUMERS) for leaf in leaves for user in leaf.users if not is_layout(user)):
         return None
-    parts = [_part(linear, leaf) for leaf in leaves]
+    parts = [_part(linear, leaf, rows) for leaf in leaves]
     if any(part is None for part in parts):
         logger.debug("%s: its output is rearranged across tokens, so it is not split", linear.name)
         return None
@@ -84,10 +94,10 @@ def _leaves(node: Node) -> list[Node]:
     return leaves + [leaf for user in node.users if is_layout(user) for leaf in _leaves(user)]
 
 
-def _part(linear: Node, leaf: Node) -> _Part | None:
+def _part(linear: Node, leaf: Node, rows: tuple[int, int]) -> _Part | None:
     if leaf is linear or len(shape_of(leaf)) < 2:
         return None
-    batch, tokens, features = shape_of(linear)
+    (batch, tokens), features = rows, shape_of(linear)[-1]
     _, chain = trace(leaf)
     index = index_map(linear, chain)
     layouts = {"heads": index, "transposed": index.transpose(-1, -2)}
@@ -101,10 +111,17 @@ def _part(linear: Node, leaf: Node) -> _Part | None:
 
 
 def _split(
-    graph_module: GraphModule, linear: Node, parameters: tuple[Tensor, Tensor | None], parts: list[_Part]
+    graph_module: GraphModule,
+    linear: Node,
+    parameters: tuple[Tensor, Tensor | None],
+    parts: list[_Part],
+    grouping: tuple[int, int],
 ) -> None:
     weight, bias = parameters
-    batch, tokens, _ = shape_of(linear)
+    batch, tokens = grouping
+    x: Any = linear.args[0]
+    with graph_module.graph.inserting_before(linear):
+        x = reshape(graph_module, x, [batch, tokens, shape_of(x)[-1]])
     linears: dict[tuple[int, ...], Node] = {}
     for part in parts:
         rows = part.features.flatten()
@@ -113,7 +130,7 @@ def _split(
             if part.key not in linears:
                 suffix = str(len(linears))
                 selected = None if bias is None else bias[rows]
-                linears[part.key] = add_linear(graph_module, linear, weight[rows], selected, suffix)
+                linears[part.key] = add_linear(graph_module, linear, weight[rows], selected, suffix, x)
         with replacing(graph_module, part.node):
             node = linears[part.key]
             if part.layout != "tokens":

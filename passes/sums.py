@@ -184,14 +184,14 @@ def _scaled_linear(graph_module: GraphModule, root: Node, linear: Node, factor: 
     parameters = linear_parameters(graph_module, linear)
     assert parameters is not None
     weight, bias = parameters
-    if not bool((factor == 1).all()):
-        rows = factor.expand(len(weight))
-        scaled = (weight.double() * rows.unsqueeze(1)).to(weight.dtype)
-        with graph_module.graph.inserting_before(root):
+    with graph_module.graph.inserting_before(root):
+        if bool((factor == 1).all()):
+            linear = keep_module(call(graph_module, aten.linear.default, *linear.args), linear)
+        else:
+            rows = factor.expand(len(weight))
+            scaled = (weight.double() * rows.unsqueeze(1)).to(weight.dtype)
             scaled_bias = None if bias is None else (bias.double() * rows).to(bias.dtype)
             linear = add_linear(graph_module, linear, scaled, scaled_bias, "scaled")
-    else:
-        root.prepend(linear)
     if bool(shift.any()):
         add_to_bias(graph_module, linear, shift.expand(len(weight)).to(weight.dtype))
     return linear

@@ -112,4 +112,8 @@ def lower_attention_values(context: LoweringContext, node: Node, grid: Grid) -> 
         out.qmin,
         out.qmax,
     )
-    return Codes(context.call(ops.attention_values.default, args, node), out)
+    values = context.call(ops.attention_values.default, args, node)
+    batch, _, queries, _ = shape_of(attention.softmax)
+    if shape_of(node) != (batch, queries, channels):
+        values = context.call(aten.reshape.default, (values, list(shape_of(node))), node)
+    return Codes(values, out)

@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from ..graph import aten, has_tensor, shape_of
-from ..layout import is_layout, moved_rows, repeated_index, trace
+from ..layout import is_layout, moved_rows, row_groups, trace
 from .context import Codes, LoweringContext
 
 ops = torch.ops.packqvit
@@ -36,7 +36,7 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     rows, order = math.prod(leading), positions.flatten()
     codes, shape = x.node, list(shape_of(base))
     if not torch.equal(order, torch.arange(rows)):
-        groups, index = _groups(order, rows, leading)
+        groups, index = row_groups(order, leading)
         if shape != [groups, rows // groups, channels]:
             codes = context.call(aten.reshape.default, (codes, [groups, rows // groups, channels]), node)
         codes = context.call(ops.select_tokens.default, (codes, index), node)
@@ -44,14 +44,3 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     if shape != list(shape_of(node)):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
     return Codes(codes, x.grid)
-
-
-def _groups(order: torch.Tensor, rows: int, leading: list[int]) -> tuple[int, list[int]]:
-    """How many groups of rows are each rearranged alike, and how: as [B, N, C] has them, or as many as possible."""
-    common = math.gcd(rows, len(order))
-    divisors = [groups for groups in range(common, 0, -1) if common % groups == 0]
-    for groups in [*leading[:1], *divisors] if len(leading) == 2 else divisors:
-        index = repeated_index(order, rows, groups)
-        if index is not None:
-            return groups, index
-    raise AssertionError("one group holds all rows")

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphs import Lambda, operators, run_pass, tensor
+from packqvit_delegate.calibration.branches import stream_before
 from packqvit_delegate.passes import orient_residual
+from packqvit_delegate.passes.patterns import is_residual_add
 
 aten = torch.ops.aten
 
@@ -27,10 +32,76 @@ def test_stream_first_stays() -> None:
 
 def test_what_is_no_residual_stays() -> None:
     def forward(m: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        weighted = torch.add(m.fc(x), x, alpha=2)
-        return m.fc(x) + m.fc2(x), m.fc(x) + m.offset, m.fc(x) + 1, weighted, m.fc(x) + x[:1]
+        return m.fc(x) + m.fc2(x), m.fc(x) + m.offset, m.fc(x) + 1, m.fc(x) + x[:1]
 
     model = Lambda(forward, fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4), offset=tensor(2, 3, 4))
     graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
-    assert operators(graph_module)["add.Tensor"] == 5
+    assert operators(graph_module)["add.Tensor"] == 4
     assert all(first == "aten.linear.default" for first, _ in additions(graph_module))
+
+
+SKIPS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], int]] = {
+    "subtracted": (lambda m, x: x - m.fc(x), 0),
+    "subtracted_from": (lambda m, x: m.fc(x) - x, 1),
+    "alpha_of_the_branch": (lambda m, x: torch.sub(x, m.fc(x), alpha=0.3), 0),
+    "alpha_of_the_skip": (lambda m, x: torch.add(m.fc(x), x, alpha=2), 1),
+    "scaled_branch": (lambda m, x: m.fc(x) * 0.5 + x, 0),
+    "negative_branch": (lambda m, x: x + -m.fc(x) / 3, 0),
+    "gated_by_a_parameter": (lambda m, x: m.gate * m.fc(x) + x, 0),
+    "gated_by_one_number": (lambda m, x: x + m.fc(x) * m.number, 0),
+    "scaled_skip": (lambda m, x: m.fc(x) + x * 0.5, 1),
+    "gated_skip": (lambda m, x: m.fc(x) + m.gate * x, 1),
+    "scaled_sum": (lambda m, x: (x + m.fc(x)) * 0.7, 1),
+    "lerp": (lambda m, x: torch.lerp(x, m.fc(x), 0.1), 1),
+    "skip_twice": (lambda m, x: x + (m.fc(x) + x), 1),
+    "skip_in_parts": (lambda m, x: x * 0.25 + (m.fc(x) + 0.75 * x), 0),
+    "number_added": (lambda m, x: m.fc(x) + 1 + x - m.gate, 0),
+    "late_skip": (lambda m, x: (lambda y: torch.relu(x) + y)(m.fc(x)), 0),
+}
+
+
+@pytest.mark.parametrize("name", SKIPS)
+def test_skips_in_any_spelling(name: str) -> None:
+    function, products = SKIPS[name]
+    model = Lambda(function, fc=nn.Linear(4, 4), gate=nn.Parameter(tensor(4)), number=nn.Parameter(tensor(1)))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    counts = operators(graph_module)
+    assert (counts["add.Tensor"], counts["mul.Tensor"], counts["linear.default"]) == (1, products, 1)
+    order = list(graph_module.graph.nodes)
+    (linear,) = graph_module.graph.find_nodes(op="call_function", target=aten.linear.default)
+    (addition,) = linear.users
+    stream = stream_before(linear)
+    assert is_residual_add(addition) and stream is addition.args[0]
+    assert order.index(stream) < order.index(linear)
+
+
+@pytest.mark.parametrize("name", ["together", "one_by_one", "subtracted"])
+def test_parallel_branches(name: str) -> None:
+    functions: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+        "together": lambda m, x: x + (m.fc(x) + m.fc2(x.relu())),
+        "one_by_one": lambda m, x: m.fc(x) + x + m.fc2(x.relu()),
+        "subtracted": lambda m, x: m.fc(x) - m.fc2(x.relu()) + x,
+    }
+    model = Lambda(functions[name], fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    assert all(map(is_residual_add, graph_module.graph.find_nodes(op="call_function", target=aten.add.Tensor)))
+    assert operators(graph_module)["add.Tensor"] == 2
+
+
+def test_gates_computed_at_run_time_stay() -> None:
+    model = Lambda(lambda m, x: m.fc(x) * m.fc2(x).sigmoid() + x, fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    assert operators(graph_module) == {"linear.default": 2, "sigmoid.default": 1, "mul.Tensor": 1, "add.Tensor": 1}
+
+
+def test_a_branch_that_others_read_keeps_its_weights() -> None:
+    model = Lambda(lambda m, x: (lambda y: (x - y, y.relu()))(m.fc(x)), fc=nn.Linear(4, 4))
+    assert operators(run_pass(orient_residual, model, tensor(2, 3, 4)))["sub.Tensor"] == 1
+
+
+def test_of_two_linears_the_later_one_is_the_branch() -> None:
+    model = Lambda(lambda m, x: (lambda y: m.fc2(x.relu()) + y)(m.fc(x)), fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    (addition,) = graph_module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    order = list(graph_module.graph.nodes)
+    assert order.index(addition.args[0]) < order.index(addition.args[1])
