@@ -175,7 +175,7 @@ class _Calibrator:
         if searches and not self._method.clipping:
             observer.fix(*observer.parameters_for(*observer.sample.range()))
         branch = branch_behind(node) if searches and self._method.clipping else None
-        if branch is not None and self._weight_observer(branch[1]) is not None:
+        if branch is not None and self._weight_observer(branch[1]) is not None and not observer.sample.is_small:
             observer.weigh_rows(*self._weighted_rows(source, *branch))
         self._stream.apply(node, source, observer.fake_quantize, dying)
 

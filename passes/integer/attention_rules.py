@@ -54,7 +54,9 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         raise NotLowered(f"the scale of its scores is {attention.scale}, not positive")
     multiplier, shift = normalized_multiplier(step * math.log2(math.e) * 2**EXPONENT_FRACTION_BITS)
     if not -MAX_LEFT_SHIFT <= shift <= MAX_SHIFT:
-        raise NotLowered(f"one step of its scores, {step:.3g}, is out of range: scale q and k so that scores are of the order of 1")
+        raise NotLowered(
+            f"one step of its scores, {step:.3g}, is out of range: scale q and k so that scores are of the order of 1"
+        )
     scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
     bias = _bias(context, attention, step)
     probabilities = context.call(ops.softmax.default, (scores, bias, multiplier, shift, grid.log2), node)

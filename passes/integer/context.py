@@ -67,10 +67,12 @@ class LoweringContext:
             before = value.args[0]
             if is_layout(value) and self.find_codes(before) is not None:
                 return f"{what} is taken apart by {describe(value)}: codes move only as whole tokens"
-            value = before  # type: ignore[assignment]
+            value = before
             assert isinstance(value, Node)
         if source.op == "placeholder":
-            return f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
+            return (
+                f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
+            )
         return f"{what} comes from {describe(source)}, which stays in float"
 
     def find_codes(self, value: object) -> Codes | None:
