@@ -69,6 +69,11 @@ class LoweringContext:
                 return f"{what} is taken apart by {describe(value)}: codes move only as whole tokens"
             value = before
             assert isinstance(value, Node)
+        if getattr(source.target, "namespace", "") == "packqvit":
+            return (
+                f"{what} is {describe(source)}, in float: of the results of linear layers, only those that a function "
+                "of one variable, an attention or an addition into the residual stream reads get codes"
+            )
         if source.op == "placeholder":
             return (
                 f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
