@@ -9,6 +9,7 @@ from executorch.exir.lowered_backend_module import get_lowered_submodules
 
 from .outside import OutsideOperator, describe_outside, outside_operators
 
+
 @dataclasses.dataclass(frozen=True)
 class DelegationReport:
     """How much of a program runs in integers.
@@ -29,7 +30,7 @@ class DelegationReport:
         return self.delegates == 1 and not self.outside
 
     def render(self) -> str:
-        """One line, and one more for each operator outside; where these are many, for each reason and kind of module."""
+        """One line, and one more for each operator outside; where these are many, for each reason."""
         lines = [
             f"{self.delegates} delegate call(s) with {self.operators} integer operators, {len(self.outside)} outside"
         ]

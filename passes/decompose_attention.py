@@ -21,6 +21,7 @@ from .graph import (
     is_call,
     is_constant,
     is_trainable,
+    keep_module,
     linear_parameters,
     replacing,
     reshape,
@@ -113,7 +114,9 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
     if named["enable_gqa"]:
         raise NotLowered("the attention has enable_gqa set: q, k and v have to have the same number of heads")
     if mask is not None and not is_constant(mask):
-        raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: only a constant one is supported")
+        raise NotLowered(
+            f"the attention's mask comes from {describe(mask)} at run time: only a constant one is supported"
+        )
     shape = (*shape_of(query)[:-1], shape_of(key)[-2])
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
     scores = _Scores(query, key, False, shape, float(scale))
@@ -149,8 +152,8 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
             others = [argument for argument in node.args[:2] if not is_constant(argument)]
             if len(constants) != 1 or not isinstance(others[0], Node) or shape_of(others[0]) != shape_of(node):
                 raise NotLowered(
-                    f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: only a constant (a mask, "
-                    "relative positions) can be added to the scores q k^T of an attention"
+                    f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: only a constant (a "
+                    "mask, relative positions) can be added to the scores q k^T of an attention"
                 )
             bias = bias + scale * constant(graph_module, constants[0])
             trainable |= is_trainable(graph_module, *constants)
@@ -204,7 +207,9 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     key = _projection(graph_module, scores.key, "k", transposed=scores.key_transposed)
     values = _projection(graph_module, value, "v", transposed=False)
     if values.factor != 1.0:
-        raise NotLowered(f"v is scaled by {values.factor:.4g} ahead of the attention: put the factor into its linear layer")
+        raise NotLowered(
+            f"v is scaled by {values.factor:.4g} ahead of the attention: put the factor into its linear layer"
+        )
     heads = len(query.features)
     batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
     if len(key.features) != heads or len(values.features) != heads:
@@ -345,8 +350,8 @@ def _output(result: Node, batch: int, heads: int, tokens: int) -> _Output:
         node, index = user, apply(user, index)
     if found is None:
         raise NotLowered(
-            f"the heads of the attention's result are not merged into one row of {width} channels for each token before "
-            f"{listed(read_by(result)) or 'nothing'} reads them"
+            f"the heads of the attention's result are not merged into one row of {width} channels for each token "
+            f"before {listed(read_by(result)) or 'nothing'} reads them"
         )
     if not torch.equal(found.columns, torch.arange(width)) and _output_linear(found.node) is None:
         raise NotLowered(

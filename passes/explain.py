@@ -1,4 +1,4 @@
-"""Gives every operator that stays in float a reason of its own: a sentence that says what would have to be different."""
+"""Gives every operator that stays in float a reason of its own: what would have to be different."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from .codes import is_dequantize, is_quantize
 from .graph import arguments, aten, has_tensor, is_call, is_constant, is_part, shape_of
+from .integer.token_rules import moves_tokens
 from .layout import is_layout
 from .patterns import UNARY_FUNCTIONS
 from .reasons import describe, listed, operator_of, origin, read_by, reason_of, set_reason
@@ -119,7 +120,9 @@ def _computed(node: Node) -> list[Node]:
 
 def _explain_attention(softmax: Node) -> None:
     if reason_of(softmax) is None:
-        set_reason(softmax, "it is not the softmax of an attention softmax(scale * q k^T + constant) v of linear layers")
+        set_reason(
+            softmax, "it is not the softmax of an attention softmax(scale * q k^T + constant) v of linear layers"
+        )
     reason = f"it is part of the attention around {describe(softmax)}, which stays in float: {reason_of(softmax)}"
     for node in [*_region(softmax, lambda node: node.all_input_nodes), *_region(softmax, lambda node: node.users)]:
         if reason_of(node) is None and not is_layout(node):
@@ -161,8 +164,15 @@ def _between(node: Node) -> str:
         return f"it moves values for {listed(users)}, which {_stay(users)} in float"
     if sources:
         return f"it moves the result of {listed(sources)}, which stays in float"
-    shapes = f"{list(shape_of(node.args[0]))} to {list(shape_of(node))}" if has_tensor(node) else "its input"  # type: ignore
-    return f"{operator_of(node)} of {shapes} takes tokens apart: codes move only as whole tokens, all their channels together"
+    if moves_tokens(node):
+        return (
+            f"its result is read by {listed(read_by(node)) or 'nothing'}: whole tokens move as codes only where an "
+            "operator of the delegate reads them"
+        )
+    return (
+        f"{operator_of(node)} takes the tokens of {describe(origin(node))} apart: codes move only as whole tokens, all "
+        "their channels together"
+    )
 
 
 @_explains(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar)
@@ -171,12 +181,13 @@ def _addition(node: Node) -> str:
     subtracts = "sub" in operator_of(node)
     if len(operands) > 1:
         return (
-            f"it {'subtracts' if subtracts else 'adds'} {listed(operands)}: only the output of a linear layer, which nothing else reads, can be "
-            "added into a residual stream of the same shape"
+            f"it {'subtracts' if subtracts else 'adds'} {listed(operands)}: only the output of a linear layer, which "
+            "nothing else reads, can be added into a residual stream of the same shape"
         )
+    does = "subtracts a constant from" if subtracts else "adds a constant to"
     return (
-        f"it {'subtracts a constant from' if subtracts else 'adds a constant to'} {listed(operands)}: constants are added only in a patch embedding (positions), to the "
-        "scores of an attention, and as biases of linear layers"
+        f"it {does} {listed(operands)}: constants are added only in a patch embedding (positions), to "
+        "the scores of an attention, and as biases of linear layers"
     )
 
 
@@ -225,16 +236,16 @@ def _convolution(node: Node) -> str:
 @_explains(aten.cat.default, aten.stack.default)
 def _concatenation(node: Node) -> str:
     return (
-        f"it joins {listed(_computed(node)) or 'constants'}: only constant tokens in front of the patches of an embedding "
-        "are joined in integers"
+        f"it joins {listed(_computed(node)) or 'constants'}: only constant tokens in front of the patches of an "
+        "embedding are joined in integers"
     )
 
 
 @_explains(aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 def _batch_norm(node: Node) -> str:
     return (
-        f"there is no integer BatchNorm: fold it into the layer in front of it, {listed(_computed(node)) or 'a constant'} "
-        "(torch.nn.utils.fusion), ahead of the export"
+        f"there is no integer BatchNorm: fold it into the layer in front of it, "
+        f"{listed(_computed(node)) or 'a constant'}, ahead of the export (torch.nn.utils.fusion)"
     )
 
 
@@ -246,8 +257,8 @@ def _batch_norm(node: Node) -> str:
 )
 def _pooling(node: Node) -> str:
     return (
-        f"there is no integer operator for {operator_of(node)} over height and width: of pooling, only the mean over the "
-        "tokens of [batch, tokens, channels] (dim=1) runs in integers"
+        f"there is no integer operator for {operator_of(node)} over height and width: of pooling, only the mean "
+        "over the tokens of [batch, tokens, channels] (dim=1) runs in integers"
     )
 
 

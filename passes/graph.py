@@ -161,7 +161,7 @@ def keep_module(node: Node, source: Node) -> Node:
 
 
 def complete_modules(graph_module: GraphModule) -> GraphModule:
-    """Lets operators that tell no module, as torchao's quantisers do, tell that of what they read, or of their reader."""
+    """Lets operators that tell no module, as torchao's quantisers do, tell that of what they read or who reads them."""
     nodes = [node for node in graph_module.graph.nodes if node.op == "call_function"]
     for order, neighbours in ((nodes, lambda node: node.all_input_nodes), (reversed(nodes), lambda node: node.users)):
         for node in order:

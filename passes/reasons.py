@@ -1,7 +1,7 @@
 """Why an operator stays in float, and which module of the user's model it belongs to.
 
-A reason is kept in `node.meta["custom"]`, which torch.export and to_edge hand on to everything that they make of a node:
-where a decomposition turns one operator into five, all five have the reason of the one.
+A reason is kept in `node.meta["custom"]`, which torch.export and to_edge hand on to all that they make of a node: where
+a decomposition turns one operator into five, all five have the reason of the one.
 """
 
 from __future__ import annotations

@@ -176,7 +176,8 @@ class _Calibrator:
         if searches and not self._method.clipping:
             observer.fix(*observer.parameters_for(*observer.sample.range()))
         branch = branch_behind(node) if searches and self._method.clipping else None
-        if branch is not None and self._stream_before(branch[1]) and self._weight_observer(branch[1]):
+        enters = branch is not None and self._stream_before(branch[1]) and self._weight_observer(branch[1])
+        if branch is not None and enters and not observer.sample.is_small:
             observer.weigh_rows(*self._weighted_rows(source, *branch))
         self._stream.apply(node, source, observer.fake_quantize, dying)
 

@@ -233,8 +233,10 @@ def _obstacle(linear: Node) -> str | None:
         )
     if not _has_codes(base):
         return f"its input comes from {describe(origin(value))}, which has no integer codes"
-    features = shape_of(weight)[1]  # type: ignore[arg-type]
-    return None if features <= MAX_FEATURES else f"it has {features} input features; at most {MAX_FEATURES} are supported"
+    features = shape_of(weight)[1]
+    if features > MAX_FEATURES:
+        return f"it has {features} input features; at most {MAX_FEATURES} are supported"
+    return None
 
 
 def _has_codes(node: Node) -> bool:

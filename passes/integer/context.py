@@ -67,10 +67,17 @@ class LoweringContext:
             before = value.args[0]
             if is_layout(value) and self.find_codes(before) is not None:
                 return f"{what} is taken apart by {describe(value)}: codes move only as whole tokens"
-            value = before  # type: ignore[assignment]
+            value = before
             assert isinstance(value, Node)
+        if getattr(source.target, "namespace", "") == "packqvit":
+            return (
+                f"{what} is {describe(source)}, in float: of the results of linear layers, only those that a function "
+                "of one variable, an attention or an addition into the residual stream reads get codes"
+            )
         if source.op == "placeholder":
-            return f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
+            return (
+                f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
+            )
         return f"{what} comes from {describe(source)}, which stays in float"
 
     def find_codes(self, value: object) -> Codes | None:

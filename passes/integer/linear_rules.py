@@ -280,12 +280,16 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
     embedding = _embedding_that_ends_at(node)
     if embedding is None:
-        raise NotLowered("it is not the end of a patch embedding (convolution, flatten, transpose, positions, class token)")
+        raise NotLowered(
+            "it is not the end of a patch embedding (convolution, flatten, transpose, positions, class token)"
+        )
     out = require_residual(grid)
     convolution = embedding.convolution
     image = context.codes_of(convolution.args[0], "the image")
     if not isinstance(image.grid, (AffineGrid, OffsetGrid)):
-        raise NotLowered("the image has the codes of the residual stream: those of an image or an activation are needed")
+        raise NotLowered(
+            "the image has the codes of the residual stream: those of an image or an activation are needed"
+        )
     bias_node = convolution.args[2] if len(convolution.args) > 2 else None
     layer = IntegerLinear(context, convolution.args[1], bias_node, image.grid, describe(convolution))
     kernel = shape_of(skip_codes(convolution.args[1]))[2:]  # type: ignore[arg-type]

@@ -95,7 +95,6 @@ def table_of(function: Callable[[torch.Tensor], torch.Tensor], x: AffineGrid, ou
 @lowers(aten.mean.dim)
 def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(mean(x, [1])) -> packqvit.mean_tokens."""
-    x = context.codes_of(node.args[0], "its input")
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
     axes = [axis % len(shape) for axis in node.args[1]]  # type: ignore[union-attr,operator]
     if axes != [1] or len(shape) != 3:
@@ -103,6 +102,7 @@ def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
             f"only a mean over the tokens of [batch, tokens, channels], dim=1, is supported: this one is over "
             f"{'dim' if len(axes) == 1 else 'dims'} {', '.join(map(str, axes))} of {list(shape)}"
         )
+    x = context.codes_of(node.args[0], "its input")
     channels, tokens = shape[-1], shape[1]
     zero_point_in = 0
     if isinstance(x.grid, AffineGrid):

@@ -1,0 +1,214 @@
+"""Each operator outside has its own reason and the path of its module, all the way through torch.export and to_edge."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import MICRO, images, plain_model, randomize
+from packqvit_delegate import Program, UnsupportedModelError, export
+from packqvit_delegate.calibration import CalibrationMethod
+from packqvit_delegate.outside import FEW, OutsideOperator, describe_outside, log_lines
+from packqvit_delegate.passes import float_operators
+
+CHEAP = CalibrationMethod(rounding="nearest", bias_correction=False, compensation=False, token_importance=False)
+DIM = MICRO["dim"]
+
+
+class SoftsignBlock(nn.Module):
+    """A block of a plain model with an activation that has no table."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block, self.act = block, nn.Softsign()
+        block.__dict__["_activation"] = self.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class Head(nn.Module):
+    """What follows the logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.erf(x).cumsum(-1)
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    """Softsign in block 1, erf and cumsum behind the logits."""
+    model = plain_model()
+    model.blocks[1] = SoftsignBlock(model.blocks[1])
+    return export(nn.Sequential(model, Head()).eval(), (images(1),), images(8), bits=8, method=CHEAP)
+
+
+def reasons(program: Program, operator: str) -> list[tuple[str, str]]:
+    """Module and reason of each operator outside with a name."""
+    return [(o.module, o.reason) for o in program.report.outside if o.operator == f"aten::{operator}"]
+
+
+def test_every_operator_says_what_would_have_to_be_different(program: Program) -> None:
+    ((module, reason),) = reasons(program, "cumsum")
+    assert module == "1" and "no integer operator for aten.cumsum" in reason
+    ((module, reason),) = reasons(program, "erf")
+    assert module == "1" and "aten.erf is not one of the functions" in reason and "gelu" in reason
+    ((module, reason),) = reasons(program, "div")
+    assert "act" in module and "two tensors that are computed at run time" in reason
+
+
+def test_all_parts_of_a_decomposed_operator_have_its_reason(program: Program) -> None:
+    """to_edge makes permute_copy, view_copy and addmm of the second layer of the MLP."""
+    parts = [o for o in program.report.outside if o.module == "0.blocks.1.block.fc2"]
+    assert {"aten::addmm", "aten::permute_copy"} <= {o.operator for o in parts}
+    assert len({o.reason for o in parts}) == 1
+    assert "0.blocks.1.block.fc2" in parts[0].reason and "comes from aten.div" in parts[0].reason
+
+
+def test_the_eager_graph_says_the_same(program: Program) -> None:
+    eager = {(o.module, o.reason) for o in float_operators(program.integer_module)}
+    assert eager == {(o.module, o.reason) for o in program.report.outside}
+
+
+def test_operators_are_grouped_where_they_are_many(program: Program) -> None:
+    outside = program.report.outside
+    assert len(outside) > FEW
+    assert len(log_lines(outside)) == 1 and f"{len(outside)} operators" in log_lines(outside)[0]
+    assert len(program.report.render().splitlines()) < 1 + len(outside)
+    assert len(log_lines(outside[:2])) == 2 and len(describe_outside(outside[:2])) == 2
+
+
+def test_layers_that_differ_in_their_number_are_one_group() -> None:
+    outside = [OutsideOperator(f"mul_{i}", "aten::mul", f"it reads blocks.{i}.fc1", f"blocks.{i}.mlp") for i in range(9)]
+    (line,) = describe_outside(outside)
+    assert "blocks.*.mlp (9 modules): 9 aten::mul: it reads blocks.*.fc1" in line
+
+
+class Gate(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x.mean(1, keepdim=True))
+
+
+class Channels(nn.Module):
+    """A mean over the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(DIM, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x.transpose(1, 2).mean(2))
+
+
+class Wrapped(nn.Module):
+    """A plain model whose tokens go through one more module before the head."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.model, self.last = plain_model(), last
+        self.norm, self.model.norm = self.model.norm, nn.Identity()
+        self.model.head = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.model._embed(self.model.patch(x))
+        for block in self.model.blocks:
+            x = block(x)
+        return self.last(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("last", "operator", "words"),
+    [
+        (nn.Identity, "native_layer_norm", "read by the model's output"),
+        (Gate, "native_layer_norm", r"read by aten\.mul \(last\)"),
+        (Channels, "mean", "over dim 2 of"),
+        (lambda: nn.MaxPool1d(2), "native_layer_norm", "read by aten"),
+        (lambda: nn.Sequential(nn.Linear(DIM, 8), nn.Linear(8, 4)), "addmm", r"is the integer result of last\.0, in float"),
+    ],
+)
+def test_reasons_by_kind(last: Callable[[], nn.Module], operator: str, words: str) -> None:
+    model = randomize(Wrapped(last()))
+    program = export(model, (images(1),), images(2), bits=8, method=CHEAP)
+    found = [reason for _, reason in reasons(program, operator)]
+    assert any(re.search(words, reason) for reason in found), found
+    assert all(o.reason for o in program.report.outside)
+
+
+class OddAttention(nn.Module):
+    """An attention with something on the way that integers do not have."""
+
+    def __init__(self, odd: str) -> None:
+        super().__init__()
+        self.odd = odd
+        self.q, self.k, self.v, self.proj = (nn.Linear(DIM, DIM) for _ in range(4))
+        self.norm = nn.LayerNorm(DIM // 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (3, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.odd == "norm":
+            q = self.norm(q)
+        scores = q @ k.transpose(-2, -1) * 0.25
+        if self.odd == "clamp":
+            scores = scores.clamp(-5, 5)
+        if self.odd == "bias":
+            scores = scores + x.mean((1, 2)).reshape(-1, 1, 1, 1)
+        p = scores.softmax(-2 if self.odd == "dim" else -1)
+        if self.odd == "causal":
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        elif self.odd == "twice":
+            y = p @ (p @ v)
+        else:
+            y = p @ v
+        if self.odd == "scaled":
+            y = p @ (v * 0.5)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class OddViT(nn.Module):
+    def __init__(self, odd: str, rest: int = 0) -> None:
+        super().__init__()
+        self.model = plain_model()
+        for block in self.model.blocks[rest:]:
+            block.attention = OddAttention(odd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ("norm", r"q of the attention comes from aten\.layer_norm \(model\.blocks\.0\.attention\.norm\)"),
+        ("clamp", r"the softmax reads aten\.clamp"),
+        ("bias", r"are added before the softmax: only a constant"),
+        ("dim", r"over dim -2 of 4"),
+        ("causal", r"causal"),
+        ("twice", r"probabilities of the softmax are read by"),
+        ("scaled", r"v is scaled by 0\.5"),
+    ],
+)
+def test_a_refused_model_says_why_its_attention_is_none(odd: str, words: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=words) as error:
+        export(randomize(OddViT(odd)), (images(1),), images(2), bits=8)
+    assert "model.blocks.0.attention" in str(error.value)
+
+
+def test_a_model_without_attention_says_what_there_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)).eval()
+    with pytest.raises(UnsupportedModelError, match=r"no softmax.*1 aten\.conv2d"):
+        export(model, (images(1),), images(2), bits=8)
+
+
+def test_what_belongs_to_an_attention_has_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        program = export(randomize(OddViT("clamp", rest=1)), (images(1),), images(2), bits=8, method=CHEAP)
+    assert sum("outside the delegate" in record.message for record in caplog.records) == 1
+    products = reasons(program, "bmm")
+    assert len(products) == 2 and {module for module, _ in products} == {"model.blocks.1.attention"}
+    assert all("part of the attention" in reason and "the softmax reads aten.clamp" in reason for _, reason in products)
+    assert any("stands between" in o.reason or "moves values for" in o.reason for o in program.report.outside)
