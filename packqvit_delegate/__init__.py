@@ -7,12 +7,20 @@ runs as one integer-only delegate call. `PackQViTQuantizer` and `PackQViTPartiti
 from importlib import metadata
 
 from . import ops  # noqa: F401 - registers the operators
-from .api import Program, export, lower, quantize
+from .api import Program, export, finish, lower, prepare, quantize
 from .backend import PackQViTBackend
 from .calibration import CalibrationMethod
 from .config import LayerOverride, QuantizationConfig
-from .errors import CalibrationError, PackQViTError, PlanError, RuntimeLibraryError, UnsupportedModelError
+from .errors import (
+    CalibrationError,
+    MissingFileError,
+    PackQViTError,
+    PlanError,
+    RuntimeLibraryError,
+    UnsupportedModelError,
+)
 from .partitioner import PackQViTPartitioner
+from .preparation import Pair
 from .quantizer import PackQViTQuantizer
 from .report import DelegationReport
 from .tuning import TuningMethod
@@ -27,10 +35,12 @@ __all__ = [
     "CalibrationMethod",
     "DelegationReport",
     "LayerOverride",
+    "MissingFileError",
     "PackQViTBackend",
     "PackQViTError",
     "PackQViTPartitioner",
     "PackQViTQuantizer",
+    "Pair",
     "PlanError",
     "Program",
     "QuantizationConfig",
@@ -38,6 +48,8 @@ __all__ = [
     "TuningMethod",
     "UnsupportedModelError",
     "export",
+    "finish",
     "lower",
+    "prepare",
     "quantize",
 ]

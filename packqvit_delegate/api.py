@@ -22,7 +22,7 @@ from .files import check_writable
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
 from .passes import rank_classes, take_bytes
-from .preparation import make_pair
+from .preparation import Pair, make_pair
 from .progress import Progress
 from .release import forget_shapes
 from .report import DelegationReport, make_report
@@ -124,6 +124,36 @@ def export(
         progress=progress,
     )
     return finish(integer_module, example_inputs, config, byte_input, top_k)
+
+
+@checked
+def prepare(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    calibration: Iterable[Batch],
+    config: QuantizationConfig | None = None,
+    *,
+    method: CalibrationMethod | None = None,
+    progress: Progress | None = None,
+) -> Pair:
+    """The first step of `export`: the calibrated graph, with observers whose grids are decided, beside the float one.
+
+    Then `pair.to_integer()` is what `quantize` gives, and `lower` what `export` gives, to the bit. In between the
+    graphs can be looked at, or `pair.prepared` be trained (packqvit_delegate.tuning.tune).
+
+    Args:
+        model: As for `export`.
+        example_inputs: As for `export`.
+        calibration: As for `export`.
+        config: All choices; None: the preset `w4a4`, as for `export`.
+        method: As for `export`.
+        progress: As for `export`.
+
+    Raises:
+        PackQViTError: As `export`.
+    """
+    batches = Batches(calibration, example_inputs)
+    return make_pair(model, example_inputs, batches, config or QuantizationConfig(), method, progress)
 
 
 @checked

@@ -147,7 +147,7 @@ def _is_kind(value: Any, kind: Any, parts: tuple[Any, ...]) -> bool:
         return fits and (kind is Sequence or parts[1:] == (...,) or len(value) == len(parts))
     if kind is Callable:
         return callable(value)
-    return not isinstance(kind, type) or isinstance(value, kind)
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _items(value: Any, origin: Any, parts: tuple[Any, ...]) -> Iterator[tuple[Any, Any, Any]]:

@@ -19,5 +19,9 @@ class PlanError(PackQViTError):
     """An integer operator violates a limit of docs/numerics.md, or a plan cannot be written or read."""
 
 
+class MissingFileError(PackQViTError, FileNotFoundError):
+    """A file that was named is not there."""
+
+
 class RuntimeLibraryError(PackQViTError):
     """The native library is missing or does not load beside the installed ExecuTorch."""

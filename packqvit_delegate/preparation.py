@@ -75,6 +75,7 @@ def make_pair(
     return Pair(reference, prepared)
 
 
+@checked
 def float_graph(
     model: nn.Module,
     example_inputs: tuple[torch.Tensor, ...],

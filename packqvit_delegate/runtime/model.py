@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from executorch.runtime import Method, Runtime, Verification
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from ..errors import PackQViTError
 from .library import load_library
+from .program_file import read_program
 
 # ScalarType, as programs number it.
 _DTYPES = {0: torch.uint8, 1: torch.int8, 2: torch.int16, 3: torch.int32, 4: torch.int64, 6: torch.float32}
@@ -55,24 +57,59 @@ class Model:
             PackQViTError: An input has elements of a type that no model of ours takes.
         """
         meta = self._method.metadata
-        return [_tensor_type(meta.input_tensor_meta(i), i) for i in range(meta.num_inputs())]
+        return [_tensor_type(meta.input_tensor_meta(i), f"input {i}") for i in range(meta.num_inputs())]
 
-    def run(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The method's outputs for contiguous inputs of the exported shapes and types.
+    def outputs(self) -> list[TensorType]:
+        """What the method gives.
 
         Raises:
-            PackQViTError: ExecuTorch refuses the inputs.
+            PackQViTError: An output has elements of a type that no model of ours gives.
         """
+        meta = self._method.metadata
+        return [_tensor_type(meta.output_tensor_meta(i), f"output {i}") for i in range(meta.num_outputs())]
+
+    def run(self, *inputs: torch.Tensor | np.ndarray) -> list[torch.Tensor]:
+        """The method's outputs.
+
+        Args:
+            inputs: Of the exported shapes and types, on the CPU, with any strides; numpy's arrays too.
+
+        Raises:
+            PackQViTError: There are more or fewer of them, one is of another kind, or ExecuTorch refuses them.
+        """
+        count = self._method.metadata.num_inputs()
+        if len(inputs) != count:
+            raise PackQViTError(f"the program takes {count} input(s), {len(inputs)} were given: {self._signature()}")
+        tensors = [self._tensor(index, value) for index, value in enumerate(inputs)]
         try:
-            return list(self._method.execute([tensor.contiguous() for tensor in inputs]))
+            return list(self._method.execute(tensors))
         except RuntimeError as error:
-            shapes = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in inputs)
-            raise PackQViTError(f"the program does not run on {shapes}: {error}") from error
+            shapes = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors)
+            raise PackQViTError(f"the program does not run on {shapes}, {self._signature()}: {error}") from error
+
+    def _tensor(self, index: int, value: object) -> torch.Tensor:
+        """An input as ExecuTorch reads it: it looks at nothing but the address."""
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            value = torch.from_numpy(np.array(value))
+        if not isinstance(value, torch.Tensor):
+            raise PackQViTError(f"input {index} is {shown(value)}, but must be a tensor; {self._signature()}")
+        if value.device.type != "cpu" or value.layout != torch.strided:
+            raise PackQViTError(
+                f"input {index} is {shown(value)} on {value.device} ({value.layout}), but must lie on the CPU as a "
+                "dense tensor"
+            )
+        return value.detach().contiguous()
+
+    def _signature(self) -> str:
+        try:
+            return "it takes " + ", ".join(f"{takes.dtype} {takes.shape}" for takes in self.inputs())
+        except (PackQViTError, RuntimeError):  # of another maker, with inputs that are no tensors
+            return "whose inputs are not only tensors"
 
 
-def _tensor_type(info: Any, index: int) -> TensorType:
+def _tensor_type(info: Any, name: str) -> TensorType:
     if info.dtype() not in _DTYPES:
-        raise PackQViTError(f"input {index} has the ScalarType {info.dtype()}; known are {sorted(_DTYPES)}")
+        raise PackQViTError(f"{name} has the ScalarType {info.dtype()}; known are {sorted(_DTYPES)}")
     return TensorType(tuple(info.sizes()), _DTYPES[info.dtype()])
 
 
@@ -85,20 +122,18 @@ def load(program: str | Path | bytes, method: str = "forward") -> Model:
         method: Of the program.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        PackQViTError: ExecuTorch refuses the program; its log says why.
+        MissingFileError: There is no such file; also a FileNotFoundError.
+        PackQViTError: It is no program, or ExecuTorch refuses it; its log says why.
     """
     load_library()
-    if not isinstance(program, bytes):
-        path = Path(program)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file")
-        program = path.read_bytes()
+    content = read_program(program)
     try:
-        loaded = Runtime.get().load_program(program, verification=Verification.InternalConsistency)
+        loaded = Runtime.get().load_program(content, verification=Verification.InternalConsistency)
         loaded_method = loaded.load_method(method)
     except KeyError as error:
         raise PackQViTError(f"the program has no method {method!r}, only {sorted(loaded.method_names)}") from error
+    except UnicodeDecodeError as error:
+        raise PackQViTError("cannot load the program: a name in it is damaged; copy or export it again") from error
     except RuntimeError as error:
         raise PackQViTError(f"ExecuTorch cannot load the program: {error}; its log above says why") from error
     return Model(loaded_method, loaded)
