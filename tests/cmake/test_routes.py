@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import images, plain_model
-from packqvit_delegate import export, runtime
+from models import images
+from packqvit_delegate import runtime
+from programs import micro_program
 
 ROOT = Path(__file__).resolve().parents[2]
 AARCH64_BUILD = ROOT / "build" / "aarch64"
@@ -48,7 +49,7 @@ def case(tmp_path_factory) -> tuple[Path, np.ndarray]:
     """A folder with a program and its input, and what comes out."""
     folder = tmp_path_factory.mktemp("routes")
     batch = images(1)
-    program = export(plain_model(), (batch,), images(4))
+    program = micro_program("W4A4")
     assert program.report.is_whole
     program.save(folder / "model.pte")
     (folder / "input.bin").write_bytes(batch.numpy().tobytes())
