@@ -173,6 +173,7 @@ def build(work: Path, libexecutorch: Path, jobs: int, added: Path | None) -> Pat
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-DCMAKE_PROJECT_packqvit_INCLUDE={hook}",
         *("-DPACKQVIT_BUILD_RUNNER=OFF", "-DPACKQVIT_WERROR=ON"),
+        "-DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON",  # one build has to show that each file includes what it uses
     )
     run("cmake", "--build", folder, "-j", str(jobs), "--target", "packqvit_backend")
     stripped = folder / "libpackqvit_backend.so"

@@ -13,8 +13,8 @@ from pathlib import Path
 import executorch
 import pytest
 
-from models import images, plain_model
-from packqvit_delegate import export, runtime
+from packqvit_delegate import runtime
+from programs import micro_program
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "android" / "run_on_device.sh"
@@ -88,7 +88,7 @@ def test_wrong_arguments(phone, tmp_path):
 
 
 def test_a_run(phone, tmp_path):
-    program = export(plain_model(), (images(1),), images(4))
+    program = micro_program("W4A4")
     program.save(tmp_path / "model.pte")
     result = phone(RUNNER, tmp_path / "model.pte", "--", "--warmup", "1", "--iterations", "3")
     assert result.returncode == 0, result.stdout + result.stderr

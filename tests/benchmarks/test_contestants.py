@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from benchmarks.contestants import operator_names
-from models import MICRO, images, plain_model
-from packqvit_delegate import QuantizationConfig, export
+from models import MICRO
+from programs import micro_program
 
 
 def test_each_operator_of_attention_has_its_own_name() -> None:
-    x = images(4)
-    program = export(plain_model(), (x[:1],), x, config=QuantizationConfig.from_bits(8))
-    names = operator_names(program)
+    names = operator_names(micro_program("W8A8"))
     counts = Counter(name for joined in names.values() for name in joined.split(" + "))
     for name in ("attention_scores", "softmax", "attention_values"):
         assert counts[name] == MICRO["depth"], (name, names)

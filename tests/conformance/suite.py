@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from conformance.cases import Family, make_family
 from packqvit_delegate import Program
+
+
+@functools.cache
+def lowered_family(name: str, seed: int = 0) -> tuple[Family, Program]:
+    """A family and its program, lowered once for all tests of the process."""
+    family = make_family(name, seed)
+    return family, family.lower()
 
 
 def write_case(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.cases import FAMILIES, Family, make_family
+from conformance.cases import FAMILIES, Family
+from conformance.suite import lowered_family
 from packqvit_delegate import Program, runtime
 
 
@@ -30,8 +31,7 @@ def assert_reference_bits(module: Family, program: Program) -> None:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> tuple[Family, Program]:
-    made = make_family(request.param)
-    return made, made.lower()
+    return lowered_family(request.param)
 
 
 def test_program_is_one_delegate_call(family: tuple[Family, Program]) -> None:
@@ -45,5 +45,4 @@ def test_native_kernel_gives_the_reference_bits(family: tuple[Family, Program]) 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", ["linear", "linear_add", "softmax", "attention_values", "layer_norm"])
 def test_other_random_values_give_the_reference_bits(name: str, seed: int) -> None:
-    module = make_family(name, seed)
-    assert_reference_bits(module, module.lower())
+    assert_reference_bits(*lowered_family(name, seed))

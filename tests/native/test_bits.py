@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from conformance.cases import FAMILIES, make_family
-from conformance.suite import write_case
-from models import images, plain_model
-from packqvit_delegate import Program, export
-from packqvit_delegate.data import ImageFolder
-from packqvit_delegate.models import load
-
-PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
+from conformance.cases import FAMILIES
+from conformance.suite import lowered_family, write_case
+from models import images
+from packqvit_delegate import Program
+from programs import PRESETS, micro_program, pictures, vit_tiny_program
 
 
 def run(command: list[str], *arguments: object) -> str:
@@ -41,12 +39,19 @@ def eager_logits(program: Program, batch: torch.Tensor) -> np.ndarray:
         return torch.cat([program.integer_module(image)[0].flatten() for image in batch.split(1)]).numpy()
 
 
-@pytest.fixture(scope="session")
+@functools.cache
+def vit_tiny(data_root: Path, preset: str) -> tuple[Program, np.ndarray]:
+    """ViT-Tiny with trained weights, and the eager integer graph's logits for 8 real pictures."""
+    program, (batch, _) = vit_tiny_program(data_root, preset), pictures(data_root)
+    return program, eager_logits(program, batch)
+
+
+@pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("conformance")
     for name in FAMILIES:
-        module = make_family(name)
-        write_case(folder, name, module.lower(), module.inputs(), module(*module.inputs()))
+        family, program = lowered_family(name)
+        write_case(folder, name, program, family.inputs(), family(*family.inputs()))
     return folder
 
 
@@ -66,35 +71,15 @@ def test_a_wrong_bit_is_noticed(native, cases, tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_micro_vit(native, preset, tmp_path):
-    bits, activation_bits = PRESETS[preset]
-    batch = images(8)
-    program = export(plain_model(), (batch[:1],), batch, bits=bits, activation_bits=activation_bits)
+    batch, program = images(8), micro_program(preset)
     np.testing.assert_array_equal(runner_logits(native, program, batch, tmp_path), eager_logits(program, batch))
-
-
-@pytest.fixture(scope="session", params=PRESETS)
-def vit_tiny(request, data_root) -> tuple[Program, torch.Tensor, np.ndarray]:
-    """ViT-Tiny with trained weights, 8 real pictures, and the eager integer graph's logits for them."""
-    bits, activation_bits = PRESETS[request.param]
-    loaded = load("vit_tiny", data_root / "vit_tiny_patch16_224.in1k.safetensors")
-    normalization = (loaded.preprocessing.mean, loaded.preprocessing.std)
-    folder = ImageFolder.open(data_root / "imagenet_one_per_class_1000").sample(8)
-    calibration = next(folder.batches(8, loaded.preprocessing)).images
-    program = export(
-        loaded.module,
-        (calibration[:1],),
-        calibration,
-        bits=bits,
-        activation_bits=activation_bits,
-        input_normalization=normalization,
-    )
-    batch = next(ImageFolder.open(data_root / "ilsvrc_val_500").batches(8, loaded.preprocessing)).images
-    return program, batch, eager_logits(program, batch)
 
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_vit_tiny_on_real_pictures(native, vit_tiny, tmp_path):
-    program, batch, expected = vit_tiny
+@pytest.mark.parametrize("preset", PRESETS)
+def test_vit_tiny_on_real_pictures(native, preset, data_root, tmp_path):
+    program, expected = vit_tiny(data_root, preset)
+    batch, _ = pictures(data_root)
     assert program.report.is_whole, program.report.render()
     np.testing.assert_array_equal(runner_logits(native, program, batch, tmp_path), expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,10 @@ from PIL import Image
 from conftest import aarch64_command, host_command
 from models import MICRO, plain_model
 from native.test_bits import run, runner_logits
-from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, lower, quantize, runtime
-from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
-from packqvit_delegate.models import load
+from packqvit_delegate import Program, export, lower, runtime
+from packqvit_delegate.data import Preprocessing, synthetic_images
 from packqvit_delegate.passes import take_bytes
+from programs import pictures, vit_tiny_model, vit_tiny_program
 
 LAYOUTS = ("hwc", "chw")
 PREPROCESSING = Preprocessing(MICRO["image"])
@@ -145,24 +144,17 @@ def test_runner_refuses_a_picture_for_a_float_program(float_program, tmp_path):
     assert "this one takes Float [1, 3, 32, 32]: export it with byte input" in result.stderr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vit_tiny(data_root) -> tuple[dict[str, Program], torch.Tensor, np.ndarray]:
-    """A program that takes bytes for each layout, 8 real pictures, and the float program's logits for them."""
-    loaded = load("vit_tiny", data_root / "vit_tiny_patch16_224.in1k.safetensors")
-    preprocessing = loaded.preprocessing
-    normalization = (preprocessing.mean, preprocessing.std)
-    folder = ImageFolder.open(data_root / "imagenet_one_per_class_1000").sample(8)
-    calibration = next(folder.batches(8, preprocessing)).images
-    config = dataclasses.replace(QuantizationConfig.from_bits(4), input_normalization=normalization)
-    method = CalibrationMethod(rounding="nearest")  # in seconds, and the programs share their weights all the same
-    module = quantize(loaded.module, (calibration[:1],), calibration, config, method=method)
-    pixels = next(ImageFolder.open(data_root / "ilsvrc_val_500").batches(8, preprocessing)).pixels
-
+    """A program that takes bytes for each layout, the bytes of 8 real pictures, and the float program's logits."""
+    program, (_, pixels) = vit_tiny_program(data_root, "W4A4"), pictures(data_root)
+    preprocessing = vit_tiny_model(data_root).preprocessing
     programs = {}
     for layout in LAYOUTS:
-        takes_bytes = take_bytes(copy.deepcopy(module), *normalization, channels_last=layout == "hwc")
+        takes_bytes = copy.deepcopy(program.integer_module)
+        take_bytes(takes_bytes, preprocessing.mean, preprocessing.std, channels_last=layout == "hwc")
         programs[layout] = lower(takes_bytes, (laid_out(pixels[:1], layout),))
-    model = runtime.load(lower(module, (calibration[:1],)).buffer)
+    model = runtime.load(program.buffer)
     logits = [model.run(image)[0].flatten() for image in preprocessing.normalize(pixels).split(1)]
     return programs, pixels, torch.cat(logits).numpy()
 

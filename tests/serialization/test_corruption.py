@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import images, plain_model
-from packqvit_delegate import PackQViTError, PlanError, export, runtime
+from models import images
+from packqvit_delegate import PackQViTError, PlanError, runtime
 from packqvit_delegate.serialization import blob
 from packqvit_delegate.serialization.constants import pack_nibbles, unpack_nibbles
+from programs import micro_program
 
 
 @pytest.fixture(scope="module")
 def program() -> bytes:
-    batch = images(2)
-    return export(plain_model(), (batch[:1],), batch, bits=4).buffer
+    return micro_program("W4A4").buffer
 
 
 def header_at(program: bytes) -> int:

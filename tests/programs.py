@@ -1,0 +1,52 @@
+"""Programs that several tests run, each made once in a process: for running and looking at, not for changing."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import images, plain_model
+from packqvit_delegate import Program, export
+from packqvit_delegate.data import ImageFolder
+from packqvit_delegate.models import LoadedModel, load
+
+PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
+
+
+@functools.cache
+def micro_program(preset: str = "W4A4", **options: Any) -> Program:
+    """The hand-written micro ViT, calibrated on `images(8)`; `options` are more of `export`'s."""
+    x, (bits, activation_bits) = images(8), PRESETS[preset]
+    return export(plain_model(), (x[:1],), x, bits=bits, activation_bits=activation_bits, **options)
+
+
+@functools.cache
+def vit_tiny_model(data_root: Path) -> LoadedModel:
+    """ViT-Tiny with its trained weights."""
+    return load("vit_tiny", data_root / "vit_tiny_patch16_224.in1k.safetensors")
+
+
+@functools.cache
+def vit_tiny_program(data_root: Path, preset: str) -> Program:
+    """ViT-Tiny with its trained weights, calibrated on 8 pictures."""
+    loaded, (bits, activation_bits) = vit_tiny_model(data_root), PRESETS[preset]
+    folder = ImageFolder.open(data_root / "imagenet_one_per_class_1000").sample(8)
+    calibration = next(folder.batches(8, loaded.preprocessing)).images
+    return export(
+        loaded.module,
+        (calibration[:1],),
+        calibration,
+        bits=bits,
+        activation_bits=activation_bits,
+        input_normalization=(loaded.preprocessing.mean, loaded.preprocessing.std),
+    )
+
+
+@functools.cache
+def pictures(data_root: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """8 pictures that no program was calibrated on: normalised for ViT-Tiny, and their bytes [8, 3, 224, 224]."""
+    batch = next(ImageFolder.open(data_root / "ilsvrc_val_500").batches(8, vit_tiny_model(data_root).preprocessing))
+    return batch.images, batch.pixels
