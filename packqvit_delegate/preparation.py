@@ -6,14 +6,14 @@ import copy
 import dataclasses
 
 import torch
-from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from .calibration import CalibrationMethod, calibrate
 from .calibration.batches import Batches
-from .capture import capture, check_weights
+from .capture import capture
 from .config import QuantizationConfig
+from .entry import FloatModel
 from .passes import (
     canonicalize,
     equalize_layer_norm,
@@ -46,7 +46,7 @@ class Pair:
 
 
 def make_pair(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     batches: Batches,
     config: QuantizationConfig,
@@ -73,7 +73,7 @@ def make_pair(
 
 
 def float_graph(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     batches: Batches,
     config: QuantizationConfig,
@@ -94,7 +94,6 @@ def float_graph(
         PackQViTError: As `export`.
     """
     progress = progress or silent
-    check_weights(model)
     module = canonicalize(capture(model, example_inputs))
     if config.input_normalization is not None:
         fold_input_normalization(module, config.input_normalization[1])

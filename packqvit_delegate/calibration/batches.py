@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ..errors import CalibrationError, PackQViTError
+from ..inputs import plain
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -21,16 +22,17 @@ class Batches:
         if isinstance(calibration, torch.Tensor):
             calibration = [calibration]
         batches = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in calibration]
+        example_inputs, batches = plain(example_inputs), [plain(tuple(batch)) for batch in batches]
         self.size = example_inputs[0].shape[0]
         for batch in batches:
-            _check_batch(tuple(batch), example_inputs)
+            _check_batch(batch, example_inputs)
         images = sum(batch[0].shape[0] for batch in batches)
         if images < self.size:
             raise CalibrationError(
                 f"{images} calibration image(s) were given, but the program takes {self.size} at once; give a few "
                 "dozen images that look like those of the application"
             )
-        self._batches = [tuple(batch) for batch in batches]
+        self._batches = batches
         self._length = images // self.size
 
     def chunks(self) -> list[tuple[torch.Tensor, ...]]:

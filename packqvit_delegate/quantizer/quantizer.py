@@ -19,6 +19,7 @@ from ..errors import PackQViTError, UnsupportedModelError
 from ..passes.attention import Attention
 from ..passes.canonicalize import canonicalize
 from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
+from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, find, is_call
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
@@ -29,6 +30,7 @@ from ..passes.patterns import (
     linears_behind,
     match_embedding,
 )
+from ..passes.remove_no_ops import active_dropouts
 from .specs import SpecFactory
 
 _ANNOTATION = "quantization_annotation"
@@ -72,7 +74,7 @@ class PackQViTQuantizer(Quantizer):
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Brings the graph into canonical form (passes/canonicalize.py)."""
-        model = canonicalize(model)
+        model = canonicalize(functionalize_graph(model))
         if self.config.input_normalization is not None:
             model = fold_input_normalization(model, self.config.input_normalization[1])
         return model
@@ -102,7 +104,7 @@ class PackQViTQuantizer(Quantizer):
         """
         self._check_overrides(model)
         if next(attentions(model), None) is None:
-            if find(model, aten.dropout.default):
+            if active_dropouts(model):
                 raise UnsupportedModelError(
                     "dropout is active and stands inside the attention: export model.eval(), also for "
                     "quantisation-aware training (a Vision Transformer has nothing else that differs between the modes)"

@@ -10,6 +10,7 @@ import torch
 from executorch.runtime import Method, Runtime, Verification
 
 from ..errors import PackQViTError
+from ..inputs import contiguous
 from .library import load_library
 
 # ScalarType, as programs number it.
@@ -57,13 +58,13 @@ class Model:
         return [_tensor_type(meta.input_tensor_meta(i), i) for i in range(meta.num_inputs())]
 
     def run(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The method's outputs for contiguous inputs of the exported shapes and types.
+        """The method's outputs for inputs of the exported shapes and types, in any strides.
 
         Raises:
             PackQViTError: ExecuTorch refuses the inputs.
         """
         try:
-            return list(self._method.execute([tensor.contiguous() for tensor in inputs]))
+            return list(self._method.execute([contiguous(tensor.detach()) for tensor in inputs]))
         except RuntimeError as error:
             shapes = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in inputs)
             raise PackQViTError(f"the program does not run on {shapes}: {error}") from error
