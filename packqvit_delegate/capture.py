@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from .entry import FloatModel, check_dropout, check_float, evaluation_mode, float_module, is_exported
 from .errors import PackQViTError, UnsupportedModelError
-from .inputs import plain
+from .inputs import contiguous, plain
 from .passes.functionalize import functionalize, needs_functionalization
 from .passes.to_float32 import is_float32, to_float32
 from .release import forget_shapes
@@ -85,7 +85,7 @@ def _attempts(module: nn.Module, example_inputs: Inputs) -> Iterator[tuple[Input
     own = next((tensor.dtype for tensor in given if tensor.is_floating_point()), torch.float32)
     for dtype in [own, *types] if own in types else [*types, own]:
         cast = (tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in given)
-        yield tuple(tensor.contiguous() for tensor in cast), contextlib.nullcontext()
+        yield tuple(map(contiguous, cast)), contextlib.nullcontext()
     yield given, contextlib.nullcontext()  # views of channels_last images may need just these strides
     yield given, _without_gradients()  # operators with out= refuse parameters that want gradients
 

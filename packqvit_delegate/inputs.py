@@ -21,9 +21,16 @@ def contiguous(tensor: Tensor) -> Tensor:
 
     `tensor.contiguous()` keeps any stride of an axis of size one, and runtimes read the order of the axes off them.
     """
+    if has_plain_strides(tensor):
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def has_plain_strides(tensor: Tensor) -> bool:
+    """Whether a tensor has the strides of a new one of its shape."""
     stride = 1
     for size, step in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
         if step != stride:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+            return False
         stride *= max(size, 1)
-    return tensor
+    return True

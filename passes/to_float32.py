@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from packqvit_delegate.errors import UnsupportedModelError
-from packqvit_delegate.inputs import OTHER_FLOATS
+from packqvit_delegate.inputs import OTHER_FLOATS, contiguous, has_plain_strides
 
 from .graph import aten, find
 
@@ -77,7 +77,7 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() and tensor.dtype not in OTHER_FLOATS and tensor.device == _CPU
+    return tensor.dtype not in OTHER_FLOATS and tensor.device == _CPU and has_plain_strides(tensor)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _plain(tensor: Tensor) -> Tensor:
         if value.dtype == torch.float64:  # masks hold the most negative float64
             value = torch.where(value.isfinite(), value.clamp(-_LARGEST, _LARGEST), value)
         value = value.float()
-    value = value.cpu().contiguous()
+    value = contiguous(value.cpu())
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
