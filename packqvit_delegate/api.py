@@ -10,21 +10,22 @@ from typing import Literal
 
 import torch
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
-from torch import nn
 from torch.fx import GraphModule
 
 from .arguments import checked
 from .calibration import CalibrationMethod
 from .calibration.batches import Batch, Batches, check_example_inputs
 from .config import Bits, QuantizationConfig
+from .entry import FloatModel
 from .errors import PackQViTError
 from .files import check_writable
+from .inputs import plain
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
 from .passes import rank_classes, take_bytes
 from .preparation import Pair, make_pair
 from .progress import Progress
-from .release import forget_shapes
+from .release import forget_shapes, released
 from .report import DelegationReport, make_report
 from .tuning import TuningMethod, tune
 
@@ -66,7 +67,7 @@ class Program:
 
 @checked
 def export(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     *,
@@ -113,22 +114,23 @@ def export(
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
     check_ends(config, byte_input, top_k)
-    integer_module = quantize(
-        model,
-        example_inputs,
-        calibration,
-        config,
-        method=method,
-        tuning=tuning,
-        tuning_images=tuning_images,
-        progress=progress,
-    )
-    return finish(integer_module, example_inputs, config, byte_input, top_k)
+    with released(model):
+        integer_module = quantize(
+            model,
+            example_inputs,
+            calibration,
+            config,
+            method=method,
+            tuning=tuning,
+            tuning_images=tuning_images,
+            progress=progress,
+        )
+        return finish(integer_module, example_inputs, config, byte_input, top_k)
 
 
 @checked
 def prepare(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     config: QuantizationConfig | None = None,
@@ -153,7 +155,8 @@ def prepare(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
-    return make_pair(model, example_inputs, batches, config or QuantizationConfig(), method, progress)
+    with released(model):
+        return make_pair(model, example_inputs, batches, config or QuantizationConfig(), method, progress)
 
 
 @checked
@@ -206,7 +209,7 @@ def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | 
 
 @checked
 def quantize(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     config: QuantizationConfig,
@@ -222,12 +225,15 @@ def quantize(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
-    pair = make_pair(model, example_inputs, batches, config, method, progress)
-    if tuning is not None:
-        images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
-        result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
-        logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
-    return pair.to_integer()
+    with released(model):
+        pair = make_pair(model, example_inputs, batches, config, method, progress)
+        if tuning is not None:
+            images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
+            result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
+            logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
+        integer_module = pair.to_integer()
+        del pair  # its graphs go
+        return integer_module
 
 
 @checked
@@ -239,11 +245,13 @@ def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...])
         example_inputs: As for `export`.
     """
     check_example_inputs(example_inputs)
-    exported = torch.export.export(integer_module, example_inputs)
-    edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
-    report = make_report(edge)
-    for line in log_lines(report.outside):
-        logger.warning("%s", line)
-    program = Program(edge.to_executorch(), integer_module, report)
-    forget_shapes(exported.graph)
-    return program
+    with released(integer_module):
+        exported = torch.export.export(integer_module, plain(example_inputs))
+        edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
+        report = make_report(edge)
+        for line in log_lines(report.outside):
+            logger.warning("%s", line)
+        program = Program(edge.to_executorch(), integer_module, report)
+        forget_shapes(exported.graph)
+        del exported, edge
+        return program

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 
 import torch
-from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -14,8 +13,9 @@ from .arguments import checked
 from .calibration import CalibrationMethod, calibrate
 from .calibration.batches import Batches
 from .calibration.images import check_images
-from .capture import capture, check_weights
+from .capture import capture
 from .config import QuantizationConfig
+from .entry import FloatModel
 from .passes import (
     canonicalize,
     equalize_layer_norm,
@@ -49,7 +49,7 @@ class Pair:
 
 @checked
 def make_pair(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     batches: Batches,
     config: QuantizationConfig,
@@ -77,7 +77,7 @@ def make_pair(
 
 @checked
 def float_graph(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     batches: Batches,
     config: QuantizationConfig,
@@ -99,7 +99,6 @@ def float_graph(
     """
     progress = progress or silent
     check_images(batches, config.input_normalization)
-    check_weights(model)
     module = canonicalize(capture(model, example_inputs))
     if config.input_normalization is not None:
         fold_input_normalization(module, config.input_normalization[1])

@@ -14,9 +14,11 @@ import torchao.utils
 from executorch.exir.backend.utils import is_same_node
 from executorch.exir.pass_base import ExportPass
 from executorch.exir.passes import base_post_op_replace_passes, base_pre_op_replace_passes
+from torch import nn
 from torch._decomp.decompositions_for_rng import PhiloxStateTracker
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.ao.quantization.fx import utils as ao_utils
+from torch.export import ExportedProgram
 from torch.fx import Graph, graph_module
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -32,19 +34,36 @@ _CACHED: tuple[Any, ...] = (
 """Functions that remember results by their arguments, and so the arguments too."""
 
 
+_LARGE = 4 * 2**20
+"""Bytes of parameters from which on a model's graphs are collected at once, not when Python gets to it."""
+
+_nesting = 0
+
+
 @contextlib.contextmanager
-def released() -> Iterator[None]:
-    """At its end, also after an error, nothing that was made within it lives on because a cache holds it."""
+def released(model: nn.Module | ExportedProgram) -> Iterator[None]:
+    """At its end, also after an error, nothing that was made within it lives on because a cache holds it.
+
+    Args:
+        model: What is exported.
+    """
+    global _nesting
+    _nesting += 1
     try:
         yield
     finally:
-        release()
+        _nesting -= 1
+        if _nesting == 0:
+            release(collect=_bytes(model) >= _LARGE)
 
 
-def release() -> None:
+def release(collect: bool = True) -> None:
     """Empties the caches that hold modules, graphs and tensors of exports that are over.
 
     What was in them is made again when somebody asks for it. Without it every export of a DeiT-Tiny keeps 350 MiB.
+
+    Args:
+        collect: Whether Python's garbage collector runs, a quarter of a second; graphs hold themselves in circles.
     """
     for function in _CACHED:
         if hasattr(function, "cache_clear"):
@@ -53,9 +72,15 @@ def release() -> None:
         _forget_last_run(one)
     proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()  # nodes of the last export
     PhiloxStateTracker.reset()  # fake tensors of the last lowering
-    gc.collect()
+    if collect:
+        gc.collect()
     _forget_sources()
     give_back_freed_memory()
+
+
+def _bytes(model: nn.Module | ExportedProgram) -> int:
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in named)
 
 
 def forget_shapes(graph: Graph) -> None:

@@ -61,6 +61,16 @@ def remove_no_ops(graph_module: GraphModule) -> GraphModule:
     return clean_up(graph_module)
 
 
+def active_dropouts(graph_module: GraphModule) -> list[Node]:
+    """The dropouts that draw random numbers: in training mode, with p > 0."""
+    found = []
+    for node in find(graph_module, *_DROPOUTS, aten.native_dropout.default):
+        named = arguments(node)
+        if named["train"] and named["p"] > 0:
+            found.append(node)
+    return found
+
+
 def _source(graph_module: GraphModule, node: Node) -> Node | None:
     """The node that `node` only repeats."""
     if is_call(node, *_DROPOUTS):

@@ -9,6 +9,7 @@ import torch
 
 from ..arguments import checked, shown
 from ..errors import CalibrationError, PackQViTError
+from ..inputs import plain
 
 Batch = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -24,13 +25,14 @@ class Batches:
         """Takes the data.
 
         Args:
-            calibration: Batches, or one of them; an iterator is used up.
+            calibration: Batches, or one of them; an iterator is used up. Half and double precision becomes float32.
             example_inputs: Of the program.
 
         Raises:
             PackQViTError: One of both is of another kind, or they do not fit together.
         """
         check_example_inputs(example_inputs)
+        example_inputs = plain(example_inputs)
         self.size = example_inputs[0].shape[0]
         self._batches = [_checked_batch(index, batch, example_inputs) for index, batch in enumerate(_each(calibration))]
         images = sum(batch[0].shape[0] for batch in self._batches)
@@ -125,6 +127,7 @@ def _checked_batch(index: int, batch: Any, example_inputs: tuple[torch.Tensor, .
             f"{name} is {shown(batch)}, but must be a tensor of images [N, ...], or a tuple of tensors, one for each "
             "input of the model"
         )
+    tensors = plain(tensors)
     if len(tensors) != len(example_inputs):
         labels = "; leave the labels away" if len(example_inputs) == 1 else ""
         raise CalibrationError(

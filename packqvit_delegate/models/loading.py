@@ -84,7 +84,7 @@ def load(name: str, weights: str | Path | None = None) -> LoadedModel:
             ) from error
     if loaded.random:
         logger.warning("%s has RANDOM weights: good for measuring latency only, its predictions mean nothing", name)
-    loaded.module.eval()
+    loaded.module.float().eval()  # checkpoints of the hub may be in half precision
     return loaded
 
 

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
@@ -16,10 +15,13 @@ from ..arguments import checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import Batch, Batches
 from ..config import QuantizationConfig
+from ..entry import FloatModel
 from ..errors import PackQViTError
+from ..inputs import plain
 from ..passes import lower_to_integer
 from ..preparation import make_pair
 from ..progress import Progress
+from ..release import released
 from ..training import TrainableModel
 
 _RANGE_IMAGES = 128
@@ -74,7 +76,7 @@ class QatModel(TrainableModel):
 
 @checked
 def prepare(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     config: QuantizationConfig | None = None,
@@ -106,9 +108,10 @@ def prepare(
     method = method or CalibrationMethod()
     if method.rotation is None:
         method = dataclasses.replace(method, rotation=False)
-    pair = make_pair(model, example_inputs, batches, config, method, progress)
-    ranges = batches.first(_RANGE_IMAGES).chunks()
-    return QatModel(pair.prepared, example_inputs, config, ranges, integer_functions, pair.reference)
+    with released(model):
+        pair = make_pair(model, example_inputs, batches, config, method, progress)
+        ranges = batches.first(_RANGE_IMAGES).chunks()
+        return QatModel(pair.prepared, plain(example_inputs), config, ranges, integer_functions, pair.reference)
 
 
 @checked
@@ -121,7 +124,8 @@ def convert(model: QatModel) -> GraphModule:
     Raises:
         PackQViTError: A parameter is not finite, or a constant cannot be expressed in integers.
     """
-    return lower_to_integer(convert_pt2e(copy.deepcopy(model.commit(model.ranges))))
+    with released(model):
+        return lower_to_integer(convert_pt2e(copy.deepcopy(model.commit(model.ranges))))
 
 
 @checked
@@ -137,4 +141,5 @@ def export(model: QatModel, *, byte_input: ByteLayout | None = None, top_k: int 
         PackQViTError: As `convert`, and as `packqvit_delegate.export` for the ends.
     """
     check_ends(model.config, byte_input, top_k)
-    return finish(convert(model), model.example_inputs, model.config, byte_input, top_k)
+    with released(model):
+        return finish(convert(model), model.example_inputs, model.config, byte_input, top_k)

@@ -22,6 +22,7 @@ from ..passes.candidates import describe_candidates
 from ..passes.canonicalize import canonicalize
 from ..passes.explain import by_kind, not_for_linears
 from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
+from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, find, is_call, is_constant, shape_of
 from ..passes.integer.linear_rules import MAX_FEATURES
 from ..passes.integer.token_rules import moves_tokens
@@ -37,6 +38,7 @@ from ..passes.patterns import (
     stream_of,
 )
 from ..passes.reasons import describe, origin, reason_of, set_reason
+from ..passes.remove_no_ops import active_dropouts
 from .specs import SpecFactory
 
 _ANNOTATION = "quantization_annotation"
@@ -83,7 +85,7 @@ class PackQViTQuantizer(Quantizer):
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Brings the graph into canonical form (passes/canonicalize.py)."""
-        model = canonicalize(model)
+        model = canonicalize(functionalize_graph(model))
         if self.config.input_normalization is not None:
             model = fold_input_normalization(model, self.config.input_normalization[1])
         return model
@@ -115,7 +117,7 @@ class PackQViTQuantizer(Quantizer):
         """
         self._check_overrides(model)
         if next(attentions(model), None) is None:
-            if find(model, aten.dropout.default):
+            if active_dropouts(model):
                 raise UnsupportedModelError(
                     "dropout is active and stands inside the attention: export model.eval(), also for "
                     "quantisation-aware training (a Vision Transformer has nothing else that differs between the modes)"

@@ -12,6 +12,7 @@ from executorch.runtime import Method, Runtime, Verification
 
 from ..arguments import checked, shown
 from ..errors import PackQViTError
+from ..inputs import contiguous
 from .library import load_library
 from .program_file import read_program
 
@@ -98,7 +99,7 @@ class Model:
                 f"input {index} is {shown(value)} on {value.device} ({value.layout}), but must lie on the CPU as a "
                 "dense tensor"
             )
-        return value.detach().contiguous()
+        return contiguous(value.detach())
 
     def _signature(self) -> str:
         try:

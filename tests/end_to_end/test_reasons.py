@@ -84,7 +84,9 @@ def test_operators_are_grouped_where_they_are_many(program: Program) -> None:
 
 
 def test_layers_that_differ_in_their_number_are_one_group() -> None:
-    outside = [OutsideOperator(f"mul_{i}", "aten::mul", f"it reads blocks.{i}.fc1", f"blocks.{i}.mlp") for i in range(9)]
+    outside = [
+        OutsideOperator(f"mul_{i}", "aten::mul", f"it reads blocks.{i}.fc1", f"blocks.{i}.mlp") for i in range(9)
+    ]
     (line,) = describe_outside(outside)
     assert "blocks.*.mlp (9 modules): 9 aten::mul: it reads blocks.*.fc1" in line
 
@@ -128,7 +130,11 @@ class Wrapped(nn.Module):
         (Gate, "native_layer_norm", r"read by aten\.mul \(last\)"),
         (Channels, "mean", "over dim 2 of"),
         (lambda: nn.MaxPool1d(2), "native_layer_norm", "read by aten"),
-        (lambda: nn.Sequential(nn.Linear(DIM, 8), nn.Linear(8, 4)), "addmm", r"is the integer result of last\.0, in float"),
+        (
+            lambda: nn.Sequential(nn.Linear(DIM, 8), nn.Linear(8, 4)),
+            "addmm",
+            r"is the integer result of last\.0, in float",
+        ),
     ],
 )
 def test_reasons_by_kind(last: Callable[[], nn.Module], operator: str, words: str) -> None:
