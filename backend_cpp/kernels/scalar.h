@@ -76,8 +76,7 @@ struct Requantizer {
   int32_t qmax = 0;
   unsigned left_shift = 0;  // |acc| << left_shift fits into int32
 
-  // Output steps with `fraction_bits` fraction bits, before the zero point: the magnitude leaves room for an int16
-  // number.
+  // Output steps with `fraction_bits` fraction bits, before the zero point. An int16 number may be added in int32.
   int32_t scale(int32_t acc, size_t channel) const {
     const int32_t t = rshr(acc * (1 << left_shift), shift[channel]);
     return static_cast<int32_t>(rshr(int64_t{t} * multiplier[channel], 15));

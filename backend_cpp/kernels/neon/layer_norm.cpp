@@ -102,9 +102,9 @@ struct Deviation {
 };
 
 // The same in 16 bits for shifts from 0 to 12. As X << 12 has no bits below the rounding then, the deviation is
-// (X << k) + rshr(-mean, static_cast<unsigned>(shift)) with k = 12 - shift, and with that constant split at bit k, ((X
-// + high) << k) + low. All of it saturates. Where the shift does so below zero, `low` must not lift the result again:
-// rows that reach so far down (kMasked) take two instructions more.
+// (X << k) + rshr(-mean, shift) with k = 12 - shift, and with that constant split at bit k, ((X + high) << k) + low.
+// All of it saturates. Where the shift does so below zero, `low` must not lift the result again: rows that reach so far
+// down (kMasked) take two instructions more.
 template <bool kMasked>
 struct NarrowDeviation {
   int16x8_t high;

@@ -136,8 +136,9 @@ class PanelStore {
   // The whole row once more, in 32 bits.
   __attribute__((noinline, cold)) void store_wide(size_t index, const __m256i* acc) const {
     const __m256i addend = load_addend(index);
-    const auto finish = [&](auto j) {
-      const auto widen = [&](__m256i words) { return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, j)); };
+    const auto finish = [&](auto part) {
+      constexpr int j = decltype(part)::value;
+      const auto widen = [](__m256i words) { return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, j)); };
       const __m256i scaled = scale_wide(scale_.shifted(acc, j), widen(scale_.multiplier()));
       const __m256i sum = _mm256_add_epi32(scaled, widen(addend));
       return _mm256_sra_epi32(_mm256_add_epi32(sum, widen(half_)), fraction_bits_);
