@@ -18,7 +18,7 @@ from ..config import QuantizationConfig
 from ..errors import PackQViTError, UnsupportedModelError
 from ..passes.attention import Attention
 from ..passes.canonicalize import canonicalize
-from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
+from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, pixel_grid
 from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, find, is_call
 from ..passes.patterns import (
@@ -148,7 +148,7 @@ class PackQViTQuantizer(Quantizer):
         _set_output(embedding.output, self.specs.residual())
         image = convolution.args[0]
         assert isinstance(image, Node)
-        if self.config.input_normalization is not None:
+        if self.config.input_normalization is not None and PIXELS in image.meta:
             _set_output(image, self.specs.pixels(*pixel_grid(*self.config.input_normalization)))
         else:
             _set_output(image, self.specs.activation(8))
