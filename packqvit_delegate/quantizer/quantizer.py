@@ -21,7 +21,7 @@ from ..passes.attention import Attention
 from ..passes.candidates import describe_candidates
 from ..passes.canonicalize import canonicalize
 from ..passes.explain import by_kind, not_for_linears
-from ..passes.fold_input_normalization import fold_input_normalization, pixel_grid
+from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, pixel_grid
 from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, find, is_call, is_constant, shape_of
 from ..passes.integer.linear_rules import MAX_FEATURES
@@ -160,7 +160,7 @@ class PackQViTQuantizer(Quantizer):
         _set_stream(embedding.output, self.specs.residual())
         image = convolution.args[0]
         assert isinstance(image, Node)
-        if self.config.input_normalization is not None:
+        if self.config.input_normalization is not None and PIXELS in image.meta:
             _set_output(image, self.specs.pixels(*pixel_grid(*self.config.input_normalization)))
         else:
             _set_output(image, self.specs.activation(8))
