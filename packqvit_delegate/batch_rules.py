@@ -14,7 +14,6 @@ from torch.fx import GraphModule, Node
 from .passes.graph import arguments, aten, constant, is_constant
 from .passes.layout import COPIES, PERMUTES, RESHAPES, permutation
 
-
 _ALONG = "mixes what stands along the axis of the images"
 
 
@@ -48,7 +47,11 @@ class ImageAxis:
         """The sum over the images; without their axis where nothing else stands on it."""
         if self.before == self.entries == 1:
             return value.sum(self.axis)
-        return value.unflatten(self.axis, (self.before, -1, self.entries)).sum(self.axis + 1).flatten(self.axis, self.axis + 1)
+        return (
+            value.unflatten(self.axis, (self.before, -1, self.entries))
+            .sum(self.axis + 1)
+            .flatten(self.axis, self.axis + 1)
+        )
 
     def spread(self, total: torch.Tensor, images: int) -> torch.Tensor:
         """The same for each image: the counterpart of `total`."""

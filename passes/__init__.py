@@ -5,10 +5,10 @@ from .canonicalize import canonicalize
 from .decompose_attention import decompose_attention
 from .equalize_layer_norm import equalize_layer_norm
 from .equalize_values import equalize_values
+from .flatten_pooling import flatten_pooling
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_input_normalization import fold_input_normalization
-from .flatten_pooling import flatten_pooling
 from .fold_layer_scale import fold_layer_scale
 from .hoist_token_select import hoist_token_select
 from .lower_to_integer import lower_to_integer

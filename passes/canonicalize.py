@@ -5,9 +5,9 @@ import logging
 from torch.fx import GraphModule
 
 from .decompose_attention import decompose_attention
+from .flatten_pooling import flatten_pooling
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
-from .flatten_pooling import flatten_pooling
 from .fold_layer_scale import fold_layer_scale
 from .graph import signature
 from .merge_adapters import merge_adapters

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import add_linear, aten, clean_up, find, is_call, linear_parameters
+from .graph import add_linear, aten, clean_up, find, linear_parameters
 from .sums import Sum, is_branch, is_sum, parts_of, read_sum, write_sum
 
 Affine = tuple[Tensor, Tensor]

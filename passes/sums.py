@@ -72,7 +72,9 @@ def parts_of(graph_module: GraphModule, root: Node) -> set[Node]:
 
 def is_branch(graph_module: GraphModule, node: Any) -> bool:
     """Whether a node is a linear with constant parameters that no more than one operator reads."""
-    return is_call(node, aten.linear.default) and len(node.users) < 2 and linear_parameters(graph_module, node) is not None
+    return (
+        is_call(node, aten.linear.default) and len(node.users) < 2 and linear_parameters(graph_module, node) is not None
+    )
 
 
 def write_sum(graph_module: GraphModule, root: Node, found: Sum) -> None:
@@ -151,9 +153,7 @@ def _operands(graph_module: GraphModule, node: Node) -> list[tuple[Node | Tensor
     return operands or None
 
 
-def _product(
-    graph_module: GraphModule, node: Node, left: Any, right: Any, channels: int
-) -> list[tuple[Any, Tensor]]:
+def _product(graph_module: GraphModule, node: Node, left: Any, right: Any, channels: int) -> list[tuple[Any, Tensor]]:
     factor = channel_constant(graph_module, right, channels)
     if factor is None and is_call(node, aten.mul.Tensor):
         left, right = right, left

@@ -35,8 +35,6 @@ class _Run(Interpreter):
         return n.target(*self.axes.arguments(n, args, self.count), **kwargs)  # type: ignore[operator]
 
 
-
-
 def graph_of(model: nn.Module, x: Tensor) -> GraphModule:
     return fold_constants(export(model, x))
 
@@ -61,7 +59,9 @@ TOGETHER: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "bias_for_each_image_and_window": lambda m, x: windows(x) + m.bias.repeat(len(x), 1, 1)[:, :, :1],
     "tokens_first": lambda m, x: m.fc(x.flatten(1, 2).transpose(0, 1)).transpose(0, 1),
     "rows": lambda m, x: m.fc(x.reshape(-1, C)).reshape(x.shape[0], 16, 3).amax(1),
-    "windows_in_front": lambda m, x: m.fc(x.reshape(-1, 16, C).transpose(0, 1).reshape(-1, C)).reshape(16, -1, 3).sum(0),
+    "windows_in_front": lambda m, x: (
+        m.fc(x.reshape(-1, 16, C).transpose(0, 1).reshape(-1, C)).reshape(16, -1, 3).sum(0)
+    ),
     "views": lambda m, x: torch.cat([x, x.flip(2)]).reshape(2, -1, 4, 4, C).mean(0),
     "views_stacked": lambda m, x: m.fc(torch.stack([x, x.flip(2)], 1).flatten(0, 1)).unflatten(0, (-1, 2)).mean(1),
     "token": lambda m, x: torch.cat([m.token.expand(len(x), -1, -1), x.flatten(1, 2)], 1)[:, 0],

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from ..calibration import CalibrationMethod
 from ..batching import ImageAxes
+from ..calibration import CalibrationMethod
 from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
 from ..grids import values_of

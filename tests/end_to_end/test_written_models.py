@@ -1,7 +1,9 @@
-"""Models as people write them: windows, tiles, frames and views in the batch, skips, gates and adapters, odd patches."""
+"""Models as people write them: windows, tiles and views in the batch, skips, gates and adapters, odd patches."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 
 from end_to_end.test_micro_vit import assert_same_bits, signal_to_noise
 from models import MICRO, PlainAttention, PlainBlock, Style, images, plain_model, randomize
-from packqvit_delegate import Program, QuantizationConfig, TuningMethod, export, runtime
+from packqvit_delegate import Program, QuantizationConfig, TuningMethod, export, quantize, runtime
+from packqvit_delegate.api import finish
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.sensitivity.report import measure
@@ -22,14 +25,12 @@ PIXELS = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 class Model(nn.Module):
     """Patches on a map of 4 x 4, blocks, and a classifier on the mean; `forward` says how they come together."""
 
-    def __init__(
-        self, forward: Callable[[Model, Tensor], Tensor], patch: tuple[int, int] = (8, 8), skip: object = None
-    ) -> None:
+    def __init__(self, forward: Callable[[Model, Tensor], Tensor], patch: tuple[int, int] = (8, 8)) -> None:
         super().__init__()
-        self.function, self.skip = forward, skip
+        self.function = forward
         self.patch = nn.Conv2d(3, DIM, patch, patch, padding="valid")
         self.position = nn.Parameter(torch.zeros(1, DIM, SIDE, SIDE))
-        self.blocks = nn.ModuleList(PlainBlock(DIM, 1, Style()) for _ in range(2))
+        self.blocks = nn.ModuleList(PlainBlock(DIM, 1, Style()) for _ in range(1))
         self.norm, self.head = nn.LayerNorm(DIM), nn.Linear(DIM, MICRO["classes"])
         self.gate = nn.Linear(DIM, DIM)
 
@@ -66,9 +67,9 @@ def stream_in_windows(m: Model, x: Tensor) -> Tensor:
 
 def attention_in_shifted_windows(m: Model, x: Tensor) -> Tensor:
     x = m.tokens(x)
-    for i, block in enumerate(m.blocks):
-        y = block.norm1(x).unflatten(1, (SIDE, SIDE)).roll((-i, -i), (1, 2))
-        y = together(block.attention(windows(y, 2, 2)), 2, 2).roll((i, i), (1, 2))
+    for block in m.blocks:
+        y = block.norm1(x).unflatten(1, (SIDE, SIDE)).roll((-1, -1), (1, 2))
+        y = together(block.attention(windows(y, 2, 2)), 2, 2).roll((1, 1), (1, 2))
         x = x + y.flatten(1, 2)
         x = x + block.fc2(block._activation(block.fc1(block.norm2(x))))
     return m.pooled(x)
@@ -150,7 +151,7 @@ def check(program: Program, model: nn.Module, x: Tensor, at_once: int, least: fl
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole(name: str) -> None:
     function, at_once = WHOLE[name]
-    model, x = randomize(Model(function)), pictures(8, 3, 32, 32)
+    model, x = randomize(Model(function)), pictures(4, 3, 32, 32)
     program = export(model, (x[:at_once],), x, bits=8)
     assert program.report.is_whole, program.report.render()
     assert_same_bits(program, list(x[:4].split(at_once)))
@@ -160,7 +161,7 @@ def test_whole(name: str) -> None:
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_right_with_something_outside(name: str) -> None:
     function, at_once, shape = OUTSIDE[name]
-    model, x = randomize(Model(function)), pictures(8, *shape)
+    model, x = randomize(Model(function)), pictures(4, *shape)
     program = export(model, (x[:at_once],), x, bits=8)
     assert not program.report.is_whole
     check(program, model, x, at_once)
@@ -168,19 +169,21 @@ def test_right_with_something_outside(name: str) -> None:
     torch.testing.assert_close(found, program.integer_module(x[:at_once]), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("layout", ["hwc", "chw"])
-def test_patches_that_leave_pixels_over_take_bytes(layout: str) -> None:
+def test_patches_that_leave_pixels_over_take_bytes() -> None:
     """Patches of 8 x 4 in images of 35 x 18: three rows and two columns of pixels are in none."""
     model = randomize(Model(plain, (8, 4)))
     pixels = torch.randint(0, 256, (4, 3, 35, 18), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in PIXELS)
     x = (pixels / 255 - mean) / std
-    program = export(model, (x[:1],), x, bits=8, input_normalization=PIXELS, byte_input=layout)  # type: ignore[arg-type]
-    assert program.report.is_whole, program.report.render()
-    given = pixels.permute(0, 2, 3, 1).contiguous() if layout == "hwc" else pixels
-    assert_same_bits(program, list(given.split(1)))
-    found = torch.cat([program.integer_module(image) for image in given.split(1)])
-    assert signal_to_noise(model(x).detach(), found) > 20
+    config = dataclasses.replace(QuantizationConfig.preset("w8a8"), input_normalization=PIXELS)
+    integer = quantize(model, (x[:1],), x, config)
+    for layout in ("hwc", "chw"):
+        program = finish(copy.deepcopy(integer), (x[:1],), config, layout)
+        assert program.report.is_whole, program.report.render()
+        given = pixels.permute(0, 2, 3, 1).contiguous() if layout == "hwc" else pixels
+        assert_same_bits(program, list(given.split(1)))
+        found = torch.cat([program.integer_module(image) for image in given.split(1)])
+        assert signal_to_noise(model(x).detach(), found) > 20
 
 
 def test_adapters_are_merged_where_they_are() -> None:
@@ -195,12 +198,13 @@ def test_adapters_are_merged_where_they_are() -> None:
             return self.base_layer(x) + self.up(self.down(self.dropout(x))) * 0.5
 
     model = plain_model(projection="query_and_kv")
+    del model.blocks[1:]
     for module in [m for m in model.modules() if isinstance(m, (PlainAttention, PlainBlock))]:
         for name, layer in list(module.named_children()):
             if isinstance(layer, nn.Linear):
                 setattr(module, name, Adapted(layer))
     model.head = Adapted(model.head)
-    x = images(8)
+    x = images(4)
     program = export(randomize(model), (x[:1],), x, bits=8)
     assert program.report.is_whole, program.report.render()
     check(program, model, x, 1)
