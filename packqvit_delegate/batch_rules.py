@@ -268,13 +268,14 @@ def _norm(call: Call) -> ImageAxis:
     _packqvit.pixel_codes.default,
 )
 def _first(call: Call) -> ImageAxis:
-    """Operators on [B, channels, ...] that treat every entry of axis 0 alone."""
-    x: Any = call.node.args[0]
-    if call.node.target in (aten.conv1d.default, aten.conv1d.padding, aten.group_norm.default):
-        whole = call.rank(x) >= 3
+    """Operators on [B, channels, ...] that treat every entry of axis 0 alone; without it, that is the channels'."""
+    x, second = call.node.args[0], call.node.args[1] if len(call.node.args) > 1 else None
+    if call.node.target is aten.group_norm.default:
+        rank = 2
     else:
-        whole = call.rank(x) >= 4
-    return call.alone(x, range(0 if not whole else 1, call.rank(x)))
+        is_weight = isinstance(second, Node) and call.node.target is not _packqvit.patch_embedding.default
+        rank = call.rank(second) if is_weight else 4  # type: ignore[arg-type]
+    return call.alone(x, range(call.rank(x) >= rank, call.rank(x)))  # type: ignore[arg-type]
 
 
 @_rule(aten.batch_norm.default)
