@@ -9,8 +9,9 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from .batch_rules import Call, ImageAxis, Mixed, place_of
+from .batch_rules import place_of
 from .errors import CalibrationError
+from .image_axis import Call, ImageAxis, Mixed
 from .passes.graph import is_constant
 
 Inputs = tuple[torch.Tensor, ...]

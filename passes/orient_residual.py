@@ -51,7 +51,7 @@ def _order(graph_module: GraphModule) -> None:
         first, second = node.args
         if node.kwargs.get("alpha", 1) != 1 or not is_call(first, aten.linear.default) or not _is_stream(second, node):
             continue
-        if not is_call(second, aten.linear.default) or position[first] > position[second]:  # type: ignore[index]
+        if not is_call(second, aten.linear.default) or position[first] > position[second]:
             node.args = (second, first)
     for node in find(graph_module, aten.add.Tensor):
         stream, branch = node.args

@@ -84,6 +84,8 @@ def _source(graph_module: GraphModule, node: Node) -> Node | None:
         return None
     if is_call(node, *COPIES):
         return x
+    if is_call(node, aten.pad.default, aten.constant_pad_nd.default) and not any(node.args[1]):  # type: ignore[arg-type]
+        return x
     if (number := _neutral(graph_module, node)) is not None:
         return number
     same = shape_of(x) == shape_of(node) and dtype_of(x) == dtype_of(node)

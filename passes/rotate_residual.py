@@ -100,12 +100,17 @@ def _follow(embedding: Embedding) -> _Stream | str:
                 if user.args[0] is not through or not all(map(is_constant, branch.args[1:])):
                     return f"{user.name} adds what is not the output of a linear with constant parameters"
                 stream.branches.append(branch)
-            elif not averages_tokens(user):
+            elif not averages_tokens(user) and not _scales(user):
                 return f"{user.name} reads it"
             if user not in seen:
                 seen.add(user)
                 waiting.append(user)
     return stream
+
+
+def _scales(node: Node) -> bool:
+    """Whether a node multiplies all channels by one number, as in a scaled skip."""
+    return is_call(node, aten.mul.Tensor) and isinstance(node.args[1], float)
 
 
 def _normalizes_channels(norm: Node) -> bool:

@@ -65,7 +65,7 @@ def split_qkv(graph_module: GraphModule) -> GraphModule:
 
 
 def _groupings(leading: tuple[int, ...]) -> list[tuple[int, int]]:
-    """How the rows of a linear may be batch and tokens: [B, N] as they are, maps [B, h, w] or windows [B, windows, N]."""
+    """What may be batch and tokens of a linear's rows: [B, N] as they are, maps [B, h, w], windows [B, windows, N]."""
     cuts = range(1, len(leading))
     return [(math.prod(leading[:cut]), math.prod(leading[cut:])) for cut in cuts]
 

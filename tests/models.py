@@ -130,7 +130,7 @@ class Style:
         output: "transpose", "permute" or "rows" (computes the output projection on [B * N, D]).
         embedding: "cat_add", "add_cat", "none", "registers" or "no_position".
         layer_scale: Whether the branches are scaled.
-        residual: "stream", "branch" (branch first) or "in_place".
+        residual: "stream", "branch" (branch first), "scaled" (branch + 0.5 * stream) or "in_place".
         activation: "gelu", "tanh", "erf" or "new" (GELU's definitions), "quick" (x * sigmoid(1.702 x)).
         pool: "token", "mean" or "slice" (the class token as a slice).
         bias: Whether q, k and v have a bias.
@@ -256,6 +256,8 @@ class PlainBlock(nn.Module):
         if self.style.residual == "in_place":
             stream += branch
             return stream
+        if self.style.residual == "scaled":
+            return branch + 0.5 * stream
         return branch + stream if self.style.residual == "branch" else stream + branch
 
     def _activation(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from ..arguments import checked
+from ..batching import ImageAxes
 from ..calibration import CalibrationMethod
 from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
@@ -110,7 +111,7 @@ def measure(
     comparison = _Comparison(reference, integer, images.size)
     chunks = images.chunks()
     for chunk in (progress or silent)(chunks, "comparing with float", len(chunks)):
-        for part in zip(*(tensor.split(max(images.size, CHUNK // 4)) for tensor in chunk), strict=True):
+        for part in zip(*(tensor.split(comparison.at_once) for tensor in chunk), strict=True):
             comparison.add(part)
     return comparison.report()
 
@@ -151,6 +152,8 @@ class _Comparison:
 
     def __init__(self, reference: GraphModule, integer: GraphModule, batch_size: int) -> None:
         self._reference, self._integer, self._batch_size = reference, integer, batch_size
+        self._axes = ImageAxes(reference, batch_size), ImageAxes(integer, batch_size)
+        self.at_once = min(axes.at_once(CHUNK // 4) for axes in self._axes)
         self._places = {node: place for node, place in places(integer).items() if FLOAT_NAME in node.meta}
         self._float_nodes = {node.name: node for node in reference.graph.nodes}
         self._tokens = selected_tokens(integer)
@@ -164,9 +167,9 @@ class _Comparison:
     def add(self, batch: tuple[torch.Tensor, ...]) -> None:
         """Takes images."""
         twins = [self._float_nodes[node.meta[FLOAT_NAME]] for node in self._places]
-        truth = OnDemand(self._reference, batch, self._batch_size, twins)
-        local = OnDemand(self._reference, batch, self._batch_size, twins)
-        stream = Steps(self._integer, [batch], self._batch_size)
+        truth = OnDemand(self._reference, batch, self._batch_size, twins, self._axes[0])
+        local = OnDemand(self._reference, batch, self._batch_size, twins, self._axes[0])
+        stream = Steps(self._integer, [batch], self._batch_size, self._axes[1])
         for node in computed(self._integer):
             stream.run(node)
             if node in self._places:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from ..batching import ImageAxes
 from ..calibration.batches import Batches
 from ..config import INNER_PRODUCT_LEVELS
 from ..passes.graph import aten, constant, is_call
@@ -37,6 +38,7 @@ class Simulation:
         """
         self._prepared, self._reference = prepared, reference
         self._size, self._chunks = images.size, images.chunks()
+        self._axes = {module: ImageAxes(module, images.size) for module in (reference, prepared)}
         self._wide: dict[Node, Any] = {}
         self._float_nodes = {node.name: node for node in reference.graph.nodes}
         self._targets = self._float_outputs()
@@ -45,7 +47,7 @@ class Simulation:
     def loss(self, raised: Iterable[Choice] = ()) -> float:
         """Mean loss over the images with some layers at 8 bits; see `loss_of`."""
         changed = frozenset(node for choice in raised for node in choice.nodes)
-        stream = Steps(self._prepared, self._chunks, self._size)
+        stream = self._steps(self._prepared)
         for node in computed(self._prepared):
             self._step(stream, node, changed)
         return self._mean_loss(stream[output_of(self._prepared)])
@@ -61,7 +63,7 @@ class Simulation:
         narrow = {choice: self._narrow(choice) for choice in each}
         nodes = computed(self._reference)
         first = {choice: min(nodes.index(node) for node in narrow[choice]) for choice in each}
-        stream, done = Steps(self._reference, self._chunks, self._size), 0
+        stream, done = self._steps(self._reference), 0
         found: dict[Choice, float] = {}
         ordered = sorted(each, key=first.__getitem__)
         for choice in (progress or silent)(ordered, "trying layers", len(ordered)):
@@ -72,6 +74,9 @@ class Simulation:
                 self._float_step(alone, node, narrow[choice])
             found[choice] = self._mean_loss(alone[output_of(self._reference)])
         return {choice: found[choice] for choice in each}
+
+    def _steps(self, module: GraphModule) -> Steps:
+        return Steps(module, self._chunks, self._size, self._axes[module])
 
     def _narrow(self, choice: Choice) -> dict[Node, Any]:
         """The float graph's nodes that a layer at 4 bits changes, and how."""
@@ -151,7 +156,7 @@ class Simulation:
 
     @torch.no_grad()
     def _float_outputs(self) -> list[torch.Tensor]:
-        stream = Steps(self._reference, self._chunks, self._size)
+        stream = self._steps(self._reference)
         for node in computed(self._reference):
             stream.run(node)
             stream.release(node)

@@ -8,15 +8,22 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.fx import GraphModule, Node
 
+from ..batching import ImageAxes
 from ..calibration.breadth_first import Stream, last_uses
 
 
 class Steps(Stream):
     """A Stream that frees what nothing behind a node reads, and that can be split in two at any node."""
 
-    def __init__(self, graph_module: GraphModule, batches: Sequence[tuple[torch.Tensor, ...]], batch_size: int) -> None:
+    def __init__(
+        self,
+        graph_module: GraphModule,
+        batches: Sequence[tuple[torch.Tensor, ...]],
+        batch_size: int,
+        axes: ImageAxes | None = None,
+    ) -> None:
         """Starts before the first node; arguments as Stream's."""
-        super().__init__(graph_module, batches, batch_size)
+        super().__init__(graph_module, batches, batch_size, axes)
         self._done = last_uses(graph_module)
 
     def fork(self) -> Steps:
@@ -35,7 +42,12 @@ class OnDemand(Stream):
     """Values of one batch, computed when they are asked for and freed when nobody will read them any more."""
 
     def __init__(
-        self, graph_module: GraphModule, batch: tuple[torch.Tensor, ...], batch_size: int, taken: Iterable[Node]
+        self,
+        graph_module: GraphModule,
+        batch: tuple[torch.Tensor, ...],
+        batch_size: int,
+        taken: Iterable[Node],
+        axes: ImageAxes | None = None,
     ) -> None:
         """Starts with nothing computed.
 
@@ -44,8 +56,9 @@ class OnDemand(Stream):
             batch: As one of Stream's.
             batch_size: As Stream's.
             taken: The nodes whose values will be taken; each is kept until then.
+            axes: As Stream's; all images of the batch run at once.
         """
-        super().__init__(graph_module, [batch], batch_size)
+        super().__init__(graph_module, [batch], batch_size, axes)
         self._positions = {node: position for position, node in enumerate(graph_module.graph.nodes)}
         self._kept = set(taken)
         self._readers = {node: set(node.users) for node in graph_module.graph.nodes}

@@ -134,7 +134,7 @@ class IntegerPass:
             moved = _tensor(codes)
             for move in chain:
                 moved = context.moved(move, moved)
-            context.codes[node] = Codes(moved, codes.grid)  # type: ignore[arg-type]
+            context.codes[node] = Codes(moved, codes.grid)
 
     def float_output(self, name: str, simulated: torch.Tensor) -> torch.Tensor:
         """What the integer program has in the place of a linear's result that stays in float.

@@ -225,7 +225,7 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     return Codes(context.call(ops.linear_add.default, args, branch), out)
 
 
-def _skip(context: LoweringContext, value: object) -> tuple[Codes, torch.Tensor]:
+def _skip(context: LoweringContext, value: Any) -> tuple[Codes, torch.Tensor]:
     """The codes of the residual stream, and what it is multiplied with before a branch is added: float64 [] or [C].
 
     Raises:
@@ -233,9 +233,9 @@ def _skip(context: LoweringContext, value: object) -> tuple[Codes, torch.Tensor]
     """
     source, factor = value, torch.ones((), dtype=torch.float64)
     if is_call(value, aten.mul.Tensor) and context.find_codes(value) is None:
-        number = channel_constant(context.graph_module, value.args[1], shape_of(value)[-1])  # type: ignore
+        number = channel_constant(context.graph_module, value.args[1], shape_of(value)[-1])
         if number is not None:
-            source, factor = value.args[0], number  # type: ignore[union-attr]
+            source, factor = value.args[0], number
     codes = context.codes_of(source, "the residual stream")
     if bool((factor < 0).any()) or not bool(factor.any()):
         raise NotLowered("the residual stream is multiplied by a number that is not positive")

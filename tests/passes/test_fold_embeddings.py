@@ -98,9 +98,7 @@ def windows(x: Tensor, height: int = 1, width: int = 2) -> Tensor:
 REORDERED: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], int, bool]] = {
     "suffix": (lambda m, x: torch.cat([tokens(x), m.token.expand(B, -1, -1)], 1) + m.positions[:, : P + 1], 1, True),
     "in_the_middle": (
-        lambda m, x: (
-            torch.cat([tokens(x)[:, :2], m.token.expand(B, -1, -1), tokens(x)[:, 2:]], 1) + 1 * m.positions[:, 3:]
-        ),
+        lambda m, x: torch.cat([tokens(x)[:, :2], m.token.expand(B, -1, -1), tokens(x)[:, 2:]], 1) + m.positions[:, 3:],
         1,
         True,
     ),

@@ -100,3 +100,8 @@ def test_dropout_in_training_stays() -> None:
 def test_the_output_may_be_the_input() -> None:
     graph_module = run_pass(remove_no_ops, Lambda(lambda _, x: x.contiguous()), tensor(2, 3))
     assert not operators(graph_module)
+
+
+def test_pads_of_no_width_go() -> None:
+    model = Lambda(lambda m, x: torch.nn.functional.pad(x, (0, 0, 0, 0)).relu() + torch.nn.functional.pad(x, (0, 0)))
+    assert operators(run_pass(remove_no_ops, model, tensor(2, 3, 4))) == {"relu.default": 1, "add.Tensor": 1}

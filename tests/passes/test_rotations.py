@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.fx import GraphModule, Node
 
-from models import MICRO, export, hugging_face_model, images, plain_model, timm_model
+from end_to_end.test_written_models import Model, attention_in_shifted_windows, stream_in_windows
+from models import MICRO, export, hugging_face_model, images, plain_model, randomize, timm_model
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, preparation, qat
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes import canonicalize, rotate_residual, rotate_values
@@ -81,6 +82,9 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "registers": lambda: plain_model(embedding="registers"),
     "layer scale": lambda: plain_model(layer_scale=True),
     "branch first": lambda: plain_model(residual="branch"),
+    "scaled skip": lambda: plain_model(residual="scaled"),
+    "windows": lambda: randomize(Model(stream_in_windows)),
+    "shifted windows": lambda: randomize(Model(attention_in_shifted_windows)),
     "timm": lambda: timm_model("vit_tiny_patch16_224"),
     "timm, pooled before the norm": lambda: timm_model("vit_tiny_patch16_224", global_pool="avg", fc_norm=True),
     "timm, two heads": lambda: timm_model("deit_tiny_distilled_patch16_224"),
