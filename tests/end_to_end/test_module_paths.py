@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -64,7 +63,9 @@ def test_inspector_shows_the_modules(modules: dict[str, set[str]]) -> None:
     assert modules["packqvit_patch_embedding"] == {"patch"}
     assert modules["packqvit_layer_norm"] == {"norm", *(f"blocks.{i}.norm{j}" for i in (0, 1) for j in (1, 2))}
     assert {"blocks.0.attention.q", "blocks.1.attention.v", "blocks.0.fc1"} <= modules["packqvit_linear"]
-    assert modules["packqvit_linear_add"] == {f"blocks.{i}.{name}" for i in (0, 1) for name in ("attention.proj", "fc2")}
+    assert modules["packqvit_linear_add"] == {
+        f"blocks.{i}.{name}" for i in (0, 1) for name in ("attention.proj", "fc2")
+    }
     assert modules["packqvit_softmax"] == {"blocks.0.attention", "blocks.1.attention"}
     assert modules["packqvit_linear_accumulate"] == {"head"}
 
