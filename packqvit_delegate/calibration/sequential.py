@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -14,15 +16,22 @@ from ..arguments import check_fields, checked
 from ..errors import CalibrationError, PackQViTError
 from ..passes.equalize_layer_norm import STEP
 from ..passes.graph import add_constant, aten, constant, is_call, is_constant, is_trainable
+from ..passes.patterns import layer_name
 from ..progress import Progress, silent
-from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
-from ..row_sample import NOTHING_OBSERVED
+from ..quantizer.observers import CodeObserver, MinMSEObserver, SampledObserver, WeightObserver
+from ..row_sample import FEW_ROWS, NOTHING_OBSERVED
 from .branches import branch_behind, rows_of, sample_rows, stream_before
 from .breadth_first import Stream, last_uses
 from .compensation import Compensation
 from .rounding import Rounded, round_settled, round_to_nearest
 from .statistics import InputMoments
 from .token_importance import TokenImportance, token_importance
+
+logger = logging.getLogger(__name__)
+
+_TOO_FEW_ROWS = 32
+"""Below these a range is widened so much that it costs a bit and more."""
+_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +117,8 @@ class _Calibrator:
         tokens: TokenImportance,
     ) -> None:
         self._module = prepared
-        self._method, self._tokens = method, tokens
+        self._method, self._tokens, self._batches = method, tokens, batches
+        self._few_rows: dict[str, int] = {}
         self._stream = Stream(prepared, batches, batch_size)
         # The same values in float, where something is done about the difference.
         compensates = any(self._compensates(node) for node in prepared.graph.nodes)
@@ -130,6 +140,23 @@ class _Calibrator:
             for value in dying:
                 self._forget(value)
         self._module.recompile()
+        self._warn_of_few_rows()
+
+    def _warn_of_few_rows(self) -> None:
+        if not self._few_rows:
+            return
+        images = sum(batch[0].shape[0] for batch in self._batches)
+        rows = min(self._few_rows.values())
+        names = list(self._few_rows)
+        logger.warning(
+            "%d calibration image(s) are few for %s%s: %d row(s) decide each range, which is widened for that; "
+            "give %d images or more",
+            images,
+            ", ".join(names[:_NAMED]),
+            f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "",
+            rows,
+            math.ceil(FEW_ROWS * images / rows),
+        )
 
     def _run_in_float(self, node: Node, observer: CodeObserver | None, dying: list[Node]) -> None:
         if self._float is None:
@@ -172,6 +199,8 @@ class _Calibrator:
                 observer.fix(source.meta[STEP], 0)
         for value in self._stream[source]:
             observer(value)
+        if isinstance(observer, SampledObserver) and observer.sample.count < _TOO_FEW_ROWS:
+            self._few_rows[layer_name(source)] = observer.sample.count
         searches = isinstance(observer, MinMSEObserver) and STEP not in source.meta
         if searches and not self._method.clipping:
             observer.fix(*observer.parameters_for(*observer.sample.range()))

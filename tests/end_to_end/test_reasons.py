@@ -75,6 +75,39 @@ def test_the_eager_graph_says_the_same(program: Program) -> None:
     assert eager == {(o.module, o.reason) for o in program.report.outside}
 
 
+def float_weights(integer: torch.fx.GraphModule) -> list[Tensor]:
+    """The weights of the linears and convolutions that stayed in float."""
+    targets = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
+    nodes = [node for node in integer.graph.nodes if node.target in targets]
+    tensors = {**dict(integer.named_parameters()), **dict(integer.named_buffers())}
+    return [tensors[str(operand.target)] for node in nodes for operand in node.args[1:3]]
+
+
+def test_a_linear_outside_has_the_weights_of_the_model(program: Program) -> None:
+    """Not rounded ones, and the bias that was not corrected for them."""
+    fc2 = plain_model().blocks[1].fc2
+    weight, bias = float_weights(program.integer_module)
+    assert torch.equal(weight, fc2.weight) and torch.equal(bias, fc2.bias)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_so_has_a_convolution_and_what_reads_the_stream(bits: int) -> None:
+    """With all that calibration does to weights; the last layer reads the stream itself, without a LayerNorm."""
+    model = plain_model()
+    model.patch = nn.Sequential(nn.Conv2d(3, DIM, 3, 8, padding=1))
+    model.norm = nn.Identity()
+    randomize(model)
+    method = CalibrationMethod(rotation=False)
+    program = export(model, (images(1),), images(4), bits=bits, method=method)
+    expected = [model.patch[0].weight, model.patch[0].bias, model.head.weight, model.head.bias]
+    found = float_weights(program.integer_module)
+    assert len(found) == 4 and all(map(torch.equal, found, expected))
+    (reason,) = {reason for module, reason in reasons(program, "addmm") if module == "head"}
+    assert "the residual stream" in reason and "a LayerNorm" in reason
+    (reason,) = {reason for _, reason in reasons(program, "convolution")}
+    assert "a kernel of [3, 3] and stride [8, 8], not [3, 3], padding [1, 1], not [0, 0]" in reason
+
+
 def test_operators_are_grouped_where_they_are_many(program: Program) -> None:
     outside = program.report.outside
     assert len(outside) > FEW

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ...errors import CalibrationError
-from ...row_sample import NOT_FINITE, NOTHING_OBSERVED
+from ...row_sample import NOT_FINITE, NOTHING_OBSERVED, RowSample
 from .base import CodeObserver, SampledObserver, replace_by_codes
 
 _ROWS = 2048
@@ -52,7 +52,7 @@ class ResidualGrid(abc.ABC):
 
 
 class Int16ResidualObserver(ResidualGrid, CodeObserver):
-    """One scale per addition, over the observed range and a margin.
+    """One scale per addition, over the observed range, or that which few rows let expect (RowSample), and a margin.
 
     The lowering lets it only grow along the stream: a massive outlier of a late block does not coarsen the early ones.
     """
@@ -62,6 +62,7 @@ class Int16ResidualObserver(ResidualGrid, CodeObserver):
         super().__init__(**kwargs)
         self.bound: torch.Tensor
         self.register_buffer("bound", torch.zeros(1))
+        self._few: RowSample | None = RowSample()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Records the largest magnitude and returns x unchanged."""
@@ -69,13 +70,19 @@ class Int16ResidualObserver(ResidualGrid, CodeObserver):
         if not torch.isfinite(bound):
             raise CalibrationError(NOT_FINITE)
         self.bound = torch.maximum(self.bound, bound)
+        if self._few is not None:
+            self._few.add(x)
+            self._few = self._few if self._few.is_small else None
         return x
 
     def channel_scales(self) -> torch.Tensor:
         """The observed range with a margin over the 16-bit codes."""
         if not self.bound > 0:
             raise CalibrationError(NOTHING_OBSERVED)
-        return self.bound * INT16_MARGIN / self.quant_max
+        bound = self.bound
+        if self._few is not None and self._few.count:
+            bound = bound.clamp_min(max(map(abs, self._few.range())))
+        return bound * INT16_MARGIN / self.quant_max
 
 
 class ChannelShiftObserver(ResidualGrid, SampledObserver):

@@ -8,11 +8,17 @@ import torch
 
 from .base import CodeObserver
 
+_EMPTY = 2.0**-24
+"""A row so much smaller than the largest is none."""
+
 
 def symmetric_scales(
     weight: torch.Tensor, qmax: int, search: bool, importance: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Scale per output channel.
+
+    Rows of zeros, and those that are so much smaller than the largest that float32 would not tell them from zero beside
+    it, have codes of zero on the mean grid of the others: training can move them, and their bias has usual steps.
 
     Args:
         weight: float32 or float64 [O, ...].
@@ -24,7 +30,10 @@ def symmetric_scales(
         [O], of the weight's type.
     """
     rows = weight.detach().reshape(weight.shape[0], -1)
-    full = rows.abs().amax(1, keepdim=True).clamp_min(1e-8) / qmax
+    largest = rows.abs().amax(1, keepdim=True)
+    is_empty = largest <= _EMPTY * largest.max()
+    usual = largest[~is_empty].mean() if not bool(is_empty.all()) else rows.shape[1] ** -0.5
+    full = torch.where(is_empty, usual, largest) / qmax
     if not search:
         return full.squeeze(1)
     best, best_error = full, torch.full_like(full, float("inf"))
