@@ -57,7 +57,7 @@ def fit_classifier(
     assert testing.labels is not None
     name, head = _classifier(loaded)
     if training.labels is None:
-        _check_classes(testing, head)
+        testing.check_labels(head.out_features)
         return loaded.module, training, testing
     classes = sorted(set(training.labels))
     unknown = sorted(set(testing.labels) - set(classes))
@@ -69,7 +69,7 @@ def fit_classifier(
             fitted.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
             fitted.bias.zero_()
         else:
-            _check_classes(training, head)
+            training.check_labels(head.out_features)
             fitted.weight.copy_(head.weight[classes])
             fitted.bias.copy_(torch.zeros(len(classes)) if head.bias is None else head.bias[classes])
     model = copy.deepcopy(loaded.module)
@@ -100,9 +100,3 @@ def _check_outputs(loaded: LoadedModel, model: nn.Module, classes: int) -> None:
             f"{loaded.name} does not end with one linear classifier, so that it cannot get {classes} classes; train it "
             "without labels (--label-weight 0 --float-steps 0): it keeps its classes then"
         )
-
-
-def _check_classes(folder: ImageFolder, head: nn.Linear) -> None:
-    last = max(folder.labels or (0,))
-    if last >= head.out_features:
-        raise PackQViTError(f"{folder.root} has the label {last}, the model has {head.out_features} classes")

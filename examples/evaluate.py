@@ -69,14 +69,20 @@ def predict_program(program: Path, folder: ImageFolder, preprocessing: Preproces
 
     Returns:
         In the folder's order.
+
+    Raises:
+        PackQViTError: a label of the folder is none of the program's classes.
     """
+    model = runtime.load(program)
+    gives = model.outputs()
+    if len(gives) == 1:  # logits; the best classes alone do not say how many there are
+        folder.check_labels(gives[0].shape[-1])
     chunks = [folder.take(range(i, min(i + CHUNK, len(folder)))) for i in range(0, len(folder), CHUNK)]
 
     def collect(results: Iterable[Answers]) -> Answers:
         return Answers.join(list(progress(results, "integer model", len(chunks))))
 
     if processes == 1:
-        model = runtime.load(program)
         return collect(_predict(model, chunk, preprocessing) for chunk in chunks)
     # Not forked: the runtime's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -112,10 +118,20 @@ def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocess
 def predict_float(
     model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing, size: int = 16, name: str = "float model"
 ) -> Answers:
-    """Runs every image through a PyTorch model, `size` at once."""
+    """Runs every image through a PyTorch model, `size` at once.
+
+    Raises:
+        PackQViTError: a label of the folder is none of the model's classes.
+    """
     batches = progress(folder.batches(size, preprocessing), name, -(-len(folder) // size))
+    answers = []
     with torch.no_grad():
-        return Answers.join([Answers.of(model(batch.images)) for batch in batches])
+        for batch in batches:
+            logits = model(batch.images)
+            answers.append(Answers.of(logits))
+            if len(answers) == 1:
+                folder.check_labels(logits.shape[-1])
+    return Answers.join(answers)
 
 
 def top1(answers: Answers, labels: Sequence[int]) -> str:

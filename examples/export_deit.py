@@ -185,8 +185,7 @@ def _check_labels(folder: ImageFolder, model: nn.Module, images: Tensor) -> None
     with torch.no_grad():
         classes = model(images[:1]).shape[-1]
     assert folder.labels is not None
-    if max(folder.labels) >= classes:
-        raise PackQViTError(f"{folder.root} has the label {max(folder.labels)}, the model has {classes} classes")
+    folder.check_labels(classes)
     if folder.labels_from_folder_names and max(folder.labels) + 1 < classes:
         errors.print(
             f"[yellow]{folder.root} has {max(folder.labels) + 1} class folders, the model {classes} classes: labels "

@@ -120,6 +120,23 @@ class ImageFolder:
         return len(self.files)
 
     @checked
+    def check_labels(self, classes: int) -> None:
+        """Refuses labels that a model cannot answer with.
+
+        Args:
+            classes: Of the model; its labels are 0 to `classes` - 1.
+
+        Raises:
+            PackQViTError: An image has another label; the message names both.
+        """
+        for file, label in zip(self.files, self.labels or (), strict=False):
+            if not 0 <= label < classes:
+                raise PackQViTError(
+                    f"{self.root} has the label {label}, the model has {classes} classes, counted from 0; it is the "
+                    f"label of {file}"
+                )
+
+    @checked
     def take(self, indices: Sequence[int]) -> ImageFolder:
         """The images at these positions, in this order."""
         labels = None if self.labels is None else tuple(self.labels[i] for i in indices)

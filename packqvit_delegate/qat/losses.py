@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from ..arguments import shown
 from ..errors import PackQViTError
 from ..training.losses import distance, feature_distance
 from ..training.outliers import outlier_consistency
@@ -64,11 +65,23 @@ def objective(
     if method.label_weight > 0:
         if labels is None:
             raise PackQViTError("label_weight is not 0, but the data set gives images without labels")
-        term = functional.cross_entropy(_logits(output), labels, label_smoothing=method.label_smoothing)
+        _check_labels(labels, _logits(output).shape[1])
+        term = functional.cross_entropy(output, labels, label_smoothing=method.label_smoothing)
         total = total + method.label_weight * term
     if method.outlier_weight > 0:
         total = total + method.outlier_weight * outlier_consistency(model)
     return total
+
+
+def _check_labels(labels: torch.Tensor, classes: int) -> None:
+    if labels.is_floating_point() and labels.ndim == 2 and labels.shape[1] == classes:
+        return  # probabilities
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise PackQViTError(f"the data set's labels are {shown(labels)}, but must be whole numbers, one for each image")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise PackQViTError(f"the data set has the label {wrong}, the model has {classes} classes, from 0 on")
 
 
 def _logits(output: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import distributed, nn
@@ -34,10 +34,15 @@ _CROPS, _TOKENS = 1, 2
 """Keep the numbers of the crops and of unrounded tokens apart from those of the orders."""
 
 
+def _has_length(data: Any) -> str | None:
+    fits = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str | bytes | Mapping)
+    return None if fits else "must be a map-style data set: FolderDataset(folder, preprocessing) is one"
+
+
 @checked
 def train(
     model: QatModel,
-    data: Dataset[Any],
+    data: Annotated[Dataset[Any], _has_length],
     *,
     teacher: nn.Module | None = None,
     method: TrainingMethod | None = None,

@@ -22,15 +22,11 @@ NOT_RUN = {
     "make demo": "installs the package first; CI runs it",
     "make test": "is what runs this test",
     "pip install .": "installs the package; CI does so before anything else",
-    'make bench BENCH_ARGS="--model deit_tiny --model deit_small --model deit_base"': "timing needs a quiet machine; "
-    "tests/benchmarks check the tools",
-    'make bench BENCH_ARGS="--model deit_tiny --model deit_small --model deit_base --rounds 100"': "likewise",
-    "build/bench/backend_cpp/bench/packqvit_kernel_bench --benchmark_filter='avx512.*/W4A4/'": "likewise, and needs "
-    "Google Benchmark",
-    "torchrun --nnodes 1 --nproc-per-node 8 examples/finetune_qat.py --device cuda --autocast --workers 8 \\": "needs a "
-    "cluster; tests/examples/test_finetune_qat.py runs it on two processes of the CPU",
+    "make bench": "timing needs a quiet machine; tests/benchmarks check the tools",
+    "build/bench/": "likewise, and needs Google Benchmark",
+    "torchrun ": "needs a cluster; tests/examples/test_finetune_qat.py runs it on two processes of the CPU",
 }
-"""First lines of commands that are not run, and why."""
+"""How commands begin that are not run, and why."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,11 @@ class Block:
         if self.kind != "indented" or self.first in PICTURES:
             return False
         return self.page not in FORMULAS or bool(COMMAND.match(self.first))
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a command that can run here."""
+        return self.is_shell and not self.first.startswith(tuple(NOT_RUN))
 
 
 def blocks(path: Path) -> list[Block]:
