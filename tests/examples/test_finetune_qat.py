@@ -22,9 +22,8 @@ ZOO["vit_tiny"] = replace(ZOO["vit_tiny"], config={config!r})
 finetune_qat.app()
 """
 """The command with a micro model in the place of ViT-Tiny, for processes of their own."""
-QUICK = (
-    "--weights w.safetensors --data train --validation val --float-steps 4 --steps 4 --batch 4 --every 2 --processes 1"
-)
+QUICK = "--weights w.safetensors --data train --validation val --float-steps 4 --steps 4 --batch 4 --every 2"
+QUICK += " --processes 1"  # of its own: a second one would import everything again
 
 
 @pytest.fixture
