@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,35 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The models of the tests are small, and pytest-xdist runs one process a core: more threads would wait for one another.
 torch.set_num_threads(1)
+
+
+# Modules that run the same programs (programs.py, conformance/suite.py) belong into one process, which makes them once.
+TOGETHER = {
+    "tests/conformance/test_conformance.py": "native",
+    "tests/native/test_bits.py": "native",
+    "tests/native/test_bytes.py": "native",
+    "tests/examples/test_digits.py": "digits",
+    "tests/qat/test_digits.py": "digits",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile` with the files of TOGETHER as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(file, file)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the garbage collector need not look at a million objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

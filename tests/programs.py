@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
+from digits import load_data, train
 from models import images, plain_model
-from packqvit_delegate import Program, export
+from packqvit_delegate import Program, QuantizationConfig, export
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.models import LoadedModel, load
 
@@ -17,10 +19,16 @@ PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 
 
 @functools.cache
-def micro_program(preset: str = "W4A4", **options: Any) -> Program:
-    """The hand-written micro ViT, calibrated on `images(8)`; `options` are more of `export`'s."""
-    x, (bits, activation_bits) = images(8), PRESETS[preset]
-    return export(plain_model(), (x[:1],), x, bits=bits, activation_bits=activation_bits, **options)
+def micro_program(preset: str, residual: str = "int16") -> Program:
+    """The hand-written micro ViT, calibrated on `images(8)`."""
+    x, config = images(8), QuantizationConfig.from_bits(*PRESETS[preset])
+    return export(plain_model(), (x[:1],), x, config=dataclasses.replace(config, residual=residual))
+
+
+@functools.cache
+def digits_model() -> nn.Module:
+    """The micro ViT of examples/digits.py, trained."""
+    return train(load_data()[0])
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from packqvit_delegate import (
     export,
     runtime,
 )
+from programs import micro_program
 
 BATCH = images(2)
 EXAMPLE = (BATCH[:1],)
@@ -142,7 +143,7 @@ def test_an_unsupported_operator_stays_outside_and_is_named(caplog: pytest.LogCa
 
 
 def test_running_on_another_shape() -> None:
-    model = runtime.load(export(plain_model(), EXAMPLE, BATCH, bits=8).buffer)
+    model = runtime.load(micro_program("W8A8").buffer)
     with pytest.raises(PackQViTError, match=r"does not run on .*\(1, 3, 40, 40\)"):
         model.run(images(1, 40))
 
@@ -154,7 +155,7 @@ def test_a_missing_file() -> None:
 
 def test_a_missing_method() -> None:
     with pytest.raises(PackQViTError, match="backward"):
-        runtime.load(export(plain_model(), EXAMPLE, BATCH, bits=8).buffer, method="backward")
+        runtime.load(micro_program("W8A8").buffer, method="backward")
 
 
 def test_the_package_has_a_version() -> None:

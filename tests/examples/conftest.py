@@ -16,12 +16,12 @@ from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 
 
 @pytest.fixture
-def micro_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], ViTConfig]:
+def micro_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ViTConfig]:
     """Makes a name of the zoo a micro model with so many classes; its weights are in `w.safetensors`."""
     monkeypatch.chdir(tmp_path)
 
-    def place(name: str, classes: int) -> ViTConfig:
-        config = ViTConfig(image_size=32, patch_size=8, num_classes=classes, dim=48, depth=2)
+    def place(name: str, classes: int, depth: int = 2) -> ViTConfig:
+        config = ViTConfig(image_size=32, patch_size=8, num_classes=classes, dim=48, depth=depth)
         monkeypatch.setitem(ZOO, name, replace(ZOO[name], config=config))
         save_file(randomize(VisionTransformer(config)).state_dict(), "w.safetensors")
         return config

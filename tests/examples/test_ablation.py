@@ -21,7 +21,7 @@ ARGUMENTS = "--weights w.safetensors --calibration photos --evaluate photos --ca
 
 @pytest.fixture
 def run(tmp_path: Path, micro_model, invoke):
-    micro_model("deit_tiny", 4)
+    micro_model("deit_tiny", 4, depth=1)
     (tmp_path / "photos").mkdir()
     rows = ["file,label"]
     for i in range(12):

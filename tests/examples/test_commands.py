@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 import evaluate
 import export_deit
-from packqvit_delegate.models import VisionTransformer, ViTConfig
+from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 
 
 @pytest.fixture
@@ -130,10 +131,12 @@ def test_evaluate_refuses(run, arguments, reason):
     assert reason in output
 
 
-def test_bytes_and_best_classes(run, tmp_path):
+def test_bytes_and_best_classes(run, tmp_path, monkeypatch):
     """--input uint8 --top-k through export, evaluation and the program's own description."""
+    config = ViTConfig(image_size=224, num_classes=12, depth=2)
+    monkeypatch.setitem(ZOO, "deit_tiny", replace(ZOO["deit_tiny"], config=config))
     torch.manual_seed(0)
-    save_file(VisionTransformer(ViTConfig(image_size=224, num_classes=12)).state_dict(), tmp_path / "w.safetensors")
+    save_file(VisionTransformer(config).state_dict(), tmp_path / "w.safetensors")
     arguments = "--weights w.safetensors --calibration plain --calibration-images 2 --processes 1 --bits 8"
     found = []
     for options in ("", "--input uint8 --top-k 3", "--input uint8 --layout chw"):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
 import digits
+from programs import digits_model
 
 FLOAT_ACCURACY = 0.96
 LARGEST_LOSS = {"W8A8": 0.01, "W4A8": 0.02, "W4A4": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained_once():
+    """`experiment` trains the model that others of these tests need as well."""
+    with mock.patch.object(digits, "train", lambda training: digits_model()):
+        yield
 
 
 @pytest.fixture(scope="module")

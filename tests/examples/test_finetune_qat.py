@@ -23,6 +23,7 @@ finetune_qat.app()
 """
 """The command with a micro model in the place of ViT-Tiny, for processes of their own."""
 QUICK = "--weights w.safetensors --data train --validation val --float-steps 4 --steps 4 --batch 4 --every 2"
+QUICK += " --processes 1"  # of its own: a second one would import everything again
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def run(tmp_path: Path, micro_model, invoke):
 
 
 def test_it_trains_exports_evaluates_and_draws(run, tmp_path: Path) -> None:
-    output = run(f"{QUICK} --output a.pte --plot a.png --checkpoint a.pt --float-weights f.pt")
+    output = run(f"{QUICK} --processes 2 --output a.pte --plot a.png --checkpoint a.pt --float-weights f.pt")
     assert "top-1 float" in output and "top-1 integer" in output and "/ 4)" in output
     assert runtime.load(tmp_path / "a.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
     assert (tmp_path / "a.png").stat().st_size > 0
@@ -56,7 +57,7 @@ def test_behind_torchrun(run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "micro.py"]
     examples = str(Path(finetune_qat.__file__).parent)
     result = subprocess.run(
-        [*command, *QUICK.split(), "--output", "a.pte", "--float-weights", "f.pt", "--processes", "1"],
+        [*command, *QUICK.split(), "--output", "a.pte", "--float-weights", "f.pt"],
         env=os.environ | {"PYTHONPATH": examples, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -46,7 +46,7 @@ def vit_tiny(data_root: Path, preset: str) -> tuple[Program, np.ndarray]:
     return program, eager_logits(program, batch)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cases(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("conformance")
     for name in FAMILIES:

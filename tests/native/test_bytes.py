@@ -144,7 +144,7 @@ def test_runner_refuses_a_picture_for_a_float_program(float_program, tmp_path):
     assert "this one takes Float [1, 3, 32, 32]: export it with byte input" in result.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def vit_tiny(data_root) -> tuple[dict[str, Program], torch.Tensor, np.ndarray]:
     """A program that takes bytes for each layout, the bytes of 8 real pictures, and the float program's logits."""
     program, (_, pixels) = vit_tiny_program(data_root, "W4A4"), pictures(data_root)

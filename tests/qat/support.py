@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import torch
@@ -19,11 +21,20 @@ def method(**changes: Any) -> qat.TrainingMethod:
     return qat.TrainingMethod(**{"steps": 6, "batch": 8, "warmup": 1, "rates": QUICK, "smallest_crop": None, **changes})
 
 
-def prepared(integer_functions: bool = False, **config: Any) -> qat.QatModel:
-    """A micro Vision Transformer, calibrated; in float arithmetic on its grids unless asked for, which is faster."""
+@functools.cache
+def _prepared_once(**config: Any) -> qat.QatModel:
     x = images(16, seed=1)
-    chosen = QuantizationConfig(**config)
-    return qat.prepare(plain_model(), (x[:1],), x, chosen, integer_functions=integer_functions)
+    return qat.prepare(plain_model(), (x[:1],), x, QuantizationConfig(**config))
+
+
+def prepared(integer_functions: bool = False, **config: Any) -> qat.QatModel:
+    """A micro Vision Transformer, calibrated; in float arithmetic on its grids unless asked for, which is faster.
+
+    Each caller has its own; the graphs behind it are copies of those that were calibrated once.
+    """
+    made = _prepared_once(**config)
+    graph, float_graph = (copy.deepcopy(module) for module in (made._prepared[0], made._float_module[0]))
+    return qat.QatModel(graph, made.example_inputs, made.config, made.ranges, integer_functions, float_graph)
 
 
 def data(count: int = 48, labels: bool = False) -> TensorDataset:

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 import digits
 from packqvit_delegate import QuantizationConfig, qat
 from packqvit_delegate.training.optimizer import LearningRates
+from programs import digits_model
 
 METHOD = qat.TrainingMethod(
     steps=600,
@@ -36,7 +37,7 @@ def shifted(data: digits.Split) -> TensorDataset:
 
 def test_four_bits_are_within_a_point_of_float() -> None:
     training, test = digits.load_data()
-    model = digits.train(training)
+    model = digits_model()
     with torch.no_grad():
         accuracy = digits.accuracy(model(test.images), test.labels)
     config = dataclasses.replace(QuantizationConfig.preset("w4a4"), input_normalization=(digits.MEAN, digits.STD))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -13,7 +16,16 @@ from packqvit_delegate.preparation import make_pair
 
 def calibrated_model(batch_size: int = 1, x: Tensor | None = None, **config: object) -> tuple[GraphModule, GraphModule]:
     """The float graph of a micro Vision Transformer and what calibration made of it."""
-    x = images(16, seed=1) if x is None else x
+    reference, prepared = _calibrated_once(batch_size, **config) if x is None else _calibrated(batch_size, x, **config)
+    return copy.deepcopy(reference), copy.deepcopy(prepared)
+
+
+@functools.cache
+def _calibrated_once(batch_size: int, **config: object) -> tuple[GraphModule, GraphModule]:
+    return _calibrated(batch_size, images(16, seed=1), **config)
+
+
+def _calibrated(batch_size: int, x: Tensor, **config: object) -> tuple[GraphModule, GraphModule]:
     chosen = QuantizationConfig(**config)  # type: ignore[arg-type]
     example = (x[:batch_size],)
     pair = make_pair(plain_model(), example, Batches(x, example), chosen)
