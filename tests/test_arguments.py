@@ -253,6 +253,10 @@ def test_every_public_function_is_checked() -> None:
 
 def test_a_program_is_not_saved_into_nowhere(tmp_path: Path) -> None:
     program = object.__new__(packqvit_delegate.Program)
-    for path, message in ((tmp_path / "gone" / "m.pte", "there is no folder"), (tmp_path, "is a folder"), (3, "path is 3")):
+    for path, message in (
+        (tmp_path / "gone" / "m.pte", "there is no folder"),
+        (tmp_path, "is a folder"),
+        (3, "path is 3"),
+    ):
         with pytest.raises(PackQViTError, match=message):
             program.save(path)  # type: ignore[arg-type]
