@@ -137,9 +137,7 @@ def strided(x: Tensor) -> Tensor:
     ],
     ids=["channels_last", "permuted", "strided", "stride_of_one_image", "gradient"],
 )
-def test_layouts_of_the_example(
-    plain: nn.Module, expected: GraphModule, layout: Callable[[Tensor], Tensor]
-) -> None:
+def test_layouts_of_the_example(plain: nn.Module, expected: GraphModule, layout: Callable[[Tensor], Tensor]) -> None:
     actual = canonical(plain, layout(X))
     assert_same(actual, expected)
     (image,) = (node for node in actual.graph.nodes if node.op == "placeholder")
