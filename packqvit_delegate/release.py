@@ -16,7 +16,7 @@ from executorch.exir.pass_base import ExportPass
 from executorch.exir.passes import base_post_op_replace_passes, base_pre_op_replace_passes
 from torch import nn
 from torch._decomp.decompositions_for_rng import PhiloxStateTracker
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.ao.quantization.fx import utils as ao_utils
 from torch.export import ExportedProgram
 from torch.fx import Graph, graph_module
@@ -72,6 +72,8 @@ def release(collect: bool = True) -> None:
         _forget_last_run(one)
     proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()  # nodes of the last export
     PhiloxStateTracker.reset()  # fake tensors of the last lowering
+    for key in [key for key in FakeTensorMode.cache if any(isinstance(part, nn.Module) for part in key.key)]:
+        del FakeTensorMode.cache[key]  # calls of lowered modules
     if collect:
         gc.collect()
     _forget_sources()
