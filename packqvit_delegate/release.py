@@ -97,7 +97,8 @@ def forget_shapes(graph: Graph) -> None:
     for node in graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
-            value.fake_mode.shape_env.tracked_fakes.clear()
+            if value.fake_mode.shape_env.tracked_fakes is not None:
+                value.fake_mode.shape_env.tracked_fakes.clear()
             value.fake_mode.shape_env.fake_tensor_cache.clear()
             return
 

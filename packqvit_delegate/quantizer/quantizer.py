@@ -215,8 +215,8 @@ class PackQViTQuantizer(Quantizer):
         if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS):
             activation = users[0]
             _set_output(node, self.specs.before(_as_function(activation)))
-        elif (bits := self._bits_of(node)) is not None:  # linears read it, as in low-rank layers
-            _set_output(node, self.specs.activation(bits))
+        elif (output_bits := self._bits_of(node)) is not None:  # linears read it, as in low-rank layers
+            _set_output(node, self.specs.activation(output_bits))
 
 
 def _annotation(node: Node) -> QuantizationAnnotation:
