@@ -252,6 +252,9 @@ def attention_values(r: Random) -> Iterator[Case]:
             v = torch.full((1, 1031, 4), value, dtype=torch.int8)
             multiplier, shift = r.requantizer(4, 30)
             yield Input(p), Input(v), multiplier, shift, log2, 0, 6, 0, -128, 127
+            for shift in (0, 8, 22):  # from far beyond the grid to within it, and a zero point the other way
+                shifts = torch.full((4,), shift, dtype=torch.uint8)
+                yield Input(p), Input(v), multiplier, shifts, log2, 0, 6, -128 if value > 0 else 127, -128, 127
 
 
 def layer_norm(r: Random) -> Iterator[Case]:
