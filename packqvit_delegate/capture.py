@@ -60,7 +60,7 @@ def _functional(exported: ExportedProgram) -> GraphModule:
 def _export(module: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     """torch.export with the inputs in the type that the model takes."""
     if is_exported(module):
-        _check_shapes(module, example_inputs)  # type: ignore[arg-type]
+        _check_shapes(module, example_inputs)
     failed: Exception | None = None
     for inputs, context in _attempts(module, example_inputs):
         try:

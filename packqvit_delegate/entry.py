@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -58,7 +59,7 @@ def float_module(model: FloatModel) -> nn.Module:
     return module
 
 
-def is_exported(module: nn.Module) -> bool:
+def is_exported(module: nn.Module) -> TypeGuard[GraphModule]:
     """Whether it is the module of an exported program, which has no mode to switch."""
     if not isinstance(module, GraphModule):
         return False

@@ -64,8 +64,8 @@ def fold_input_normalization(graph_module: GraphModule, std: Sequence[float]) ->
         image.meta[PIXELS] = True
     if not convolutions:
         logger.warning(
-            "input_normalization is not used: no patch embedding (a convolution whose kernel is its stride, followed by "
-            "tokens) is the only reader of an input; the range of the input is calibrated instead"
+            "input_normalization is not used: no patch embedding (a convolution whose kernel is its stride, whose "
+            "outputs become tokens) is the only reader of an input; the range of the input is calibrated instead"
         )
     return clean_up(graph_module)
 

@@ -75,6 +75,6 @@ def _check_exact(graph_module: GraphModule, quantizer: Node, mean: Sequence[floa
     if not torch.equal(codes, (byte - 128).to(codes.dtype).expand_as(codes)):
         raise PackQViTError(
             "the codes of the image are not its bytes: export with input_normalization=(mean, std), the mean and the "
-            "standard deviation that the model's images are normalised with, and let the patch embedding alone read the "
-            "image, as it is"
+            "standard deviation that the model's images are normalised with, and let the patch embedding alone "
+            "read the image"
         )
