@@ -96,10 +96,10 @@ def forget_shapes(graph: Graph) -> None:
     """
     for node in graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
-            if value.fake_mode.shape_env.tracked_fakes is not None:
-                value.fake_mode.shape_env.tracked_fakes.clear()
-            value.fake_mode.shape_env.fake_tensor_cache.clear()
+        if isinstance(value, FakeTensor) and (shapes := value.fake_mode.shape_env) is not None:
+            if shapes.tracked_fakes is not None:
+                shapes.tracked_fakes.clear()
+            shapes.fake_tensor_cache.clear()
             return
 
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.errors import PackQViTError
 
-from .graph import add_constant, aten, call, clean_up, constant, has_tensor, is_call, is_trainable, replacing, shape_of
+from .graph import add_constant, aten, call, clean_up, constant, has_tensor, is_call, is_trainable, shape_of
 from .patterns import match_embedding
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ def fold_input_normalization(graph_module: GraphModule, std: Sequence[float]) ->
         image.meta[PIXELS] = True
     if not convolutions:
         logger.warning(
-            "input_normalization is not used: no patch embedding (a convolution whose kernel is its stride, with "
-            "tokens behind it) is the only reader of an input; the range of the input is calibrated instead"
+            "input_normalization is not used: no patch embedding (a convolution whose kernel is its stride, whose "
+            "outputs become tokens) is the only reader of an input; the range of the input is calibrated instead"
         )
     return clean_up(graph_module)
 
@@ -85,7 +85,7 @@ def _equalize(graph_module: GraphModule, convolution: Node, ratio: torch.Tensor)
     image, weight = convolution.args[0], convolution.args[1]
     assert isinstance(image, Node) and isinstance(weight, Node)
     factors = ratio.reshape(1, -1, 1, 1)
-    with replacing(graph_module, convolution):
+    with graph_module.graph.inserting_before(convolution):
         scaled = call(graph_module, aten.mul.Tensor, image, add_constant(graph_module, factors, "input_ratio"))
         trainable = is_trainable(graph_module, weight)
         folded = add_constant(graph_module, constant(graph_module, weight) / factors, "patch_weight", trainable)

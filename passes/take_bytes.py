@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.errors import PackQViTError
 
-from .graph import call, clean_up, constant, is_call, replacing
+from .graph import call, clean_up, constant, is_call
 
 ops = torch.ops.packqvit
 
@@ -39,7 +39,7 @@ def take_bytes(
     value = image.meta["val"]
     shape = [value.shape[i] for i in ((0, 2, 3, 1) if channels_last else (0, 1, 2, 3))]
     image.meta["val"] = value.new_empty(shape, dtype=torch.uint8)
-    with replacing(graph_module, quantizer):
+    with graph_module.graph.inserting_before(quantizer):
         codes = call(graph_module, ops.pixel_codes.default, image, channels_last)
     codes.meta.update({key: value for key, value in quantizer.meta.items() if key != "val"})
     quantizer.replace_all_uses_with(codes)
@@ -75,6 +75,6 @@ def _check_exact(graph_module: GraphModule, quantizer: Node, mean: Sequence[floa
     if not torch.equal(codes, (byte - 128).to(codes.dtype).expand_as(codes)):
         raise PackQViTError(
             "the codes of the image are not its bytes: export with input_normalization=(mean, std), the mean and the "
-            "standard deviation that the model's images are normalised with, and let the patch embedding alone read "
-            "the image, as it is"
+            "standard deviation that the model's images are normalised with, and let the patch embedding alone "
+            "read the image"
         )

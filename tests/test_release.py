@@ -84,10 +84,10 @@ def resident() -> float:
 
 def test_the_resident_size_stays_level() -> None:
     sizes = []
-    for _ in range(5):
+    for _ in range(4):
         packqvit_delegate.export(model(dim=240), (X[:1],), X, bits=8)
         sizes.append(resident())
-    assert sizes[-1] - sizes[1] < 30
+    assert sizes[-1] - sizes[1] < 20
 
 
 def test_the_integer_module_keeps_its_source() -> None:
