@@ -89,8 +89,7 @@ def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
 
 def _named(node: Node, error: PlanError) -> str:
     """What an error says, with the operator and its module in front where it names none."""
-    name = describe(node)
-    return str(error) if str(error).startswith(name) else f"{name}: {error}"
+    return str(error) if str(error).startswith("aten.") else f"{describe(node)}: {error}"
 
 
 def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:

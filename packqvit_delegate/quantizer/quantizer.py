@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -23,7 +24,7 @@ from ..passes.canonicalize import canonicalize
 from ..passes.explain import by_kind, not_for_linears
 from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, pixel_grid
 from ..passes.functionalize import functionalize_graph
-from ..passes.graph import aten, find, is_call, is_constant, shape_of
+from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.integer.linear_rules import MAX_FEATURES
 from ..passes.integer.token_rules import moves_tokens
 from ..passes.layout import trace
@@ -99,7 +100,7 @@ class PackQViTQuantizer(Quantizer):
         self.check(model)
         embeddings = [e for e in map(match_embedding, model.graph.nodes) if e is not None]
         for embedding in embeddings:
-            self._annotate_embedding(embedding)
+            self._annotate_embedding(model, embedding)
         for attention in attentions(model):
             self._annotate_attention(attention)
         for node in model.graph.nodes:
@@ -153,8 +154,13 @@ class PackQViTQuantizer(Quantizer):
 
     # Each kind of node, by operator.
 
-    def _annotate_embedding(self, embedding: Embedding) -> None:
+    def _annotate_embedding(self, model: GraphModule, embedding: Embedding) -> None:
         convolution = embedding.convolution
+        obstacle = _embedding_obstacle(model, embedding)
+        if obstacle is not None:  # in float, on its own weights; its tokens get codes all the same
+            set_reason(convolution, obstacle)
+            _set_stream(embedding.output, self.specs.residual())
+            return
         bits = self.config.weight_bits_of(layer_name(convolution), edge=True)
         _set_input(convolution, 1, self.specs.weight(bits))
         _set_stream(embedding.output, self.specs.residual())
@@ -221,6 +227,17 @@ class PackQViTQuantizer(Quantizer):
 
 def _annotation(node: Node) -> QuantizationAnnotation:
     return node.meta.setdefault(_ANNOTATION, QuantizationAnnotation(_annotated=True))
+
+
+def _embedding_obstacle(model: GraphModule, embedding: Embedding) -> str | None:
+    """Why a patch embedding cannot run in integers, or None."""
+    features = math.prod(shape_of(embedding.convolution.args[1])[1:])  # type: ignore[arg-type]
+    if features > MAX_FEATURES:
+        return f"its patches have {features} values; at most {MAX_FEATURES} are supported: take smaller patches"
+    prefix = None if embedding.prefix is None else constant(model, embedding.prefix)
+    if prefix is not None and not bool((prefix == prefix[:1]).all()):
+        return "the tokens in front of its patches differ between the images of a batch: they have to be the same"
+    return None
 
 
 def _obstacle(linear: Node) -> str | None:

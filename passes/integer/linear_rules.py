@@ -29,6 +29,8 @@ from .context import Codes, LoweringContext, NotLowered, lowers, require_affine,
 MAX_FEATURES = 4096
 MAX_BIAS = 1 << 29
 _INPUT_BOUND = 128
+_EMPTY_BITS = 14
+"""Fraction bits, of the output's step, that the bias of a row of zeros has in the accumulator."""
 _MORE = 1.001
 """Steps become this much coarser than a bias needs, so that rounding does not carry it beyond its limit."""
 
@@ -95,6 +97,10 @@ class IntegerLinear:
         Raises:
             PlanError: The output grid is too fine for the layer.
         """
+        # The step of a row without codes is free: one that suits every bias which the output can hold.
+        is_empty = ~self._codes.bool().any(-1)
+        self._scales = torch.where(is_empty, out_scales * 2.0**-_EMPTY_BITS, self._scales)
+        self._set(*self._with_bias_below(MAX_BIAS))
         products = int(self._codes.abs().long().sum(-1).max()) * _INPUT_BOUND
         lowest, largest = (4 * products).bit_length(), int(self.bias.abs().max())
         best, error = None, None

@@ -94,6 +94,13 @@ def zero(*names: str) -> Callable[[nn.Module], None]:
     return change
 
 
+def no_embedding(model: nn.Module) -> None:
+    """The stream begins with zeros."""
+    zero("patch")(model)
+    model.token.zero_()
+    model.position.zero_()
+
+
 def far_biases(model: nn.Module) -> None:
     """Rows that consist of a bias far beyond all others, in a stream and before the functions."""
     for name, bias in (("blocks.0.fc1", 300.0), ("blocks.1.fc2", 90.0), ("head", 1e4)):
@@ -115,6 +122,7 @@ def dead_channels(model: nn.Module) -> None:
         (zero("blocks.1.attention.proj", "blocks.1.fc2"), 25.0),
         (zero("blocks.1.attention.q", "blocks.0.attention.v", "blocks.0.fc1"), 25.0),
         (far_biases, 40.0),
+        (no_embedding, 25.0),
         (dead_channels, 25.0),
     ],
 )

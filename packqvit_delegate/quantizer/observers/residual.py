@@ -20,6 +20,10 @@ INT16_MARGIN = 1.25
 """The int16 stream covers this much more than calibration saw: outliers grow on other images, bits are plenty."""
 
 
+_LEAST_BOUND = 1e-6
+"""A stream of zeros has this range: any will do."""
+
+
 class ResidualGrid(abc.ABC):
     """Mix-in: a symmetric grid with a scale per tensor or per channel; subclasses choose it."""
 
@@ -77,9 +81,9 @@ class Int16ResidualObserver(ResidualGrid, CodeObserver):
 
     def channel_scales(self) -> torch.Tensor:
         """The observed range with a margin over the 16-bit codes."""
-        if not self.bound > 0:
+        if not self.bound > 0 and self._few is not None and not self._few.count:
             raise CalibrationError(NOTHING_OBSERVED)
-        bound = self.bound
+        bound = self.bound.clamp_min(_LEAST_BOUND)
         if self._few is not None and self._few.count:
             bound = bound.clamp_min(max(map(abs, self._few.range())))
         return bound * INT16_MARGIN / self.quant_max
