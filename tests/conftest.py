@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The models of the tests are small, and pytest-xdist runs one process a core: more threads would wait for one another.
+# The models of the tests are small, and pytest-xdist runs one process a core: more threads would wait for one another,
+# here and in the processes that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Modules that run the same programs (programs.py, conformance/suite.py) belong into one process, which makes them once.
@@ -46,6 +50,21 @@ def pytest_collection_finish() -> None:
     """What is imported stays: the garbage collector need not look at a million objects again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Between modules that share nothing, large programs are dropped, and memory goes back to the system."""
+    if nextitem is None:
+        return
+    module, following = (each.path.relative_to(ROOT).as_posix() for each in (item, nextitem))
+    if TOGETHER.get(module, module) == TOGETHER.get(following, following):
+        return
+    if "programs" in sys.modules:
+        sys.modules["programs"].forget_large_programs()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

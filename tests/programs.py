@@ -18,6 +18,12 @@ from packqvit_delegate.models import LoadedModel, load
 PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 
 
+def eager_logits(program: Program, batch: torch.Tensor) -> torch.Tensor:
+    """What the integer graph of a program for one image gives for each of a batch, one behind the other."""
+    with torch.no_grad():
+        return torch.cat([program.integer_module(image)[0].flatten() for image in batch.split(1)])
+
+
 @functools.cache
 def micro_program(preset: str, residual: str = "int16") -> Program:
     """The hand-written micro ViT, calibrated on `images(8)`."""
@@ -58,3 +64,15 @@ def pictures(data_root: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """8 pictures that no program was calibrated on: normalised for ViT-Tiny, and their bytes [8, 3, 224, 224]."""
     batch = next(ImageFolder.open(data_root / "ilsvrc_val_500").batches(8, vit_tiny_model(data_root).preprocessing))
     return batch.images, batch.pixels
+
+
+@functools.cache
+def vit_tiny_logits(data_root: Path, preset: str) -> torch.Tensor:
+    """The eager integer graph's logits for `pictures`."""
+    return eager_logits(vit_tiny_program(data_root, preset), pictures(data_root)[0])
+
+
+def forget_large_programs() -> None:
+    """Frees the memory of what is not of micro size."""
+    for made in (vit_tiny_model, vit_tiny_program, vit_tiny_logits, pictures):
+        made.cache_clear()

@@ -118,24 +118,34 @@ def settle(
     """
     codes, steps = codes.clone(), scales.unsqueeze(1)
     gradient = (codes * steps - weight) @ hessian
-    curvature = hessian.diagonal()
+    moving = torch.arange(len(codes))  # output channels do not depend on one another: one at rest stays there
     for _ in range(_SWEEPS):
-        before = codes.clone()
-        for first in range(0, weight.shape[1], _BLOCK):
-            last = min(first + _BLOCK, weight.shape[1])
-            change = torch.empty_like(codes[:, first:last])
-            inside = hessian[first:last, first:last]
-            for column in range(first, last):
-                wish = codes[:, column] - gradient[:, column] / (curvature[column] * scales)
-                code = wish.round().clamp(-qmax, qmax)
-                change[:, column - first] = (code - codes[:, column]) * scales
-                codes[:, column] = code
-                gradient[:, first:last] += torch.outer(change[:, column - first], inside[column - first])
-            gradient[:, :first] += change @ hessian[first:last, :first]
-            gradient[:, last:] += change @ hessian[first:last, last:]
-        if torch.equal(codes, before):
+        # A column at a time is looked at, so that it has to lie together: [K, O].
+        now, slope = codes[moving].T.contiguous(), gradient[moving].T.contiguous()
+        before = now.clone()
+        _sweep(now, slope, hessian, scales[moving], qmax)
+        codes[moving], gradient[moving] = now.T, slope.T
+        moving = moving[(now != before).any(0)]
+        if len(moving) == 0:
             break
-    return codes, codes - gradient / (curvature * steps)
+    return codes, codes - gradient / (hessian.diagonal() * steps)
+
+
+def _sweep(codes: torch.Tensor, gradient: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, qmax: int) -> None:
+    """One turn of `settle` over all columns, in place: `codes` and `gradient` are float64 [K, O]."""
+    curvature = hessian.diagonal()
+    for first in range(0, len(codes), _BLOCK):
+        last = min(first + _BLOCK, len(codes))
+        change = torch.empty_like(codes[first:last])
+        inside = hessian[first:last, first:last]
+        for column in range(first, last):
+            wish = codes[column] - gradient[column] / (curvature[column] * scales)
+            code = wish.round_().clamp_(-qmax, qmax)
+            torch.mul(code - codes[column], scales, out=change[column - first])
+            codes[column] = code
+            gradient[first:last] += torch.outer(inside[column - first], change[column - first])
+        gradient[:first] += hessian[:first, first:last] @ change
+        gradient[last:] += hessian[last:, first:last] @ change
 
 
 def gptq_with_scales(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from conformance.cases import FAMILIES
 from conformance.suite import lowered_family, write_case
 from models import images
 from packqvit_delegate import Program
-from programs import PRESETS, micro_program, pictures, vit_tiny_program
+from programs import PRESETS, eager_logits, micro_program, pictures, vit_tiny_logits, vit_tiny_program
 
 
 def run(command: list[str], *arguments: object) -> str:
@@ -32,18 +31,6 @@ def runner_logits(
     files = ("--model", folder / "model.pte", "--batch-file", folder / "images.bin", "--output", folder / "logits.bin")
     run(native("packqvit_runner"), *files)
     return np.fromfile(folder / "logits.bin", dtype=np.float32)
-
-
-def eager_logits(program: Program, batch: torch.Tensor) -> np.ndarray:
-    with torch.no_grad():
-        return torch.cat([program.integer_module(image)[0].flatten() for image in batch.split(1)]).numpy()
-
-
-@functools.cache
-def vit_tiny(data_root: Path, preset: str) -> tuple[Program, np.ndarray]:
-    """ViT-Tiny with trained weights, and the eager integer graph's logits for 8 real pictures."""
-    program, (batch, _) = vit_tiny_program(data_root, preset), pictures(data_root)
-    return program, eager_logits(program, batch)
 
 
 @pytest.fixture(scope="session")
@@ -72,14 +59,14 @@ def test_a_wrong_bit_is_noticed(native, cases, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_micro_vit(native, preset, tmp_path):
     batch, program = images(8), micro_program(preset)
-    np.testing.assert_array_equal(runner_logits(native, program, batch, tmp_path), eager_logits(program, batch))
+    np.testing.assert_array_equal(runner_logits(native, program, batch, tmp_path), eager_logits(program, batch).numpy())
 
 
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_vit_tiny_on_real_pictures(native, preset, data_root, tmp_path):
-    program, expected = vit_tiny(data_root, preset)
-    batch, _ = pictures(data_root)
+    program, (batch, _) = vit_tiny_program(data_root, preset), pictures(data_root)
     assert program.report.is_whole, program.report.render()
-    np.testing.assert_array_equal(runner_logits(native, program, batch, tmp_path), expected)
+    expected = vit_tiny_logits(data_root, preset)
+    np.testing.assert_array_equal(runner_logits(native, program, batch, tmp_path), expected.numpy())
