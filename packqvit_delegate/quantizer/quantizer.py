@@ -231,7 +231,7 @@ def _annotation(node: Node) -> QuantizationAnnotation:
 
 def _embedding_obstacle(model: GraphModule, embedding: Embedding) -> str | None:
     """Why a patch embedding cannot run in integers, or None."""
-    features = math.prod(shape_of(embedding.convolution.args[1])[1:])  # type: ignore[arg-type]
+    features = math.prod(shape_of(embedding.convolution.args[1])[1:])
     if features > MAX_FEATURES:
         return f"its patches have {features} values; at most {MAX_FEATURES} are supported: take smaller patches"
     prefix = None if embedding.prefix is None else constant(model, embedding.prefix)
