@@ -85,8 +85,9 @@ def export(
     """Quantises a Vision Transformer by calibration and lowers it into one integer delegate call.
 
     Args:
-        model: Takes float images [B, C, H, W], returns logits or features.
-        example_inputs: Fix the shapes of the program.
+        model: Takes float images [B, C, H, W], returns logits or features. A module, an ExportedProgram or its
+            `.module()`, of any floating-point type; computed in float32. It stays as it is.
+        example_inputs: Fix the shapes of the program, which takes contiguous float32 whatever these are.
         calibration: Batches of inputs; any number of images along axis 0. A hundred images serve well; with 4-bit
             weights five hundred serve better (docs/accuracy.md).
         bits: Of the weights: 4 or 8.

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+import packqvit_delegate
 from graphs import Lambda, operators, tensor
-from models import MICRO, PlainBlock, Style, export, images, plain_model, randomize
+from models import MICRO, PlainBlock, Style, export, hugging_face_model, images, plain_model, randomize
 from packqvit_delegate import PackQViTQuantizer, UnsupportedModelError
 from packqvit_delegate.capture import capture
 from packqvit_delegate.passes import canonicalize, float_operators, lower_to_integer
@@ -200,6 +201,13 @@ def test_the_standard_flow_functionalises_too() -> None:
         error, signal = (integer(x) - model(x)).norm(), model(x).norm()
     assert error < 0.1 * signal
     assert not [operator for operator in float_operators(integer) if "softmax" in operator.operator]
+
+
+def test_beit_is_whole() -> None:
+    """Hugging Face's BEiT writes into its position ids and its attention bias."""
+    model, x = hugging_face_model("Beit", use_relative_position_bias=True), images(8)
+    report = packqvit_delegate.export(model, (x[:1],), x, bits=8).report
+    assert (report.delegates, report.outside) == (1, ())
 
 
 def test_a_graph_without_writes_stays_itself() -> None:
