@@ -41,7 +41,7 @@ class IntegerLinear:
     """Weight codes, accumulator scales and folded bias of a linear layer on affine input codes.
 
     A row whose weights are zero, or tiny beside its bias, would have a bias of more steps than an accumulator holds:
-    its step is made as coarse as that needs, and its codes are rounded anew (docs/numerics.md, rows of tiny weights).
+    its step is made as coarse as that needs, and its codes are rounded anew (docs/numerics.md).
 
     Attributes:
         weight: int8 [O, K].
