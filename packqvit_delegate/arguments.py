@@ -231,10 +231,8 @@ def shown(value: Any) -> str:
         keys = ", ".join(map(repr, list(value)[:4]))
         return f"{_one(type(value).__name__)} with the keys {keys}" if value else f"an empty {type(value).__name__}"
     if isinstance(value, list | tuple):
-        kinds = ", ".join(dict.fromkeys(type(item).__name__ for item in value))
-        return (
-            f"{_one(type(value).__name__)} of {len(value)} ({kinds})" if value else f"an empty {type(value).__name__}"
-        )
+        kinds, name = ", ".join(dict.fromkeys(type(item).__name__ for item in value)), type(value).__name__
+        return f"{_one(name)} of {len(value)} ({kinds})" if value else f"an empty {name}"
     if isinstance(value, os.PathLike):
         return f"the path {os.fspath(value)!r}"
     if inspect.isroutine(value):

@@ -95,7 +95,7 @@ def test_what_fits_passes(given: dict[str, Any]) -> None:
         (
             "module",
             "vit.pt",
-            r"module is 'vit.pt', but must be a torch.nn.Module or None; packqvit_delegate.models.load",
+            r"module is 'vit.pt', but must be a torch.nn.Module or None; .*models.load",
         ),
         ("tensors", BATCH, r"tensors is a tensor float32 \[2, 3, 32, 32\], but must be a tuple of tensors"),
         ("tensors", (BATCH, None), r"tensors\[1\] is None, but must be a tensor"),
