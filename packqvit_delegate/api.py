@@ -196,10 +196,8 @@ def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | 
     """Refuses ends that a program of this configuration cannot have.
 
     Raises:
-        PackQViTError: They are unknown, or bytes have no meaning.
+        PackQViTError: Bytes have no meaning, or there are no best classes.
     """
-    if byte_input not in (None, "hwc", "chw"):
-        raise PackQViTError(f"byte_input is {byte_input!r}, but must be 'hwc', 'chw' or None")
     if byte_input is not None and config.input_normalization is None:
         raise PackQViTError(
             "byte_input needs input_normalization=(mean, std): without it nobody knows which number a byte stands for"
@@ -226,10 +224,13 @@ def quantize(
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
+    images = torch.empty(0)
+    if tuning is not None:
+        images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
+        tuning.held_out_of(len(images))
     with released(model):
         pair = make_pair(model, example_inputs, batches, config, method, progress)
         if tuning is not None:
-            images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
             result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
             logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
         integer_module = pair.to_integer()

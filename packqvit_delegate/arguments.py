@@ -24,6 +24,7 @@ import torch
 from .errors import PackQViTError
 
 _CONTAINERS = (Sequence, list, Iterable, tuple)
+_CHOICES = (Union, types.UnionType, Literal)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,7 @@ _WORDS = {
     bytes: ("bytes", "bytes"),
     Path: ("a path", "paths"),
     torch.Tensor: ("a tensor", "tensors"),
+    torch.nn.Module: ("a torch.nn.Module", "torch.nn.Module objects"),
     type(None): ("None", "None"),
 }
 """One of a kind, and many."""
@@ -179,11 +181,9 @@ def _members(hint: Any) -> tuple[Any, ...]:
 def _wanted(hint: Any, many: bool = False) -> str:
     """An annotation in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        words = dict.fromkeys(_wanted(part, many) for part in sorted(parts, key=lambda part: part is type(None)))
-        return " or ".join(words)
-    if origin is Literal:
-        return " or ".join(map(repr, parts))
+    if origin in _CHOICES:
+        *others, last = _alternatives(hint, many)
+        return f"{', '.join(others)} or {last}" if others else last
     if origin is Annotated:
         return _wanted(parts[0], many)
     if origin is tuple and parts[1:] != (...,):
@@ -198,7 +198,22 @@ def _wanted(hint: Any, many: bool = False) -> str:
     if hint in _WORDS:
         return _WORDS[hint][many]
     name = getattr(hint, "__qualname__", str(hint))
-    return f"{name} objects" if many else f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    return f"{name} objects" if many else _one(name)
+
+
+def _one(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _alternatives(hint: Any, many: bool) -> list[str]:
+    """What an annotation leaves to choose between, None last."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return [repr(part) for part in parts]
+    if origin not in _CHOICES:
+        return [_wanted(hint, many)]
+    ordered = sorted(parts, key=lambda part: part is type(None))
+    return list(dict.fromkeys(word for part in ordered for word in _alternatives(part, many)))
 
 
 def shown(value: Any) -> str:
@@ -214,10 +229,10 @@ def shown(value: Any) -> str:
         return text if len(text) <= 80 else f"{text[:70]}... ({len(value)} long)"  # type: ignore[arg-type]
     if isinstance(value, Mapping):
         keys = ", ".join(map(repr, list(value)[:4]))
-        return f"a {type(value).__name__} with the keys {keys}" if value else f"an empty {type(value).__name__}"
+        return f"{_one(type(value).__name__)} with the keys {keys}" if value else f"an empty {type(value).__name__}"
     if isinstance(value, list | tuple):
-        kinds = ", ".join(dict.fromkeys(type(item).__name__ for item in value))
-        return f"a {type(value).__name__} of {len(value)} ({kinds})" if value else f"an empty {type(value).__name__}"
+        kinds, name = ", ".join(dict.fromkeys(type(item).__name__ for item in value)), type(value).__name__
+        return f"{_one(name)} of {len(value)} ({kinds})" if value else f"an empty {name}"
     if isinstance(value, os.PathLike):
         return f"the path {os.fspath(value)!r}"
     if inspect.isroutine(value):

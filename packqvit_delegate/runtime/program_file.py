@@ -93,9 +93,11 @@ def _whole_size(content: bytes) -> int | str:
     if len(content) < _HEADER_AT + _HEADER.size:
         return f"is cut off within its header: it has {len(content)} bytes"
     _, length, program, segments_at, segments = _HEADER.unpack_from(content, _HEADER_AT)
-    if length < _OLD_HEADER_LENGTH or program < _SMALLEST or 0 < segments_at < program:
+    segments = segments if length >= _HEADER.size else 0
+    has_segments = segments_at > 0 or segments > 0
+    if not _OLD_HEADER_LENGTH <= length <= program or program < _SMALLEST or has_segments and segments_at < program:
         return "is damaged: its header contradicts itself; copy or export it again"
-    return max(program, segments_at + segments if length >= _HEADER.size else segments_at)
+    return max(program, segments_at + segments)
 
 
 def _kind(content: bytes) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..arguments import check_fields, checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import Batch, Batches
 from ..config import INNER_PRODUCT_LEVELS, LayerOverride, QuantizationConfig
+from ..entry import FloatModel
 from ..errors import PackQViTError
 from ..files import check_writable
 from ..preparation import Pair, make_pair
@@ -127,7 +127,7 @@ class Limits:
 
 @checked
 def suggest(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     config: QuantizationConfig | None = None,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.fx import GraphModule, Node
 
 from ..arguments import checked
@@ -17,6 +16,7 @@ from ..batching import ImageAxes
 from ..calibration import CalibrationMethod
 from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
+from ..entry import FloatModel
 from ..files import check_writable
 from ..grids import values_of
 from ..passes.graph import is_call
@@ -118,7 +118,7 @@ def measure(
 
 @checked
 def analyze(
-    model: nn.Module,
+    model: FloatModel,
     example_inputs: tuple[torch.Tensor, ...],
     calibration: Iterable[Batch],
     config: QuantizationConfig | None = None,

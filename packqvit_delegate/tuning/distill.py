@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..arguments import checked
-from ..errors import CalibrationError, PackQViTError
+from ..errors import PackQViTError
 from ..progress import Progress, silent
 from ..training import TrainableModel
 from ..training.augment import random_views
@@ -89,12 +89,7 @@ class _Tuner:
         self._features = default_features(self._model) if method.features is None else method.features
         self._teacher = TrainableModel(float_module, batch_size).to(self._device).requires_grad_(False)
         order = torch.randperm(len(images), generator=self._generator)
-        held_out = max(1, round(method.held_out * len(images)))
-        if len(images) - held_out < method.batch:
-            raise CalibrationError(
-                f"{len(images)} images are too few to tune with: {held_out} are held out, and one step takes "
-                f"{method.batch}; give some hundreds"
-            )
+        held_out = method.held_out_of(len(images))
         self._images = images
         self._held_out, self._trained_on = order[:held_out], order[held_out:]
 

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from ..arguments import check_fields
-from ..errors import PackQViTError
+from ..errors import CalibrationError, PackQViTError
 from ..training.grids import LearnedAffine
 from ..training.model import TrainableModel
 from ..training.optimizer import LearningRates
@@ -93,6 +93,20 @@ class TuningMethod:
         if not 0 < self.held_out < 1:
             raise PackQViTError(f"held_out is {self.held_out}, outside (0, 1)")
         _check_device(self.device)
+
+    def held_out_of(self, images: int) -> int:
+        """How many of the images are never trained on.
+
+        Raises:
+            CalibrationError: The others are too few for one step.
+        """
+        held_out = max(1, round(self.held_out * images))
+        if images - held_out < self.batch:
+            raise CalibrationError(
+                f"{images} images are too few to tune with: {held_out} are held out, and one step takes {self.batch}; "
+                "give some hundreds"
+            )
+        return held_out
 
 
 def _check_device(name: str) -> None:
