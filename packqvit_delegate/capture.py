@@ -142,10 +142,14 @@ def check_weights(model: nn.Module) -> None:
     """Refuses weights that no grid can hold.
 
     Raises:
-        PackQViTError: A parameter or buffer holds NaN or infinity.
+        PackQViTError: A parameter or buffer holds NaN or infinity; buffers may hold -inf, as masks of attention do.
     """
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    buffers = dict(model.named_buffers())
+    for name, tensor in [*model.named_parameters(), *buffers.items()]:
         if tensor.is_meta:
             raise PackQViTError(f"{name} is on the meta device and has no values; load the weights first")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point():
+            continue
+        usable = torch.isfinite(tensor) if name not in buffers else torch.isfinite(tensor) | torch.isneginf(tensor)
+        if not bool(usable.all()):
             raise PackQViTError(f"{name} holds NaN or infinite values; the checkpoint is damaged or training diverged")

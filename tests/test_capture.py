@@ -287,3 +287,13 @@ def test_torchscript_is_refused(plain: nn.Module) -> None:
 def test_weights_on_the_meta_device() -> None:
     with pytest.raises(PackQViTError, match="meta device"):
         capture(copy.deepcopy(plain_model()).to("meta"), (X,))
+
+
+def test_masks_may_hold_minus_infinity_and_nothing_else_may(plain: nn.Module) -> None:
+    masked = copy.deepcopy(plain)
+    masked.register_buffer("mask", torch.zeros(4, 4).fill_diagonal_(-torch.inf))
+    capture(masked, (X,))
+    for value in (torch.inf, torch.nan):
+        masked.mask[0, 0] = value
+        with pytest.raises(PackQViTError, match="mask holds NaN or infinite values"):
+            capture(masked, (X,))
