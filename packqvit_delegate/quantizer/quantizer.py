@@ -26,8 +26,7 @@ from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, 
 from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.integer.linear_rules import MAX_FEATURES
-from ..passes.integer.token_rules import moves_tokens
-from ..passes.layout import trace
+from ..passes.layout import is_layout, moved_rows, trace
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
     Embedding,
@@ -246,7 +245,10 @@ def _obstacle(linear: Node) -> str | None:
     if not all(operand is None or is_constant(operand) for operand in (weight, *bias)):
         return "its weights are computed at run time: only constant weights get codes"
     assert isinstance(value, Node)
-    base = trace(value)[0] if moves_tokens(value) else value
+    # An attention's output and a patch embedding's are moves by themselves: they end the walk, as they have codes.
+    base, _ = trace(value, lambda passed: is_layout(passed) and not _has_codes(passed))
+    if moved_rows(base, value) is None:
+        base = value
     if base.meta.get(_IS_STREAM):
         return (
             f"its input is the residual stream, {describe(base)}: a LayerNorm, an attention or a function of one "

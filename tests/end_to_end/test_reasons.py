@@ -164,9 +164,9 @@ class Wrapped(nn.Module):
         (Channels, "mean", "over dim 2 of"),
         (lambda: nn.MaxPool1d(2), "native_layer_norm", "read by aten"),
         (
-            lambda: nn.Sequential(nn.Linear(DIM, 8), nn.Linear(8, 4)),
+            lambda: nn.Sequential(nn.Linear(DIM, 8), nn.Softmax(-1), nn.Linear(8, 4)),
             "addmm",
-            r"is the integer result of last\.0, in float",
+            r"softmax",
         ),
     ],
 )

@@ -213,7 +213,7 @@ def test_a_mix_is_read_as_it_was_written(tmp_path: Path) -> None:
         (json.dumps({"packqvit_mixed_precision": 1, "overrides": {"a": {"bits": 8}}}), "layer 'a': expected an object"),
         (
             json.dumps({"packqvit_mixed_precision": 1, "overrides": {"a": {"weight_bits": 6}}}),
-            "layer 'a': LayerOverride.weight_bits is 6",
+            "layer 'a': weight_bits is 6, but only 4 and 8 bits",
         ),
     ],
 )
