@@ -10,6 +10,7 @@ from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
 from .graph import signature
+from .join_rows import join_rows
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
@@ -28,6 +29,7 @@ _PASSES = (
     normalize_convolution,
     normalize_unary,
     merge_adapters,
+    join_rows,
     sink_layouts,
     split_qkv,
     decompose_attention,

@@ -6,7 +6,28 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from .graph import add_constant, clean_up, constant, has_tensor, is_constant, is_trainable
+from .graph import (
+    add_constant,
+    aten,
+    clean_up,
+    constant,
+    dtype_of,
+    has_tensor,
+    is_call,
+    is_constant,
+    is_trainable,
+    shape_of,
+)
+
+_SHAPED_LIKE = (
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+)
+"""Operators that read the shape and the type of a tensor, not its elements."""
 
 
 def fold_constants(graph_module: GraphModule) -> GraphModule:
@@ -22,6 +43,9 @@ def fold_constants(graph_module: GraphModule) -> GraphModule:
             values[node] = constant(graph_module, node)
             if is_trainable(graph_module, node):
                 trainable.add(node)
+        elif is_call(node, *_SHAPED_LIKE):
+            like = torch.empty(shape_of(node.args[0]), dtype=dtype_of(node.args[0]))
+            values[node] = node.target(like, *node.args[1:], **node.kwargs)
         elif _is_foldable(node) and all(argument in values for argument in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), lambda argument: values[argument])
             with torch.no_grad():

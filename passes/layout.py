@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import add_constant, aten, call, constant, is_call, is_constant, reshape, shape_of
+from .graph import add_constant, arguments, aten, call, constant, is_call, is_constant, reshape, shape_of
 
 RESHAPES = {
     aten.reshape.default,
@@ -55,6 +55,10 @@ _LISTS = {
     aten.tensor_split.indices,
 }
 _PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
+_PADS = {aten.constant_pad_nd.default, aten.pad.default}
+
+NOTHING = -1
+"""Stands in an index map for an element that comes from nowhere: a zero that a pad puts in."""
 
 
 def is_bijective(node: Node) -> bool:
@@ -72,7 +76,14 @@ def is_layout(node: Node) -> bool:
         return is_call(node.args[0], *_LISTS)
     if is_call(node, aten.index_select.default):
         return constant_index(node) is not None
-    return is_bijective(node) or is_call(node, *_LISTS, *_PARTS)
+    return is_bijective(node) or is_call(node, *_LISTS, *_PARTS) or _pads_zeros(node)
+
+
+def _pads_zeros(node: Node) -> bool:
+    if not is_call(node, *_PADS):
+        return False
+    given = arguments(node)
+    return given.get("mode", "constant") == "constant" and not given["value"]
 
 
 def constant_index(select: Node) -> Tensor | None:
@@ -95,13 +106,16 @@ def trace(node: Node, accept: Callable[[Node], bool] = is_layout) -> tuple[Node,
 
 
 def apply(node: Node, value: Tensor) -> Tensor:
-    """Runs one layout node on another tensor (a list of tensors for a node that splits)."""
+    """Runs one layout node on another tensor (a list of tensors for a node that splits); integers are index maps."""
     if node.target is operator.getitem:
         return value[node.args[1]]  # type: ignore[index]
     if node.target in RESHAPES:
         return value.reshape(shape_of(node))
     if node.target is aten.index_select.default:
         return value.index_select(node.args[1], constant_index(node))  # type: ignore[arg-type]
+    if node.target in _PADS:
+        filling = 0.0 if value.is_floating_point() else NOTHING
+        return torch.nn.functional.pad(value, node.args[1], value=filling)  # type: ignore[arg-type]
     return node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]
 
 
@@ -113,7 +127,7 @@ def permutation(node: Node) -> list[int]:
 
 
 def index_map(base: Node, chain: list[Node]) -> Tensor:
-    """For every element after `chain`, the flat index of the element of `base` that it came from."""
+    """For every element after `chain`, the flat index of the element of `base` that it came from, or NOTHING."""
     shape = shape_of(base)
     value = torch.arange(torch.Size(shape).numel()).reshape(shape)
     for node in chain:
@@ -143,24 +157,44 @@ def head_features(index: Tensor, batch: int, tokens: int, features: int) -> Tens
 
 
 def row_positions(index: Tensor, channels: int) -> Tensor | None:
-    """The row each row of `index` [..., channels] came from, or None unless the rows stayed whole."""
+    """The row each row of `index` [..., channels] came from, or None unless the rows stayed whole.
+
+    A row of zeros that a pad put in comes from NOTHING.
+    """
     if not index.dim() or index.shape[-1] != channels:
         return None
-    whole = torch.equal(index % channels, torch.arange(channels).expand_as(index))
-    return index[..., 0] // channels if whole else None
+    rows = torch.where(index[..., 0] == NOTHING, NOTHING, index[..., 0] // channels)
+    expected = torch.where(rows[..., None] == NOTHING, NOTHING, rows[..., None] * channels + torch.arange(channels))
+    return rows if torch.equal(index, expected) else None
+
+
+def joined_rows(base: Node, node: Node) -> Tensor | None:
+    """The rows of `base` [..., C] that each row of `node` [..., k * C] is made of, where only moves are between them.
+
+    Merging of patches puts the rows of k tokens side by side; all other moves of whole tokens have k = 1.
+
+    Returns:
+        int64 [..., k], rows counted through all of `base`, NOTHING for rows of zeros; None unless the rows stayed
+        whole.
+    """
+    channels, width = shape_of(base)[-1:], shape_of(node)[-1:]
+    if not channels or not width or width[0] % channels[0]:
+        return None
+    found, chain = trace(node, lambda passed: passed is not base and is_layout(passed))
+    if found is not base:
+        return None
+    index = index_map(base, chain)
+    return row_positions(index.reshape(*index.shape[:-1], -1, channels[0]), channels[0])
 
 
 def moved_rows(base: Node, node: Node) -> Tensor | None:
     """The row of `base` [..., C] that each row of `node` [..., C] is, where only moves are between them.
 
     Returns:
-        int64 [...], rows counted through all of `base`; None unless the rows stayed whole.
+        int64 [...], rows counted through all of `base`, NOTHING for rows of zeros; None unless the rows stayed whole.
     """
-    channels = shape_of(base)[-1:]
-    if not channels or shape_of(node)[-1:] != channels:
-        return None
-    found, chain = trace(node, lambda passed: passed is not base and is_layout(passed))
-    return row_positions(index_map(base, chain), channels[0]) if found is base else None
+    rows = joined_rows(base, node)
+    return None if rows is None or rows.shape[-1] != 1 else rows[..., 0]
 
 
 def repeated_index(positions: Tensor, rows: int, groups: int) -> list[int] | None:
@@ -172,13 +206,17 @@ def repeated_index(positions: Tensor, rows: int, groups: int) -> list[int] | Non
         groups: How many groups.
 
     Returns:
-        Of the rows / groups rows of a group; None where rows leave their group, or groups differ.
+        Of the rows / groups rows of a group, NOTHING for rows of zeros; None where rows leave their group, or groups
+        differ.
     """
     if rows % groups or len(positions) % groups or not len(positions):
         return None
     size = rows // groups
-    index = positions.reshape(groups, -1) - torch.arange(groups).unsqueeze(1) * size
-    alike = bool((index == index[0]).all()) and 0 <= int(index[0].min()) and int(index[0].max()) < size
+    by_group = positions.reshape(groups, -1)
+    empty = by_group == NOTHING
+    index = torch.where(empty, NOTHING, by_group - torch.arange(groups).unsqueeze(1) * size)
+    inside = empty | ((index >= 0) & (index < size))
+    alike = bool((index == index[0]).all()) and bool(inside.all()) and torch.equal(empty, empty[:1].expand_as(empty))
     return index[0].tolist() if alike else None
 
 

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
-from .layout import is_layout, moved_rows, trace
+from .layout import is_layout, joined_rows, trace
 from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
@@ -151,7 +151,7 @@ def stream_of(reader: Node) -> Node:
         if isinstance(factor, float) or is_constant(factor):
             stream = stream.args[0]
     base, chain = trace(stream)
-    return next((origin for origin in (base, *chain) if moved_rows(origin, stream) is not None), stream)
+    return next((origin for origin in (base, *chain) if joined_rows(origin, stream) is not None), stream)
 
 
 def averages_tokens(node: Node) -> bool:
@@ -174,11 +174,20 @@ def readers(value: Node) -> list[tuple[Node, Node]] | None:
         for user in through.users:
             if is_layout(user) and user.args[0] is through:
                 waiting.append(user)
-            elif through is not value and moved_rows(value, through) is None:
+            elif through is not value and joined_rows(value, through) is None:
                 return None
             else:
                 found.append((user, through))
     return found
+
+
+def carries_stream(value: Node) -> bool:
+    """Whether a value [..., C] is one of the residual stream: only LayerNorms and residual additions read it."""
+    behind = readers(value)
+    return bool(behind) and all(
+        reader.args[0] is through and (is_residual_add(reader) or is_call(reader, aten.layer_norm.default))
+        for reader, through in behind or ()
+    )
 
 
 def linears_behind(value: Node) -> list[Node] | None:

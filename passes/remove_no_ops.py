@@ -146,9 +146,19 @@ def _normal_form(graph_module: GraphModule, node: Node) -> Node | None:
         constants = [argument for argument in node.args if is_constant(argument)]
         if dtype_of(node).is_floating_point and not any(_is_parameter(graph_module, item) for item in constants):
             return call(graph_module, aten.mul.Tensor, *scaled)
+    if is_call(node, *PERMUTES) and _keeps_order(node):
+        return call(graph_module, aten.reshape.default, node.args[0], list(shape_of(node)))
     if is_call(node, *PERMUTES) and not is_call(node, aten.permute.default, aten.transpose.int):
         return call(graph_module, aten.permute.default, node.args[0], permutation(node))
     return None
+
+
+def _keeps_order(node: Node) -> bool:
+    """Whether a permutation only moves axes of size 1, as that of the windows of a map that is one window."""
+    order = permutation(node)
+    shape = shape_of(node.args[0])  # type: ignore[arg-type]
+    moved = [axis for axis in order if shape[axis] != 1]
+    return moved == sorted(moved)
 
 
 def _selection(part: Node, node: Node) -> int | None:

@@ -1,9 +1,11 @@
 """Moves transposes and reshapes of the batch and token dimensions behind the operators that work on rows."""
 
+import math
+
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import aten, call, clean_up, find, has_tensor, replacing, shape_of
+from .graph import aten, call, clean_up, find, has_tensor, is_call, is_constant, replacing, reshape, shape_of
 from .layout import index_map, is_bijective, is_transposition, place_rows, row_positions, trace
 
 _ROWWISE = (
@@ -27,7 +29,14 @@ def sink_layouts(graph_module: GraphModule) -> GraphModule:
 
     before: x [B, N, C] -> transpose [N, B, C] -> linear
     after:  x [B, N, C] -> linear -> transpose [N, B, O]
+
+    A map [B, h, w, C] to which rows [B, h * w, C] are added becomes such rows.
+
+    before: add(x [B, h, w, C], reshape(y [B, h * w, C]))
+    after:  reshape(add(reshape(x), y))
     """
+    for node in find(graph_module, aten.add.Tensor):
+        _flatten_maps(graph_module, node)
     for node in find(graph_module, *_ROWWISE):
         moved = [_moved_rows(argument, shape_of(node)[:-1]) for argument in _tensor_arguments(node)]
         if not moved or any(found is None for found in moved) or not _acts_on_last(node):
@@ -43,6 +52,24 @@ def sink_layouts(graph_module: GraphModule) -> GraphModule:
         if placed is not None:
             node.replace_all_uses_with(placed)
     return clean_up(graph_module)
+
+
+def _flatten_maps(graph_module: GraphModule, node: Node) -> None:
+    """Adds rows to rows where one operand of an addition is a map, and the other one rows in the shape of a map."""
+    operands, shape = _tensor_arguments(node), shape_of(node)
+    if len(operands) != 2 or any(is_constant(operand) or shape_of(operand) != shape for operand in operands):
+        return
+    flat = [shape[0], math.prod(shape[1:-1]), shape[-1]]
+    if len(shape) < 4 or not any(_is_map_of(operand, flat) for operand in operands):
+        return
+    with replacing(graph_module, node):
+        rows = [reshape(graph_module, operand, flat) for operand in operands]
+        total = call(graph_module, aten.add.Tensor, *rows, **node.kwargs)
+        node.replace_all_uses_with(reshape(graph_module, total, shape))
+
+
+def _is_map_of(node: Node, flat: list[int]) -> bool:
+    return is_call(node, aten.reshape.default) and list(shape_of(node.args[0])) == flat  # type: ignore[arg-type]
 
 
 def _tensor_arguments(node: Node) -> list[Node]:

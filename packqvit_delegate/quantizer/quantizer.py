@@ -31,6 +31,7 @@ from ..passes.patterns import (
     UNARY_FUNCTIONS,
     Embedding,
     attentions,
+    carries_stream,
     is_residual_add,
     layer_name,
     linears_behind,
@@ -184,7 +185,7 @@ class PackQViTQuantizer(Quantizer):
             bits = self._bits_of(node)
             if bits is not None:
                 _set_output(node, self.specs.activation(bits))
-            elif is_call(node, aten.mean.dim) and _all_users(node, aten.layer_norm.default):
+            elif is_call(node, aten.mean.dim, aten.layer_norm.default) and carries_stream(node):
                 _set_stream(node, self.specs.residual())
             else:
                 set_reason(node, not_for_linears(node))
@@ -199,7 +200,7 @@ class PackQViTQuantizer(Quantizer):
             return
         source = stream_of(node)
         if source.op == "call_function" and not is_call(source, aten.layer_norm.default):
-            _set_output(source, self.specs.residual())
+            _set_stream(source, self.specs.residual())
 
     def _bits_of(self, node: Node) -> int | None:
         """Width of a value that linears read; None where anything else reads it."""
@@ -281,10 +282,6 @@ def _set_input(node: Node, index: int, spec: QuantizationSpecBase) -> None:
     argument = node.args[index]
     assert isinstance(argument, Node)
     _annotation(node).input_qspec_map[argument] = spec
-
-
-def _all_users(node: Node, *targets: object) -> bool:
-    return bool(node.users) and all(is_call(user, *targets) for user in node.users)
 
 
 def _feeds_output(linear: Node) -> bool:

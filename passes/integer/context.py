@@ -195,6 +195,19 @@ def require_residual(grid: Grid, what: str = "its result") -> ResidualGrid:
     return grid
 
 
+def output_codes(grid: Grid, channels: int) -> tuple[torch.Tensor, int, int, int]:
+    """What a requantiser needs of the grid of a result: a step for each channel, float64 [C], zero point, qmin, qmax.
+
+    Raises:
+        NotLowered: It is neither an activation's nor the residual stream's.
+    """
+    if isinstance(grid, ResidualGrid):
+        limits = torch.iinfo(grid.dtype)
+        return grid.channel_scales(channels), 0, limits.min, limits.max
+    out = require_affine(grid)
+    return torch.full((channels,), out.scale, dtype=torch.float64), out.zero_point, out.qmin, out.qmax
+
+
 __all__ = [
     "RULES",
     "Codes",
@@ -203,6 +216,7 @@ __all__ = [
     "grid_of",
     "is_call",
     "lowers",
+    "output_codes",
     "require_affine",
     "require_residual",
 ]

@@ -24,7 +24,7 @@ from ..graph import aten, is_call, shape_of
 from ..patterns import Embedding, match_embedding
 from ..reasons import describe
 from ..sums import channel_constant
-from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
+from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
 
 MAX_FEATURES = 4096
 MAX_BIAS = 1 << 29
@@ -163,10 +163,10 @@ def linear_operands(context: LoweringContext, node: Node) -> tuple[Codes, Intege
 
 @lowers(aten.linear.default)
 def lower_linear(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(linear(x)) -> packqvit.linear."""
-    out = require_affine(grid)
+    """quantize(linear(x)) -> packqvit.linear; a new residual stream may begin at it."""
+    scales, zero_point, qmin, qmax = output_codes(grid, shape_of(node)[-1])
     x, layer = linear_operands(context, node)
-    requantizer = layer.requantizer(torch.tensor([out.scale], dtype=torch.float64), FRACTION_BITS_INT8)
+    requantizer = layer.requantizer(scales, FRACTION_BITS_INT8 if qmax <= 127 else 0)
     weight, bias = layer.constants(context, node.name)
     args = (
         x.node,
@@ -177,11 +177,11 @@ def lower_linear(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         layer.bits,
         requantizer.left_shift,
         requantizer.fraction_bits,
-        out.zero_point,
-        out.qmin,
-        out.qmax,
+        zero_point,
+        qmin,
+        qmax,
     )
-    return Codes(context.call(ops.linear.default, args, node), out)
+    return Codes(context.call(ops.linear.default, args, node), grid)
 
 
 @lowers(aten.add.Tensor)

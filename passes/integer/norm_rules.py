@@ -10,14 +10,14 @@ import torch
 from torch.fx import Node
 
 from packqvit_delegate.errors import PlanError
-from packqvit_delegate.grids import AffineGrid, Grid, ResidualGrid
+from packqvit_delegate.grids import AffineGrid, Grid
 from packqvit_delegate.ops.arithmetic import INT16_MAX
 from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
 from packqvit_delegate.requantizer import FRACTION_BITS_INT8, make_requantizer
 
 from ..graph import arguments, aten, shape_of
 from ..patterns import UNARY_FUNCTIONS
-from .context import Codes, LoweringContext, NotLowered, lowers, require_affine, require_residual
+from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
 
 MAX_CHANNELS = 4096
 _MAX_BIAS = (1 << 30) - 1
@@ -27,8 +27,7 @@ ops = torch.ops.packqvit
 
 @lowers(aten.layer_norm.default)
 def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(layer_norm(x)) -> packqvit.layer_norm."""
-    out = require_affine(grid)
+    """quantize(layer_norm(x)) -> packqvit.layer_norm; its result may be the residual stream."""
     x = context.codes_of(node.args[0], "its input")
     stream = require_residual(x.grid, "its input")
     given = arguments(node)
@@ -40,7 +39,8 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         raise NotLowered(f"it has {channels} channels; 2 to {MAX_CHANNELS} are supported")
     gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
     beta = torch.zeros(channels) if given["bias"] is None else context.tensor(given["bias"])
-    weight, bias, output_shift = _layer_norm_constants(gamma.double(), beta.double(), out)
+    scales, zero_point, qmin, qmax = output_codes(grid, channels)
+    weight, bias, output_shift = _layer_norm_constants(gamma.double() / scales, beta.double() / scales + zero_point)
     shift = None if stream.shift is None else context.constant(f"{node.name}_channel_shift", stream.shift)
     args = (
         x.node,
@@ -49,17 +49,15 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         context.constant(f"{node.name}_bias", bias),
         min(round(given["eps"] / stream.scale**2 * channels**2), 1 << 57),
         output_shift,
-        out.qmin,
-        out.qmax,
+        qmin,
+        qmax,
     )
-    return Codes(context.call(ops.layer_norm.default, args, node), out)
+    return Codes(context.call(ops.layer_norm.default, args, node), grid)
 
 
-def _layer_norm_constants(
-    gamma: torch.Tensor, beta: torch.Tensor, out: AffineGrid
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    fraction_bits = normalized_fraction_bits(gamma.numel())
-    steps, offset = gamma / out.scale, beta / out.scale + out.zero_point
+def _layer_norm_constants(steps: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Weight, bias and output shift, from gamma in output steps and from beta in output codes."""
+    fraction_bits = normalized_fraction_bits(steps.numel())
     largest = max(float(steps.abs().max()), 1e-12)
     if not math.isfinite(largest) or not bool(torch.isfinite(offset).all()):
         raise PlanError("a LayerNorm has weights that are not finite")
@@ -110,14 +108,7 @@ def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         zero_point_in = x.grid.zero_point
     else:
         steps = require_residual(x.grid).channel_scales(channels)
-    if isinstance(grid, ResidualGrid):
-        scales, zero_point = grid.channel_scales(channels), 0
-        limits = torch.iinfo(grid.dtype)
-        qmin, qmax = limits.min, limits.max
-    else:
-        out = require_affine(grid)
-        scales = torch.full((channels,), out.scale, dtype=torch.float64)
-        zero_point, qmin, qmax = out.zero_point, out.qmin, out.qmax
+    scales, zero_point, qmin, qmax = output_codes(grid, channels)
     fraction_bits = FRACTION_BITS_INT8 if qmax <= 127 else 0
     bound = tokens * (1 << 15) + abs(zero_point_in) * tokens
     requantizer = make_requantizer(steps / tokens / scales, bound, fraction_bits)

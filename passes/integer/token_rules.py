@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch.fx import Node
 
+from packqvit_delegate.grids import Grid, ResidualGrid
+
 from ..graph import aten, has_tensor, shape_of
-from ..layout import is_layout, moved_rows, row_groups, trace
+from ..layout import NOTHING, is_layout, joined_rows, row_groups, trace
 from .context import Codes, LoweringContext
 
 ops = torch.ops.packqvit
@@ -19,7 +22,7 @@ def moves_tokens(node: Node) -> bool:
     if node.op != "call_function" or not is_layout(node) or not has_tensor(node):
         return False
     base, _ = trace(node)
-    return has_tensor(base) and moved_rows(base, node) is not None
+    return has_tensor(base) and joined_rows(base, node) is not None
 
 
 def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
@@ -29,8 +32,8 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     """
     base, _ = trace(node)
     x = context.find_codes(base)
-    positions = None if x is None else moved_rows(base, node)
-    if x is None or positions is None:
+    positions = None if x is None else joined_rows(base, node)
+    if x is None or positions is None or bool((positions == NOTHING).any()):
         return None
     *leading, channels = shape_of(base)
     rows, order = math.prod(leading), positions.flatten()
@@ -43,4 +46,11 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
         shape = [groups, len(index), channels]
     if shape != list(shape_of(node)):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
-    return Codes(codes, x.grid)
+    return Codes(codes, _side_by_side(x.grid, positions.shape[-1]))
+
+
+def _side_by_side(grid: Grid, count: int) -> Grid:
+    """The grid of rows that are made of so many rows of another one."""
+    if count == 1 or not isinstance(grid, ResidualGrid) or grid.shift is None:
+        return grid
+    return dataclasses.replace(grid, shift=grid.shift.repeat(count))
