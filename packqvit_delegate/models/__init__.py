@@ -1,7 +1,8 @@
 """Loading Vision Transformers by name, with weights from a file or from the hub."""
 
 from packqvit_delegate.models.loading import RANDOM, LoadedModel, load
+from packqvit_delegate.models.swin import SwinConfig, SwinTransformer
 from packqvit_delegate.models.vit import VisionTransformer, ViTConfig
 from packqvit_delegate.models.zoo import ZOO
 
-__all__ = ["RANDOM", "ZOO", "LoadedModel", "ViTConfig", "VisionTransformer", "load"]
+__all__ = ["RANDOM", "ZOO", "LoadedModel", "SwinConfig", "SwinTransformer", "ViTConfig", "VisionTransformer", "load"]

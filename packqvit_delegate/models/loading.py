@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from packqvit_delegate.arguments import checked
 from packqvit_delegate.data.preprocessing import HALF, Preprocessing
 from packqvit_delegate.errors import PackQViTError
-from packqvit_delegate.models.vit import VisionTransformer, ViTConfig
+from packqvit_delegate.models.swin import SwinConfig
+from packqvit_delegate.models.swin_weights import fit_swin, to_swin_names
+from packqvit_delegate.models.vit import ViTConfig
 from packqvit_delegate.models.weights import load_into, read_weights, to_timm_names
 from packqvit_delegate.models.zoo import ZOO, Entry
 
@@ -90,7 +92,7 @@ def load(name: str, weights: str | Path | None = None) -> LoadedModel:
 
 def _load_built_in(name: str, entry: Entry, weights: str | Path | None) -> LoadedModel:
     if weights == RANDOM:
-        return LoadedModel(name, VisionTransformer(entry.config), entry.preprocessing, "random", random=True)
+        return LoadedModel(name, entry.config.build(), entry.preprocessing, "random", random=True)
     if weights is None:
         source = entry.repository
         try:
@@ -100,9 +102,15 @@ def _load_built_in(name: str, entry: Entry, weights: str | Path | None) -> Loade
             return _load_built_in(name, entry, RANDOM)
     else:
         source = path = str(weights)
-    tensors = to_timm_names(read_weights(path))
-    config = _fit(entry.config, tensors, source)
-    module = VisionTransformer(config)
+    tensors: Mapping[str, Tensor] = read_weights(path)
+    config: ViTConfig | SwinConfig
+    if isinstance(entry.config, SwinConfig):
+        tensors = to_swin_names(tensors)
+        config = fit_swin(entry.config, tensors, source)
+    else:
+        tensors = to_timm_names(tensors)
+        config = _fit(entry.config, tensors, source)
+    module = config.build()
     load_into(module, tensors, source)
     return LoadedModel(name, module, replace(entry.preprocessing, size=config.image_size), source)
 
@@ -142,8 +150,9 @@ def _load_timm(name: str, weights: str | Path | None) -> LoadedModel:
         return LoadedModel(name, module, _timm_preprocessing(module), "random", random=True)
     tensors = read_weights(weights)
     options: dict[str, Any] = {}
-    if "head.weight" in tensors:
-        options["num_classes"] = tensors["head.weight"].shape[0]
+    for classifier in ("head.weight", "head.fc.weight"):
+        if classifier in tensors:
+            options["num_classes"] = tensors[classifier].shape[0]
     module = timm.create_model(name, pretrained=False, **options)
     load_into(module, tensors, str(weights))
     return LoadedModel(name, module, _timm_preprocessing(module), str(weights))

@@ -36,6 +36,10 @@ class ViTConfig:
         if self.dim % self.heads:
             raise PackQViTError(f"{self.dim} channels cannot be divided among {self.heads} heads")
 
+    def build(self) -> nn.Module:
+        """The model, with random weights."""
+        return VisionTransformer(self)
+
     @property
     def tokens(self) -> int:
         """Number of tokens, the class token included."""
@@ -75,10 +79,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with a GELU between."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, dim: int, ratio: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.dim, config.mlp_ratio * config.dim)
-        self.fc2 = nn.Linear(config.mlp_ratio * config.dim, config.dim)
+        self.fc1 = nn.Linear(dim, ratio * dim)
+        self.fc2 = nn.Linear(ratio * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, dim] -> [B, N, dim]."""
@@ -93,7 +97,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(config.dim, config.mlp_ratio)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, dim] -> [B, N, dim]."""
