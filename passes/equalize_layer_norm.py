@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from packqvit_delegate.row_sample import RowSample
 
 from .graph import add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
-from .patterns import linears_behind
+from .patterns import is_padded, linears_behind
 from .recorder import sample_values
 
 STEP = "packqvit_step"
@@ -106,7 +106,10 @@ def _fold(
     exponent: float,
 ) -> None:
     factor = (step / step.mean()) ** exponent
-    norm.meta[STEP] = float((step / factor).max())
+    if is_padded(norm):  # zeros between its rows have to stay zeros, so that no offset can be taken out
+        zero = torch.zeros_like(zero)
+    else:
+        norm.meta[STEP] = float((step / factor).max())
     gamma, beta = (constant(graph_module, argument) for argument in norm.args[2:4])  # type: ignore[arg-type]
     replace_constant(graph_module, norm, 2, gamma / factor)
     replace_constant(graph_module, norm, 3, (beta - zero) / factor)

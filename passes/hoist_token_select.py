@@ -32,8 +32,8 @@ def hoist_token_select(graph_module: GraphModule) -> GraphModule:
         if node._erased or not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
             continue
         index = selects[0].args[1]
-        if len(index) >= shape_of(node)[1]:
-            continue  # all tokens, in another order: nothing would be saved
+        if len(index) >= shape_of(node)[1] or min(index) < 0:
+            continue  # all tokens, in another order, or with others between them: nothing would be saved
         if any(list(user.args[1]) != list(index) for user in selects):
             continue
         hoisted = _hoist(graph_module, node, list(index))

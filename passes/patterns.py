@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, is_call, is_constant, shape_of
-from .layout import is_layout, joined_rows, trace
+from .layout import NOTHING, is_layout, joined_rows, trace
 from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
@@ -179,6 +179,12 @@ def readers(value: Node) -> list[tuple[Node, Node]] | None:
             else:
                 found.append((user, through))
     return found
+
+
+def is_padded(value: Node) -> bool:
+    """Whether rows of zeros are put between those of a value [..., C] before anything reads them."""
+    found = [joined_rows(value, through) for _, through in readers(value) or () if through is not value]
+    return any(rows is not None and bool((rows == NOTHING).any()) for rows in found)
 
 
 def carries_stream(value: Node) -> bool:

@@ -28,22 +28,24 @@ def lookup_table(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return table[x.long() + 128]
 
 
-def _select_tokens_meta(x: Any, index: Any) -> torch.Tensor:
+def _select_tokens_meta(x: Any, index: Any, fill: Any = 0) -> torch.Tensor:
     return x.new_empty((x.shape[0], len(index), x.shape[2]))
 
 
-@integer_op("select_tokens(Tensor x, int[] index) -> Tensor", _select_tokens_meta)
-def select_tokens(x: torch.Tensor, index: list[int]) -> torch.Tensor:
+@integer_op("select_tokens(Tensor x, int[] index, int fill=0) -> Tensor", _select_tokens_meta)
+def select_tokens(x: torch.Tensor, index: list[int], fill: int = 0) -> torch.Tensor:
     """Tokens by index.
 
     Args:
         x: Any integer type, [B, N, C].
-        index: M token indices, each in [0, N).
+        index: M token indices, each in [0, N), or -1 for a token that a pad puts in.
+        fill: The codes of such a token: what stands for 0.
 
     Returns:
         [B, M, C] of x's type.
     """
-    return x[:, list(index)]
+    order = torch.tensor(list(index))
+    return x[:, order].masked_fill((order < 0).unsqueeze(1), fill)
 
 
 def _mean_tokens_meta(

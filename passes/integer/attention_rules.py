@@ -22,6 +22,7 @@ from ..attention import Attention, match_attention
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
+from .masks import split_mask
 
 MAX_KEYS = 1031
 _MAX_BIAS = 1 << 29
@@ -58,27 +59,33 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         raise NotLowered(
             f"one step of its scores, {step:.3g}, is out of range: scale q and k so that scores are of the order of 1"
         )
-    bias = _bias(context, attention, step)
+    bias, groups = _bias(context, attention, step)
     scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
-    probabilities = context.call(ops.softmax.default, (scores, bias, multiplier, shift, grid.log2), node)
+    probabilities = context.call(ops.softmax.default, (scores, bias, multiplier, shift, grid.log2, groups), node)
     return Codes(probabilities, grid)
 
 
-def _bias(context: LoweringContext, attention: Attention, step: float) -> Node | None:
+def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[Node | None, Node | None]:
+    """What is added to the scores, int32 [Hb, Nq, Nk], and the groups of tokens that see each other, uint8 [W, N]."""
     if attention.bias is None:
-        return None
+        return None, None
     batch, heads, queries, keys = shape_of(attention.softmax)
-    bias = context.tensor(attention.bias).double().nan_to_num(neginf=-1e30)
-    bias = bias.expand(batch, heads, queries, keys).reshape(-1, queries, keys)
+    real = context.tensor(attention.bias).double().nan_to_num(neginf=-1e30)
+    real, groups = split_mask(real.expand(batch, heads, queries, keys))
+    bias = real.expand(batch, heads, queries, keys).reshape(-1, queries, keys)
     distinct = next(n for n in (1, heads, batch * heads) if bool((bias == bias[:n].repeat(len(bias) // n, 1, 1)).all()))
     bias = bias[:distinct]
     # A softmax does not see what is the same for all of a row; scores may make up for all but the largest differences.
     codes = torch.round((bias - bias.amax(-1, keepdim=True)) / step)
     scores = 2 * 127 * 127 * shape_of(attention.query)[-1] // heads
-    if float(codes.min()) < -_MAX_BIAS and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):
+    is_masked = groups is not None or float(codes.min()) < -_MAX_BIAS
+    if is_masked and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):
         raise NotLowered(f"its mask or bias is too large beside scores that are multiples of {step:.3g}")
     codes = codes.clamp_min(-_MAX_BIAS).to(torch.int32)
-    return context.constant("attention_bias", codes)
+    return (
+        context.constant("attention_bias", codes) if bool(codes.any()) else None,
+        None if groups is None else context.constant("attention_groups", groups),
+    )
 
 
 @lowers(aten.reshape.default)

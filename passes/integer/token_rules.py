@@ -8,7 +8,7 @@ import math
 import torch
 from torch.fx import Node
 
-from packqvit_delegate.grids import Grid, ResidualGrid
+from packqvit_delegate.grids import AffineGrid, Grid, ResidualGrid
 
 from ..graph import aten, has_tensor, shape_of
 from ..layout import NOTHING, is_layout, joined_rows, row_groups, trace
@@ -33,7 +33,7 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     base, _ = trace(node)
     x = context.find_codes(base)
     positions = None if x is None else joined_rows(base, node)
-    if x is None or positions is None or bool((positions == NOTHING).any()):
+    if x is None or positions is None:
         return None
     *leading, channels = shape_of(base)
     rows, order = math.prod(leading), positions.flatten()
@@ -42,11 +42,16 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
         groups, index = row_groups(order, leading)
         if shape != [groups, rows // groups, channels]:
             codes = context.call(aten.reshape.default, (codes, [groups, rows // groups, channels]), node)
-        codes = context.call(ops.select_tokens.default, (codes, index), node)
+        fill = (_code_of_zero(x.grid),) if NOTHING in index else ()
+        codes = context.call(ops.select_tokens.default, (codes, index, *fill), node)
         shape = [groups, len(index), channels]
     if shape != list(shape_of(node)):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
     return Codes(codes, _side_by_side(x.grid, positions.shape[-1]))
+
+
+def _code_of_zero(grid: Grid) -> int:
+    return grid.zero_point if isinstance(grid, AffineGrid) else 0
 
 
 def _side_by_side(grid: Grid, count: int) -> Grid:
