@@ -235,6 +235,11 @@ def _linear_add(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (5, call.node.args[5])]), -1)  # type: ignore
 
 
+@_rule(_packqvit.layer_norm_add.default)
+def _layer_norm_add(call: Call) -> ImageAxis:
+    return _not_along(call, call.aligned([(0, call.node.args[0]), (4, call.node.args[4])]), -1)  # type: ignore
+
+
 @_rule(_packqvit.take_scores.default)
 def _scores(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (1, call.node.args[1])]), -1)  # type: ignore

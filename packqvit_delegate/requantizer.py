@@ -9,7 +9,7 @@ import torch
 
 from .errors import PlanError
 from .ops.arithmetic import INT16_MAX
-from .ops.linear import UNIT_RESIDUAL
+from .ops.residual import UNIT_RESIDUAL
 
 MAX_SHIFT = 30
 MAX_LEFT_SHIFT = 15

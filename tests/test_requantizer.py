@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packqvit_delegate import PlanError
-from packqvit_delegate.ops.linear import UNIT_RESIDUAL
+from packqvit_delegate.ops.residual import UNIT_RESIDUAL
 from packqvit_delegate.requantizer import residual_fraction_bits, residual_multiplier
 
 

@@ -25,7 +25,7 @@ struct CodeRange {
 };
 
 enum class Epilogue : uint8_t {
-  kRequantize,   // int8 codes, through `table` where there is one
+  kRequantize,   // codes, those of 8 bits through `table` where there is one
   kAddResidual,  // onto residual codes of the output's type
   kAddPosition,  // onto int16 positions with the requantizer's fraction bits
   kAccumulate,   // the int32 accumulators
@@ -42,7 +42,7 @@ struct GemmArguments {
   const int16_t* residual_multiplier = nullptr;
   const void* addend = nullptr;  // [rows, n]: residual codes, or positions
   void* output = nullptr;
-  bool wide = false;  // int16 codes instead of int8, for kAddResidual and kAddPosition
+  bool wide = false;  // int16 codes instead of int8: no fraction bits, for kRequantize all of int16 and zero point 0
 };
 
 // One way to multiply matrices: a weight layout and the kernel that reads it.
@@ -138,7 +138,12 @@ struct LayerNormArguments {
   unsigned output_shift;
   int32_t qmin;
   int32_t qmax;
-  int8_t* output;
+  void* output;
+  bool wide_output = false;
+  // nullptr, or codes of the output's type that what is normalised is added to; the sum saturates at the type's range.
+  const void* residual = nullptr;
+  const int16_t* residual_multiplier = nullptr;
+  unsigned fraction_bits = 0;
 };
 
 // x is [outer, channels, inner] around the axis of the vectors; a vector of one element serves all channels.

@@ -28,6 +28,22 @@ class ExecutorTest : public TierTest {
   void load(TestDelegate& delegate, PlanBuilder& plan) {
     ASSERT_EQ(delegate.load(plan.blob(), plan.data_map(), tier().name), Error::Ok) << last_log();
   }
+
+  void expect_the_definition(Random& random, PlanBuilder& plan) {
+    TestDelegate delegate;
+    load(delegate, plan);
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      std::vector<Argument> arguments = arguments_of(plan.plan);
+      set_floats(random, arguments[0].data);
+      std::vector<Argument> expected = arguments;
+      interpret(plan, expected);
+      ASSERT_EQ(delegate.run(arguments), Error::Ok) << last_log();
+      for (size_t i = 1; i < arguments.size(); ++i)
+        ASSERT_EQ(arguments[i].data, expected[i].data) << "output " << i - 1;
+      const std::set<uint8_t> distinct(expected[1].data.begin(), expected[1].data.end());
+      EXPECT_GT(distinct.size(), 10u) << "the test's numbers are all alike";
+    }
+  }
 };
 
 TEST_P(ExecutorTest, AWholeModelAgreesWithTheDefinition) {
@@ -35,20 +51,17 @@ TEST_P(ExecutorTest, AWholeModelAgreesWithTheDefinition) {
     for (uint64_t seed = 0; seed < 20; ++seed) {
       Random random(seed);
       PlanBuilder plan = tiny_transformer(random, wide);
-      TestDelegate delegate;
-      load(delegate, plan);
-      for (int repeat = 0; repeat < 3; ++repeat) {
-        std::vector<Argument> arguments = arguments_of(plan.plan);
-        set_floats(random, arguments[0].data);
-        std::vector<Argument> expected = arguments;
-        interpret(plan, expected);
-        ASSERT_EQ(delegate.run(arguments), Error::Ok) << last_log();
-        for (size_t i = 1; i < arguments.size(); ++i) {
-          ASSERT_EQ(arguments[i].data, expected[i].data) << "seed " << seed << ", output " << i - 1;
-        }
-        const std::set<uint8_t> distinct(expected[1].data.begin(), expected[1].data.end());
-        EXPECT_GT(distinct.size(), 10u) << "the test's numbers are all alike";
-      }
+      expect_the_definition(random, plan);
+    }
+  }
+}
+
+TEST_P(ExecutorTest, APostNormAgreesWithTheDefinition) {
+  for (const bool wide : {false, true}) {
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      Random random(seed);
+      PlanBuilder plan = tiny_post_norm(random, wide);
+      expect_the_definition(random, plan);
     }
   }
 }

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "kernels/scalar.h"
 #include "tests/support/random.h"
@@ -9,34 +10,80 @@
 namespace packqvit {
 namespace {
 
+// What is normalised is added to `residual`.
+template <typename Output>
+struct Sum {
+  std::vector<Output> residual;
+  std::vector<int16_t> multiplier;
+  int64_t fraction_bits;
+};
+
 class LayerNormTest : public TierTest {
  protected:
-  template <typename Code>
-  void check(Random& random, const std::vector<Code>& x, const naive::LayerNorm& plain) {
+  // `sum`: nullptr for the codes themselves.
+  template <typename Output, typename Code>
+  void check(Random& random, const std::vector<Code>& x, const naive::LayerNorm& plain,
+             const Sum<Output>* sum = nullptr) {
     const size_t channels = plain.weight.size();
     const size_t rows = x.size() / channels;
-    std::vector<int8_t> output(x.size());
-    const LayerNormArguments arguments{x.data(),
-                                       sizeof(Code) == 2,
-                                       channels,
-                                       plain.channel_shift.empty() ? nullptr : plain.channel_shift.data(),
-                                       plain.weight.data(),
-                                       plain.bias.data(),
-                                       plain.epsilon,
-                                       static_cast<unsigned>(plain.output_shift),
-                                       static_cast<int32_t>(plain.qmin),
-                                       static_cast<int32_t>(plain.qmax),
-                                       output.data()};
+    constexpr bool kWide = sizeof(Output) == 2;
+    std::vector<Output> output(x.size());
+    LayerNormArguments arguments{x.data(),
+                                 sizeof(Code) == 2,
+                                 channels,
+                                 plain.channel_shift.empty() ? nullptr : plain.channel_shift.data(),
+                                 plain.weight.data(),
+                                 plain.bias.data(),
+                                 plain.epsilon,
+                                 static_cast<unsigned>(plain.output_shift),
+                                 static_cast<int32_t>(plain.qmin),
+                                 static_cast<int32_t>(plain.qmax),
+                                 output.data(),
+                                 kWide};
+    if (sum != nullptr) {
+      arguments.residual = sum->residual.data();
+      arguments.residual_multiplier = sum->multiplier.data();
+      arguments.fraction_bits = static_cast<unsigned>(sum->fraction_bits);
+    }
     const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(rows)));
     tier().layer_norm(arguments, {cut, rows});
     tier().layer_norm(arguments, {0, cut});
     for (size_t row = 0; row < rows; ++row) {
       const auto first = x.begin() + static_cast<std::ptrdiff_t>(row * channels);
-      const auto expected = plain.row({first, first + static_cast<std::ptrdiff_t>(channels)});
+      const std::vector<int64_t> codes(first, first + static_cast<std::ptrdiff_t>(channels));
+      auto expected = sum != nullptr ? plain.steps(codes) : plain.row(codes);
       for (size_t c = 0; c < channels; ++c) {
-        ASSERT_EQ(output[row * channels + c], expected[c]) << channels << " channels, " << row << "," << c;
+        const size_t i = row * channels + c;
+        if (sum != nullptr) {
+          expected[c] =
+              naive::onto_residual(expected[c], sum->residual[i], sum->multiplier[c], sum->fraction_bits, kWide);
+        }
+        ASSERT_EQ(output[i], expected[c]) << channels << " channels, " << row << "," << c;
       }
     }
+  }
+
+  // Codes of both types, and sums with residuals of both.
+  template <typename Code>
+  void check_all(Random& random, const std::vector<Code>& x, size_t channels) {
+    const bool shifts = sizeof(Code) == 1 && random.uniform(0, 3) > 0;
+    check<int8_t>(random, x, random_parameters(random, channels, shifts));
+    naive::LayerNorm plain = random_parameters(random, channels, shifts);
+    plain.qmin = random.number(-32768, 0);
+    plain.qmax = random.number(plain.qmin, 32767);
+    check<int16_t>(random, x, plain);
+    check_sum<int8_t>(random, x, random_parameters(random, channels, shifts));
+    check_sum<int16_t>(random, x, random_parameters(random, channels, shifts));
+  }
+
+  template <typename Output, typename Code>
+  void check_sum(Random& random, const std::vector<Code>& x, naive::LayerNorm plain) {
+    using Limits = std::numeric_limits<Output>;
+    Sum<Output> sum{random.numbers<Output>(x.size(), Limits::min(), Limits::max()),
+                    random.numbers<int16_t>(plain.weight.size(), 0, 32767), 0};  // one in eight is the unit
+    if (sizeof(Output) == 1) sum.fraction_bits = random.number(0, 6);
+    plain.qmin = plain.qmax = 0;  // unused
+    check<Output>(random, x, plain, &sum);
   }
 
   // Runs one row whose output step is 1 / `steps` of sigma, and compares it with floating point.
@@ -72,16 +119,15 @@ class LayerNormTest : public TierTest {
   }
 };
 
-const size_t kChannels[] = {1, 2, 3, 5, 16, 31, 64, 192, 197, 257, 768, 4096};
+const size_t kChannels[] = {1, 2, 3, 5, 16, 31, 33, 64, 96, 197, 257, 384, 768, 1536, 4096};
 
 TEST_P(LayerNormTest, AgreesWithTheDefinition) {
   Random random(1);
   for (const size_t channels : kChannels) {
-    for (int repeat = 0; repeat < 20; ++repeat) {
+    for (int repeat = 0; repeat < 10; ++repeat) {
       const int64_t limit = int64_t{1} << random.uniform(0, 15);
-      check(random, random.numbers<int16_t>(3 * channels, -limit, limit - 1),
-            random_parameters(random, channels, false));
-      check(random, random.numbers<int8_t>(3 * channels, -128, 127), random_parameters(random, channels, true));
+      check_all(random, random.numbers<int16_t>(3 * channels, -limit, limit - 1), channels);
+      check_all(random, random.numbers<int8_t>(3 * channels, -128, 127), channels);
     }
   }
 }
@@ -98,12 +144,37 @@ TEST_P(LayerNormTest, RowsAtTheEnds) {
       x[4 * channels + c] = 0;
       x[5 * channels + c] = static_cast<int16_t>(c % 2 ? 1 : -1);
     }
-    for (int repeat = 0; repeat < 20; ++repeat) {
-      check(random, x, random_parameters(random, channels, false));
+    for (int repeat = 0; repeat < 10; ++repeat) {
+      check_all(random, x, channels);
       std::vector<int8_t> narrow(x.size());
       for (size_t i = 0; i < x.size(); ++i) narrow[i] = static_cast<int8_t>(naive::sat8(x[i]));
-      check(random, narrow, random_parameters(random, channels, true));
+      check_all(random, narrow, channels);
     }
+  }
+}
+
+// Branches of any size, which come from the bias, beside residuals of the other sign.
+TEST_P(LayerNormTest, OnlyTheSumSaturates) {
+  Random random(5);
+  const std::vector<int64_t> steps = {0, 1, 127, 128, 8191, 8192, 32767, 32768, 40000, 65535, 65536, 1 << 27};
+  const std::vector<int16_t> multipliers = {32767, 32766, 32765, 16384, 1, 0};
+  const size_t channels = 71;
+  for (int repeat = 0; repeat < 40; ++repeat) {
+    naive::LayerNorm plain;
+    plain.weight = random.numbers<int16_t>(channels, -3, 3);
+    plain.output_shift = random.number(1, 2);
+    Sum<int8_t> narrow{{}, {}, random.number(0, 6)};
+    Sum<int16_t> wide{{}, {}, 0};
+    for (size_t c = 0; c < channels; ++c) {
+      const int64_t v = steps[static_cast<size_t>(random.uniform(0, 11))] * (random.uniform(0, 1) == 0 ? 1 : -1);
+      plain.bias.push_back(static_cast<int32_t>(v * (int64_t{1} << plain.output_shift)));
+      narrow.residual.push_back(random.uniform(0, 1) == 0 ? random.number(-128, 127) : (v > 0 ? -128 : 127));
+      wide.residual.push_back(random.uniform(0, 1) == 0 ? random.number(-32768, 32767) : (v > 0 ? -32768 : 32767));
+      wide.multiplier.push_back(multipliers[static_cast<size_t>(random.uniform(0, 5))]);
+    }
+    narrow.multiplier = wide.multiplier;
+    check(random, random.numbers<int16_t>(channels, -32768, 32767), plain, &narrow);
+    check(random, random.numbers<int16_t>(channels, -32768, 32767), plain, &wide);
   }
 }
 

@@ -315,6 +315,62 @@ TEST_P(FusedPlanRuleTest, IsCheckedAndExplained) {
 INSTANTIATE_TEST_SUITE_P(PlanCheck, FusedPlanRuleTest, testing::ValuesIn(fused_rules()),
                          [](const auto& info) { return std::string(info.param.name); });
 
+// The same of a plan with a post-norm; nodes: quantize, patch embedding, the four below, LayerNorm.
+const std::vector<Rule>& post_norm_rules() {
+  static const auto norm = [](PlanBuilder& b, size_t i) -> plan::LayerNormT& {
+    return *b.plan.nodes[i]->op.AsLayerNorm();
+  };
+  static const auto begin = [](PlanBuilder& b) -> plan::LayerNormT& { return norm(b, 2); };
+  static const auto linear = [](PlanBuilder& b) -> plan::LinearT& { return *b.plan.nodes[4]->op.AsLinear(); };
+  static const auto sum = [](PlanBuilder& b) -> plan::LayerNormT& { return norm(b, 5); };
+  static const std::vector<Rule> rules = {
+      {"LinearRangeLow", [](auto& b) { linear(b).requantizer->qmin = -32767; }, "found [-32767, 32767] around 0"},
+      {"LinearRangeHigh", [](auto& b) { linear(b).requantizer->qmax = 127; }, "found [-32768, 127] around 0"},
+      {"LinearRangeBeyond", [](auto& b) { linear(b).requantizer->qmax = 32768; }, "no range of Int16 codes"},
+      {"LinearZeroPoint", [](auto& b) { linear(b).requantizer->zero_point = 1; }, "around 1"},
+      {"LinearFractionBits", [](auto& b) { linear(b).requantizer->fraction_bits = 1; }, "no fraction bits, found 1"},
+      {"LinearTable", [](auto& b) { linear(b).table = b.constant(Shape{256}, std::vector<int8_t>(256)); },
+       "a table has int8 codes"},
+      {"LinearType", [](auto& b) { value(b, linear(b).output).type = DataType::Int32; }, "has the type Int32"},
+      {"NormRange", [](auto& b) { begin(b).qmax = 32768; }, "no range of Int16 codes"},
+      {"NormType", [](auto& b) { value(b, begin(b).output).type = DataType::Float32; }, "has the type Float32"},
+      {"StrayMultiplier", [](auto& b) { begin(b).residual_multiplier = sum(b).residual_multiplier; }, "there is none"},
+      {"StrayFractionBits", [](auto& b) { begin(b).fraction_bits = 1; }, "there is none"},
+      {"ResidualIndex", [](auto& b) { sum(b).residual = 999; }, "there is no value 999"},
+      {"ResidualNegative", [](auto& b) { sum(b).residual = -2; }, "there is no value -2"},
+      {"ResidualType", [](auto& b) { sum(b).residual = static_cast<int32_t>(norm(b, 3).output); }, "has the type Int8"},
+      {"ResidualShape", [](auto& b) { value(b, static_cast<size_t>(sum(b).residual)).shape = {2, 8, 7}; },
+       "needs 14 rows of 8"},
+      {"MultiplierAbsent", [](auto& b) { sum(b).residual_multiplier = -1; }, "there is no constant -1"},
+      {"MultiplierType", [](auto& b) { sum(b).residual_multiplier = sum(b).bias; }, "needs dense Int16 [8]"},
+      {"MultiplierNegative", [](auto& b) { set_constant<int16_t>(b, sum(b).residual_multiplier, 7, -1); },
+       "residual_multiplier[7] is negative"},
+      {"FractionBits", [](auto& b) { sum(b).fraction_bits = 1; }, "no fraction bits, found 1"},
+      {"FractionBitsLarge", [](auto& b) { sum(b).fraction_bits = 7; }, "fraction_bits is 7, at most 6"},
+      {"OutputType", [](auto& b) { value(b, sum(b).output).type = DataType::Int32; }, "has the type Int32"},
+  };
+  return rules;
+}
+
+class PostNormPlanRuleTest : public testing::TestWithParam<Rule> {};
+
+TEST_P(PostNormPlanRuleTest, IsCheckedAndExplained) {
+  Random random(3);
+  PlanBuilder builder = tiny_post_norm(random, true);
+  {
+    TestDelegate delegate;
+    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
+  }
+  GetParam().damage(builder);
+  clear_log();
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(builder), GetParam().error);
+  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+}
+
+INSTANTIATE_TEST_SUITE_P(PlanCheck, PostNormPlanRuleTest, testing::ValuesIn(post_norm_rules()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
 TEST(PlanCheck, WideStreamsHaveNoFractionBitsAndNoChannelShift) {
   Random random(3);
   {

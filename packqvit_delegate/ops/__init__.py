@@ -6,7 +6,7 @@ what every native kernel produces.
 
 from .attention import attention_scores, attention_values, softmax
 from .ends import pixel_codes, take_scores, top_k
-from .layer_norm import layer_norm
+from .layer_norm import layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
 from .saturating_gelu import saturating_gelu
@@ -20,6 +20,7 @@ __all__ = [
     "dequantize_offset",
     "dequantize_probabilities",
     "layer_norm",
+    "layer_norm_add",
     "linear",
     "linear_accumulate",
     "linear_add",

@@ -1,4 +1,4 @@
-"""Int-LayerNorm."""
+"""Int-LayerNorm, alone and added into the residual stream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from .arithmetic import bit_length, integer_sqrt, multiply_high, rounding_shift_right, saturate16
 from .library import code_dtype, integer_op
+from .residual import onto_residual, scale_residual
 
 
 def normalized_fraction_bits(channels: int) -> int:
@@ -16,6 +17,38 @@ def normalized_fraction_bits(channels: int) -> int:
     Twice as much fits into 16 bits: so large are the values that the reciprocal, between a half and one, multiplies.
     """
     return 14 - ((channels - 1).bit_length() + 1) // 2
+
+
+def _normalize(
+    x: torch.Tensor,
+    channel_shift: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    epsilon: int,
+    output_shift: int,
+) -> torch.Tensor:
+    """`v` of docs/numerics.md: the affine normalised values, before anything clamps them; |v| < 2^30."""
+    values = x.long()
+    if channel_shift is not None:
+        values = values << channel_shift.long()
+    channels = x.shape[-1]
+    total = values.sum(-1, keepdim=True)
+    squares = (values * values).sum(-1, keepdim=True)
+    mean = torch.div(total * 8192 + channels, 2 * channels, rounding_mode="floor")
+    variance = (channels * squares - total * total + epsilon).clamp_min(1)
+    half_shift = (62 - bit_length(variance)) // 2  # the even shift that brings it into [2^60, 2^62)
+    root = integer_sqrt(variance << (2 * half_shift))
+    quotient = torch.div(torch.full_like(root, channels << 48), root, rounding_mode="floor")
+    drop = bit_length(quotient) - 15
+    reciprocal = rounding_shift_right(quotient, drop)
+    carried = reciprocal == 1 << 15
+    reciprocal = torch.where(carried, 1 << 14, reciprocal)
+    drop = torch.where(carried, drop + 1, drop)
+    shift = (45 - drop - half_shift - normalized_fraction_bits(channels)).clamp_max(31)
+    centred = ((values << 12) - mean) << (-shift).clamp_min(0)
+    centred = saturate16(rounding_shift_right(centred, shift.clamp_min(0)))
+    normalized = multiply_high(centred, reciprocal)
+    return (normalized * weight.long() + bias.long()) >> output_shift
 
 
 def _layer_norm_meta(
@@ -54,27 +87,57 @@ def layer_norm(
         qmax: Largest output code.
 
     Returns:
-        int8 [..., C].
+        int8 [..., C], or int16 where [qmin, qmax] does not fit into int8: a stream that begins here.
     """
-    values = x.long()
-    if channel_shift is not None:
-        values = values << channel_shift.long()
-    channels = x.shape[-1]
-    total = values.sum(-1, keepdim=True)
-    squares = (values * values).sum(-1, keepdim=True)
-    mean = torch.div(total * 8192 + channels, 2 * channels, rounding_mode="floor")
-    variance = (channels * squares - total * total + epsilon).clamp_min(1)
-    half_shift = (62 - bit_length(variance)) // 2  # the even shift that brings it into [2^60, 2^62)
-    root = integer_sqrt(variance << (2 * half_shift))
-    quotient = torch.div(torch.full_like(root, channels << 48), root, rounding_mode="floor")
-    drop = bit_length(quotient) - 15
-    reciprocal = rounding_shift_right(quotient, drop)
-    carried = reciprocal == 1 << 15
-    reciprocal = torch.where(carried, 1 << 14, reciprocal)
-    drop = torch.where(carried, drop + 1, drop)
-    shift = (45 - drop - half_shift - normalized_fraction_bits(channels)).clamp_max(31)
-    centred = ((values << 12) - mean) << (-shift).clamp_min(0)
-    centred = saturate16(rounding_shift_right(centred, shift.clamp_min(0)))
-    normalized = multiply_high(centred, reciprocal)
-    result = (normalized * weight.long() + bias.long()) >> output_shift
-    return result.clamp(qmin, qmax).to(code_dtype(qmin, qmax))
+    steps = _normalize(x, channel_shift, weight, bias, epsilon, output_shift)
+    return steps.clamp(qmin, qmax).to(code_dtype(qmin, qmax))
+
+
+def _layer_norm_add_meta(
+    x: Any,
+    channel_shift: Any,
+    weight: Any,
+    bias: Any,
+    residual: Any,
+    residual_multiplier: Any,
+    epsilon: Any,
+    output_shift: Any,
+    fraction_bits: Any,
+) -> torch.Tensor:
+    return torch.empty_like(residual)
+
+
+@integer_op(
+    "layer_norm_add(Tensor x, Tensor? channel_shift, Tensor weight, Tensor bias, Tensor residual, "
+    "Tensor residual_multiplier, int epsilon, int output_shift, int fraction_bits) -> Tensor",
+    _layer_norm_add_meta,
+)
+def layer_norm_add(
+    x: torch.Tensor,
+    channel_shift: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    residual: torch.Tensor,
+    residual_multiplier: torch.Tensor,
+    epsilon: int,
+    output_shift: int,
+    fraction_bits: int,
+) -> torch.Tensor:
+    """Int-LayerNorm of a branch that is added into the residual stream without a grid of its own in between.
+
+    Args:
+        x: int8 or int16 [..., C], a branch or residual codes.
+        channel_shift: As of layer_norm.
+        weight: int16 [C], gamma over the output step times 2^(output_shift + fraction_bits - Q).
+        bias: int32 [C], beta over the output step times 2^(output_shift + fraction_bits), plus 2^(output_shift - 1).
+        residual: int8 or int16 [..., C].
+        residual_multiplier: int16 [C] >= 0, old to new residual steps; UNIT_RESIDUAL keeps them.
+        epsilon: eps / step^2 * C^2, of the steps of x.
+        output_shift: S, in 1..30.
+        fraction_bits: F, in 0..6; 0 for an int16 residual.
+
+    Returns:
+        [..., C] of the residual's type.
+    """
+    branch = _normalize(x, channel_shift, weight, bias, epsilon, output_shift)
+    return onto_residual(scale_residual(residual, residual_multiplier), branch, fraction_bits, residual.dtype)

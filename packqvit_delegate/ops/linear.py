@@ -6,27 +6,15 @@ from typing import Any
 
 import torch
 
-from .arithmetic import INT16_MAX, integer_matmul, multiply_high, requantize, round_steps, scale_accumulator
+from .arithmetic import integer_matmul, requantize, scale_accumulator
 from .library import code_dtype, integer_op
+from .residual import onto_residual, scale_residual
 
 _WEIGHT_BOUND = {4: 7, 8: 127}
-
-UNIT_RESIDUAL = INT16_MAX
-"""The residual multiplier that stands for 1 exactly: int16 has no 2^15."""
 
 
 def _accumulate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, weight_bits: int) -> torch.Tensor:
     return integer_matmul(x, weight.t(), 128 * _WEIGHT_BOUND[weight_bits]) + bias.long()
-
-
-def _onto_residual(base: torch.Tensor, branch: torch.Tensor, fraction_bits: int, dtype: torch.dtype) -> torch.Tensor:
-    limits = torch.iinfo(dtype)
-    return round_steps(base + branch, fraction_bits, limits.min, limits.max).to(dtype)
-
-
-def _scale_residual(residual: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
-    lifted = residual.long() << 8 if residual.dtype == torch.int8 else residual.long()
-    return torch.where(multiplier == UNIT_RESIDUAL, lifted, multiply_high(lifted, multiplier.long()))
 
 
 def _linear_meta(
@@ -65,6 +53,8 @@ def linear(
 ) -> torch.Tensor:
     """Linear layer, requantised onto an affine grid (docs/numerics.md, linear, Requantize).
 
+    With 16 bits, a residual stream begins with it.
+
     Args:
         x: int8 [..., K].
         weight: int8 [O, K], in [-7, 7] for 4 bits.
@@ -73,13 +63,13 @@ def linear(
         shift: uint8 [O].
         weight_bits: 4 or 8.
         left_shift: l of the requantisation.
-        fraction_bits: F of the requantisation.
-        zero_point: Of the output.
-        qmin: Smallest output code.
-        qmax: Largest output code.
+        fraction_bits: F of the requantisation; 0 for int16.
+        zero_point: Of the output; 0 for int16.
+        qmin: Smallest output code; -32768 for int16.
+        qmax: Largest output code; 32767 for int16.
 
     Returns:
-        int8 [..., O].
+        int8 [..., O], or int16 where [qmin, qmax] does not fit into int8.
     """
     codes = requantize(
         _accumulate(x, weight, bias, weight_bits), multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax
@@ -137,8 +127,8 @@ def linear_add(
         [..., O] of the residual's type.
     """
     branch = scale_accumulator(_accumulate(x, weight, bias, weight_bits), multiplier, shift, left_shift)
-    base = _scale_residual(residual, residual_multiplier)
-    return _onto_residual(base, branch, fraction_bits, residual.dtype)
+    base = scale_residual(residual, residual_multiplier)
+    return onto_residual(base, branch, fraction_bits, residual.dtype)
 
 
 def _linear_accumulate_meta(x: Any, weight: Any, bias: Any, weight_bits: Any) -> torch.Tensor:
@@ -225,5 +215,5 @@ def patch_embedding(
     patches = x.reshape(batch, channels, rows, patch_height, columns, patch_width)
     patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
     branch = scale_accumulator(_accumulate(patches, weight, bias, weight_bits), multiplier, shift, left_shift)
-    tokens = _onto_residual(position.long(), branch, fraction_bits, prefix.dtype)
+    tokens = onto_residual(position.long(), branch, fraction_bits, prefix.dtype)
     return torch.cat([prefix.expand(batch, *prefix.shape), tokens], 1)

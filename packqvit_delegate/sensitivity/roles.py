@@ -14,6 +14,7 @@ from ..passes.patterns import layer_name
 
 ops = torch.ops.packqvit
 
+_ADDS = (ops.linear_add.default, ops.layer_norm_add.default)
 _MOVES = (ops.select_tokens.default, aten.reshape.default)
 
 ROLES = (
@@ -60,7 +61,7 @@ def block_count(integer: GraphModule) -> int:
 
 def places(integer: GraphModule) -> dict[Node, Place]:
     """The place of each `packqvit` operator that computes; those that only move codes have none."""
-    blocks, additions = block_count(integer), len(find(integer, ops.linear_add.default))
+    blocks, additions = block_count(integer), len(find(integer, *_ADDS))
     found: dict[Node, Place] = {}
     block, added = -1, 0
     for node in integer.graph.nodes:
@@ -69,7 +70,7 @@ def places(integer: GraphModule) -> dict[Node, Place]:
             continue
         if role != "image" and role != "embedding":
             block = min(added * blocks // additions, blocks) if additions else blocks
-        added += is_call(node, ops.linear_add.default)
+        added += is_call(node, *_ADDS)
         found[node] = Place(layer_name(node), block, role)
     return found
 
@@ -97,7 +98,8 @@ def _role(node: Node) -> str | None:
         ops.softmax.default: lambda: "probabilities",
         ops.attention_values.default: lambda: "attention",
         ops.lookup_table.default: lambda: "activation",
-        ops.linear_add.default: lambda: _stream(node),
+        ops.linear_add.default: lambda: _stream(node.args[0]),
+        ops.layer_norm_add.default: lambda: _stream(_branch(node)),
         ops.mean_tokens.default: lambda: "pooling",
     }
     return roles[node.target]() if node.op == "call_function" and node.target in roles else None
@@ -134,8 +136,18 @@ def _from_input(node: Node) -> bool:
     return isinstance(node.args[0], Node) and node.args[0].op == "placeholder"
 
 
-def _stream(node: Node) -> str:
-    source = node.args[0]
+def _unmoved(source: Any) -> Any:
     while is_call(source, *_MOVES):
-        source = source.args[0]  # type: ignore[union-attr]
+        source = source.args[0]
+    return source
+
+
+def _branch(norm: Node) -> Any:
+    """What the linear before a post-norm reads."""
+    linear = _unmoved(norm.args[0])
+    return linear.args[0] if is_call(linear, ops.linear.default) else linear
+
+
+def _stream(source: Any) -> str:
+    source = _unmoved(source)
     return "stream 1" if is_call(source, ops.attention_values.default) else "stream 2"

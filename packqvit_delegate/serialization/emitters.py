@@ -166,15 +166,32 @@ def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node)
     return table
 
 
-@emits("layer_norm")
-def emit_layer_norm(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
-    """packqvit.layer_norm."""
-    x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax = node.args
+def _layer_norm(
+    plan: PlanBuilder, x: Any, channel_shift: Any, weight: Any, bias: Any, epsilon: Any, output_shift: Any
+) -> fb.LayerNormT:
     table = fb.LayerNormT()
     table.x, table.channelShift = plan.read(x), plan.constant(channel_shift)
     table.weight, table.bias = plan.constant(weight), plan.constant(bias)
     table.epsilon, table.outputShift = epsilon, output_shift
+    return table
+
+
+@emits("layer_norm")
+def emit_layer_norm(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
+    """packqvit.layer_norm."""
+    *operands, qmin, qmax = node.args
+    table = _layer_norm(plan, *operands)
     table.qmin, table.qmax = qmin, qmax
+    return table
+
+
+@emits("layer_norm_add")
+def emit_layer_norm_add(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
+    """packqvit.layer_norm_add."""
+    x, channel_shift, weight, bias, residual, residual_multiplier, epsilon, output_shift, fraction_bits = node.args
+    table = _layer_norm(plan, x, channel_shift, weight, bias, epsilon, output_shift)
+    table.residual, table.residualMultiplier = plan.read(residual), plan.constant(residual_multiplier)
+    table.fractionBits = fraction_bits
     return table
 
 

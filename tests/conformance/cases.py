@@ -107,7 +107,28 @@ _LINEAR_SHAPES = (
 )
 
 
+def _far_accumulators(r: Random, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Bias, multiplier and shift: output steps of up to 2^17, and further, for an input of zeros."""
+    sums = torch.tensor([0, 1, 16384, 32766, 32767, 32768, 40000, 65535, 65536, 131071, 131072, 1 << 29])
+    bias = sums[torch.arange(outputs) % len(sums)] * torch.tensor([1, -1])[torch.arange(outputs) // len(sums) % 2]
+    multiplier = r.integers(1 << 14, (1 << 15) - 1, (outputs,), torch.int16)
+    shift = torch.where(bias.abs() > 1 << 17, 12, 0) + r.integers(0, 1, (outputs,), torch.int64)
+    return bias.to(torch.int32), multiplier, shift.to(torch.uint8)
+
+
+def _wide_linear(r: Random) -> Iterator[Case]:
+    """Linears that a 16-bit stream begins with."""
+    for lead, features, outputs in _LINEAR_SHAPES:
+        for bits, left_shift, shift in ((4, 0, 2), (4, 2, 4), (8, 0, 6), (8, 1, 12)):
+            weight, bias, *requantizer = _linear_constants(r, bits, features, outputs, shift)
+            yield Input(r.codes(*lead, features)), weight, bias, *requantizer, bits, left_shift, 0, 0, -32768, 32767
+    bias, multiplier, shifts = _far_accumulators(r, 97)
+    x, weight = torch.zeros(3, 5, dtype=torch.int8), r.weight(8, 97, 5)
+    yield Input(x), weight, bias, multiplier, shifts, 8, 0, 0, 0, -32768, 32767
+
+
 def linear(r: Random) -> Iterator[Case]:
+    yield from _wide_linear(r)
     for lead, features, outputs in _LINEAR_SHAPES:
         for bits in (4, 8):
             x = Input(r.codes(*lead, features))
@@ -125,15 +146,6 @@ def linear(r: Random) -> Iterator[Case]:
                 for fraction_bits in (0, 1, 6):
                     yield x, weight, bias, multiplier, shift, bits, 0, fraction_bits, 127, -128, 127
                     yield x, weight, bias, multiplier, shift, bits, 4, fraction_bits, -128, -120, 119
-
-
-def _far_accumulators(r: Random, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bias, multiplier and shift: output steps of up to 2^17, and further, for an input of zeros."""
-    sums = torch.tensor([0, 1, 16384, 32766, 32767, 32768, 40000, 65535, 65536, 131071, 131072, 1 << 29])
-    bias = sums[torch.arange(outputs) % len(sums)] * torch.tensor([1, -1])[torch.arange(outputs) // len(sums) % 2]
-    multiplier = r.integers(1 << 14, (1 << 15) - 1, (outputs,), torch.int16)
-    shift = torch.where(bias.abs() > 1 << 17, 12, 0) + r.integers(0, 1, (outputs,), torch.int64)
-    return bias.to(torch.int32), multiplier, shift.to(torch.uint8)
 
 
 _GRIDS = ((torch.int8, 6), (torch.int8, 0), (torch.int16, 0))
@@ -257,8 +269,9 @@ def attention_values(r: Random) -> Iterator[Case]:
                 yield Input(p), Input(v), multiplier, shifts, log2, 0, 6, -128 if value > 0 else 127, -128, 127
 
 
-def layer_norm(r: Random) -> Iterator[Case]:
-    for channels in (2, 3, 17, 64, 192, 1000, 4096):
+def _norms(r: Random) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]]:
+    """Rows of all kinds, channel shifts, weights and biases."""
+    for channels in (2, 3, 17, 33, 64, 96, 192, 384, 1000, 1536, 4096):
         for dtype in (torch.int8, torch.int16):
             limits = torch.iinfo(dtype)
             rows = [
@@ -273,13 +286,45 @@ def layer_norm(r: Random) -> Iterator[Case]:
             outlier = r.integers(-5, 5, (1, channels), dtype)
             outlier[0, channels // 2] = limits.max
             alternating = torch.tensor([limits.min, limits.max], dtype=dtype).repeat(channels)[:channels].reshape(1, -1)
-            x = torch.cat([*rows, flat, outlier, alternating])
             weight = r.integers(-32767, 32767, (channels,), torch.int16)
             bias = r.integers(-((1 << 30) - 1), (1 << 30) - 1, (channels,), torch.int32)
             shift = r.integers(0, 7, (channels,), torch.uint8) if dtype == torch.int8 else None
-            yield Input(x), shift, weight, bias, 0, 20, -128, 127
-            yield Input(x), None, weight, bias >> 12, 1 << 57, 18, -8, 7
-            yield Input(x.reshape(1, *x.shape)), shift, weight >> 3, bias >> 9, 5, 14, -128, 127
+            yield torch.cat([*rows, flat, outlier, alternating]), shift, weight, bias
+
+
+def layer_norm(r: Random) -> Iterator[Case]:
+    for x, shift, weight, bias in _norms(r):
+        yield Input(x), shift, weight, bias, 0, 20, -128, 127
+        yield Input(x), None, weight, bias >> 12, 1 << 57, 18, -8, 7
+        yield Input(x.reshape(1, *x.shape)), shift, weight >> 3, bias >> 9, 5, 14, -128, 127
+        yield Input(x), shift, weight, bias >> 3, 0, 13, -32768, 32767
+        yield Input(x), None, weight >> 1, bias >> 10, 3, 6, -30000, 128
+
+
+def _opposite_norms(r: Random) -> Iterator[Case]:
+    """Branches that are far beyond the grid, from their bias, and streams that bring them back."""
+    sums = torch.tensor([0, 1, 8191, 8192, 32767, 32768, 40000, 65535, 65536, (1 << 29) - 1])
+    bias = sums[torch.arange(97) % len(sums)] * torch.tensor([1, -1])[torch.arange(97) // len(sums) % 2]
+    x, weight = r.integers(-32768, 32767, (3, 97), torch.int16), r.integers(-2, 2, (97,), torch.int16)
+    for dtype, fraction_bits in _GRIDS:
+        limits = torch.iinfo(dtype)
+        residual = torch.where(bias > 0, limits.min, limits.max).to(dtype).repeat(3, 1)
+        residual[1] = r.integers(limits.min, limits.max, (97,), dtype)
+        for factor in (32767, 32766, 16384, 0):
+            factors = torch.full((97,), factor, dtype=torch.int16)
+            yield Input(x), None, weight, (2 * bias).to(torch.int32), Input(residual), factors, 0, 1, fraction_bits
+
+
+def layer_norm_add(r: Random) -> Iterator[Case]:
+    yield from _opposite_norms(r)
+    for x, shift, weight, bias in _norms(r):
+        for dtype, fraction_bits in ((torch.int8, 6), (torch.int8, 0), (torch.int16, 0)):
+            limits = torch.iinfo(dtype)
+            residual = r.integers(limits.min, limits.max, x.shape, dtype)
+            factors = r.integers(0, 32767, (x.shape[-1],), torch.int16)
+            scale = 14 if fraction_bits or dtype == torch.int16 else 20
+            yield Input(x), shift, weight, bias, Input(residual), factors, 0, scale, fraction_bits
+            yield Input(x), None, weight >> 2, bias >> 8, Input(residual), factors, 7, scale - 2, fraction_bits
 
 
 def lookup_table(r: Random) -> Iterator[Case]:
@@ -372,6 +417,7 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "softmax": (ops.softmax.default, softmax),
     "attention_values": (ops.attention_values.default, attention_values),
     "layer_norm": (ops.layer_norm.default, layer_norm),
+    "layer_norm_add": (ops.layer_norm_add.default, layer_norm_add),
     "lookup_table": (ops.lookup_table.default, lookup_table),
     "select_tokens": (ops.select_tokens.default, select_tokens),
     "mean_tokens": (ops.mean_tokens.default, mean_tokens),

@@ -43,6 +43,8 @@ def test_native_kernel_gives_the_reference_bits(family: tuple[Family, Program]) 
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", ["linear", "linear_add", "softmax", "attention_values", "layer_norm"])
+@pytest.mark.parametrize(
+    "name", ["linear", "linear_add", "softmax", "attention_values", "layer_norm", "layer_norm_add"]
+)
 def test_other_random_values_give_the_reference_bits(name: str, seed: int) -> None:
     assert_reference_bits(*lowered_family(name, seed))

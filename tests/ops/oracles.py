@@ -92,15 +92,19 @@ def _clamp_to(dtype: torch.dtype, x: Tensor) -> Tensor:
     return x.clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
 
 
+def _stream(residual: Tensor, multiplier: Tensor, fraction_bits: int) -> Tensor:
+    """A residual in the steps of the sum."""
+    lifted = 8 if residual.dtype == torch.int8 else 0
+    ratio = torch.where(multiplier == 32767, 32768, multiplier.int())
+    return residual.double() * ratio * 2.0 ** (lifted - 15 - fraction_bits)
+
+
 @oracle("linear_add")
 def linear_add(
     x, weight, bias, multiplier, shift, residual, residual_multiplier, weight_bits, left_shift, fraction_bits
 ) -> Real:
     scale = Scale(multiplier, shift, left_shift, fraction_bits)
-    lifted = 8 if residual.dtype == torch.int8 else 0
-    ratio = torch.where(residual_multiplier == 32767, 32768, residual_multiplier.int())
-    stream = residual.double() * ratio * 2.0 ** (lifted - 15 - fraction_bits)
-    real = stream + scale.steps(_accumulate(x, weight, bias))
+    real = _stream(residual, residual_multiplier, fraction_bits) + scale.steps(_accumulate(x, weight, bias))
     return Real(_clamp_to(residual.dtype, real), scale.error(addend=0.5))
 
 
@@ -165,8 +169,8 @@ def attention_values(p, v, multiplier, shift, log2, left_shift, fraction_bits, z
     return _requantize(acc, scale, zero_point, qmin, qmax, error)
 
 
-@oracle("layer_norm")
-def layer_norm(x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax) -> Real:
+def _norm(x, channel_shift, weight, bias, epsilon, output_shift) -> Real:
+    """The affine norm in steps of the output times 2^F, with its error but for the last rounding."""
     values = x.double() if channel_shift is None else x.double() * torch.exp2(channel_shift.double())
     channels = x.shape[-1]
     bits = 14 - math.ceil((channels - 1).bit_length() / 2)
@@ -174,7 +178,24 @@ def layer_norm(x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax
     normalized = (values - values.mean(-1, keepdim=True)) / sigma * 2.0**bits
     allowed = 1.0 + 2.0**-15 * normalized.abs() + 2.0 ** (bits - 13) / sigma
     real = (normalized * weight + bias.double()) * 2.0**-output_shift - 0.5  # the bias holds half a step
-    return Real(real.clamp(qmin, qmax), 0.5 + allowed * weight.double().abs() * 2.0**-output_shift)
+    return Real(real, allowed * weight.double().abs() * 2.0**-output_shift)
+
+
+@oracle("layer_norm")
+def layer_norm(x, channel_shift, weight, bias, epsilon, output_shift, qmin, qmax) -> Real:
+    norm = _norm(x, channel_shift, weight, bias, epsilon, output_shift)
+    return Real(norm.value.clamp(qmin, qmax), 0.5 + norm.error)
+
+
+@oracle("layer_norm_add")
+def layer_norm_add(
+    x, channel_shift, weight, bias, residual, residual_multiplier, epsilon, output_shift, fraction_bits
+) -> Real:
+    norm = _norm(x, channel_shift, weight, bias, epsilon, output_shift)
+    steps = 2.0**-fraction_bits
+    real = _stream(residual, residual_multiplier, fraction_bits) + norm.value * steps
+    last = 0.5 if fraction_bits else 0.0
+    return Real(_clamp_to(residual.dtype, real), last + (1.0 + norm.error) * steps)
 
 
 # Single codes, tokens and the ends.

@@ -145,7 +145,7 @@ class Requantize {
   __m512i high_;
 };
 
-// Writes rows of a panel: sums with the residual or the position.
+// Writes rows of a panel: sums with the residual or the position, or with nothing where there is no position.
 template <Epilogue kEpilogue, typename Code>
 class PanelStore {
  public:
@@ -176,6 +176,9 @@ class PanelStore {
 
   // 32 channels of the residual or the position, in the requantiser's steps.
   __m512i load_addend(size_t half, size_t index) const {
+    if (kEpilogue == Epilogue::kAddPosition && sizeof(Code) == 2 && arguments_.addend == nullptr) {
+      return _mm512_setzero_si512();
+    }
     const __mmask32 mask = half_mask(half);
     const size_t first = index + 32 * half;
     __m512i addend;
@@ -291,7 +294,8 @@ struct Type {
 template <typename Visit>
 void with_store(const GemmArguments& arguments, const Visit& visit) {
   switch (arguments.epilogue) {
-    case Epilogue::kRequantize:
+    case Epilogue::kRequantize:  // as wide codes, the sum with no position
+      if (arguments.wide) return visit(Type<PanelStore<Epilogue::kAddPosition, int16_t>>{});
       return arguments.table != nullptr ? visit(Type<CodeStore<true>>{}) : visit(Type<CodeStore<false>>{});
     case Epilogue::kAddResidual:
       return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddResidual, int16_t>>{})

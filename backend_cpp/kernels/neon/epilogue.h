@@ -18,9 +18,21 @@ namespace packqvit::neon {
 namespace {
 
 // Clamped: to a range narrower than int8.
-enum class Store { kCodes, kClampedCodes, kTable, kClampedTable, kResidual8, kResidual16, kPosition8, kPosition16 };
+enum class Store {
+  kCodes,
+  kClampedCodes,
+  kTable,
+  kClampedTable,
+  kCodes16,
+  kResidual8,
+  kResidual16,
+  kPosition8,
+  kPosition16
+};
 
-inline constexpr bool is_wide(Store store) { return store == Store::kResidual16 || store == Store::kPosition16; }
+inline constexpr bool is_wide(Store store) {
+  return store == Store::kCodes16 || store == Store::kResidual16 || store == Store::kPosition16;
+}
 inline constexpr bool is_clamped(Store store) { return store == Store::kClampedCodes || store == Store::kClampedTable; }
 inline constexpr bool has_table(Store store) { return store == Store::kTable || store == Store::kClampedTable; }
 inline constexpr bool has_addend(Store store) { return store >= Store::kResidual8; }
@@ -194,6 +206,8 @@ inline int16x8_t scale_sums(const Channels& channels, int32x4_t low, int32x4_t h
                             const uint8_t* second) {
   if constexpr (has_addend(kStore)) {
     return channels.scale_and_add<kBias>(low, high, load_addend<kStore, kFour>(channels, first, second));
+  } else if constexpr (is_wide(kStore)) {
+    return channels.scale_and_add<kBias>(low, high, vdupq_n_s16(0));
   } else {
     return channels.scale<kBias>(low, high);
   }
@@ -356,6 +370,7 @@ StoreTile choose_store(const GemmArguments& arguments) {
       return wide ? store_codes_tile<Store::kPosition16, kBias, kColumns>
                   : store_codes_tile<Store::kPosition8, kBias, kColumns>;
     case Epilogue::kRequantize:
+      if (wide) return store_codes_tile<Store::kCodes16, kBias, kColumns>;
       break;
   }
   const bool clamped = arguments.requantizer.qmin > INT8_MIN || arguments.requantizer.qmax < INT8_MAX;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/neon/neon.h"
+#include "kernels/reference/reference.h"
 
 namespace packqvit::neon {
 namespace {
@@ -278,7 +279,7 @@ void normalise_row(const LayerNormArguments& arguments, const Row& row, int8_t* 
 template <typename Row>
 void normalise_rows(const LayerNormArguments& arguments, Row row, Range rows) {
   row.x += rows.begin * arguments.channels;
-  int8_t* output = arguments.output + rows.begin * arguments.channels;
+  int8_t* output = static_cast<int8_t*>(arguments.output) + rows.begin * arguments.channels;
   for (size_t i = rows.begin; i < rows.end; ++i, row.x += arguments.channels, output += arguments.channels) {
     arguments.output_shift >= 16 ? normalise_row<Row, true>(arguments, row, output)
                                  : normalise_row<Row, false>(arguments, row, output);
@@ -288,6 +289,7 @@ void normalise_rows(const LayerNormArguments& arguments, Row row, Range rows) {
 }  // namespace
 
 void layer_norm(const LayerNormArguments& arguments, Range rows) {
+  if (arguments.wide_output || arguments.residual != nullptr) return reference::layer_norm(arguments, rows);
   if (arguments.wide) {
     normalise_rows(arguments, WideRow{static_cast<const int16_t*>(arguments.x)}, rows);
     return;

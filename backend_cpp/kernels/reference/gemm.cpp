@@ -51,7 +51,8 @@ void store_row(const GemmArguments& arguments, size_t row, size_t column, const 
       output[j] = sum;
     } else if constexpr (kEpilogue == Epilogue::kRequantize) {
       const int32_t code = requantizer(sum, c);
-      output[j] = arguments.table != nullptr ? arguments.table[code + 128] : static_cast<Code>(code);
+      const bool has_table = sizeof(Code) == 1 && arguments.table != nullptr;
+      output[j] = has_table ? arguments.table[code + 128] : static_cast<Code>(code);
     } else {
       int32_t base;
       if constexpr (kEpilogue == Epilogue::kAddResidual) {
@@ -80,7 +81,7 @@ StoreRow choose_store(const GemmArguments& arguments) {
     case Epilogue::kRequantize:
       break;
   }
-  return store_row<Epilogue::kRequantize, int8_t>;
+  return arguments.wide ? store_row<Epilogue::kRequantize, int16_t> : store_row<Epilogue::kRequantize, int8_t>;
 }
 
 size_t scratch_bytes(const PackedWeights& weights, size_t) {

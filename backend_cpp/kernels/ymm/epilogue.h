@@ -83,7 +83,7 @@ class Requantize {
   __m128i high_;
 };
 
-// Writes rows of a panel: sums with the residual or the position.
+// Writes rows of a panel: sums with the residual or the position, or with nothing where there is no position.
 template <Epilogue kEpilogue, typename Code>
 class PanelStore {
  public:
@@ -112,6 +112,9 @@ class PanelStore {
  private:
   // The residual or the position, in the requantiser's steps.
   __m256i load_addend(size_t index) const {
+    if (kEpilogue == Epilogue::kAddPosition && sizeof(Code) == 2 && arguments_.addend == nullptr) {
+      return _mm256_setzero_si256();
+    }
     __m256i addend;
     if constexpr (kEpilogue == Epilogue::kAddResidual && sizeof(Code) == 1) {
       const __m128i codes = load_bytes(static_cast<const int8_t*>(arguments_.addend) + index, columns_);
@@ -212,8 +215,9 @@ struct Type {
 template <typename Visit>
 void with_store(const GemmArguments& arguments, const Visit& visit) {
   switch (arguments.epilogue) {
-    case Epilogue::kRequantize:
-      return visit(Type<PanelStore<Epilogue::kRequantize, int8_t>>{});
+    case Epilogue::kRequantize:  // as wide codes, the sum with no position
+      return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddPosition, int16_t>>{})
+                            : visit(Type<PanelStore<Epilogue::kRequantize, int8_t>>{});
     case Epilogue::kAddResidual:
       return arguments.wide ? visit(Type<PanelStore<Epilogue::kAddResidual, int16_t>>{})
                             : visit(Type<PanelStore<Epilogue::kAddResidual, int8_t>>{});

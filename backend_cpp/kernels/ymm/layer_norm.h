@@ -22,10 +22,27 @@ __m256i load_channels(const LayerNormArguments& arguments, const Code* x, size_t
   }
 }
 
+// 16 codes of the residual in the steps of what they are added to; zero beyond the row.
+template <typename Output>
+__m256i load_residual(const LayerNormArguments& arguments, const Output* residual, size_t c) {
+  const size_t count = arguments.channels - c;
+  __m256i lifted;
+  if constexpr (sizeof(Output) == 2) {
+    lifted = load_words(residual + c, count);
+  } else {
+    lifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(load_bytes(residual + c, count)), 8);
+  }
+  const __m256i multiplier = load_words(arguments.residual_multiplier + c, count);
+  const __m256i is_unit = _mm256_cmpeq_epi16(multiplier, _mm256_set1_epi16(kUnitResidual));
+  return _mm256_blendv_epi8(_mm256_mulhrs_epi16(lifted, multiplier), lifted, is_unit);
+}
+
 // False, and nothing is written, for a row that hardly varies: the reference shifts its deviations to the left.
-template <typename Code>
-bool normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* output) {
+template <typename Code, typename Output, bool kAdds>
+bool normalise_row(const LayerNormArguments& arguments, size_t row) {
   const size_t channels = arguments.channels;
+  const Code* x = static_cast<const Code*>(arguments.x) + row * channels;
+  Output* output = static_cast<Output*>(arguments.output) + row * channels;
   __m256i sums = _mm256_setzero_si256();
   __m256i squares = _mm256_setzero_si256();
   for (size_t c = 0; c < channels; c += 16) {
@@ -52,6 +69,8 @@ bool normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* o
   const __m128i output_shift = _mm_cvtsi32_si128(static_cast<int>(arguments.output_shift));
   const __m256i low = _mm256_set1_epi32(arguments.qmin);
   const __m256i high = _mm256_set1_epi32(arguments.qmax);
+  const __m256i rounding = _mm256_set1_epi32((1 << arguments.fraction_bits) >> 1);
+  const __m128i fraction_bits = _mm_cvtsi32_si128(static_cast<int>(arguments.fraction_bits));
   for (size_t c = 0; c < channels; c += 16) {
     const size_t left = channels - c;
     const __m256i codes = load_channels(arguments, x, c);
@@ -65,27 +84,50 @@ bool normalise_row(const LayerNormArguments& arguments, const Code* x, int8_t* o
     const __m256i weight = load_words(arguments.weight + c, left);
     int32_t bias[16] = {};
     std::memcpy(bias, arguments.bias + c, std::min<size_t>(left, 16) * sizeof(int32_t));
+    __m256i residual = _mm256_setzero_si256();
+    if constexpr (kAdds) {
+      residual = load_residual(arguments, static_cast<const Output*>(arguments.residual) + row * channels, c);
+    }
     __m256i y[2];
     for (int i = 0; i < 2; ++i) {
       const __m128i n = i == 0 ? _mm256_castsi256_si128(normalised) : _mm256_extracti128_si256(normalised, 1);
       const __m128i w = i == 0 ? _mm256_castsi256_si128(weight) : _mm256_extracti128_si256(weight, 1);
       const __m256i product = _mm256_mullo_epi32(_mm256_cvtepi16_epi32(n), _mm256_cvtepi16_epi32(w));
       const __m256i scaled = _mm256_sra_epi32(_mm256_add_epi32(product, load(bias + 8 * i)), output_shift);
-      y[i] = _mm256_min_epi32(_mm256_max_epi32(scaled, low), high);
+      if constexpr (kAdds) {
+        const __m128i u = i == 0 ? _mm256_castsi256_si128(residual) : _mm256_extracti128_si256(residual, 1);
+        const __m256i sum = _mm256_add_epi32(scaled, _mm256_cvtepi16_epi32(u));
+        y[i] = _mm256_sra_epi32(_mm256_add_epi32(sum, rounding), fraction_bits);
+      } else {
+        y[i] = _mm256_min_epi32(_mm256_max_epi32(scaled, low), high);
+      }
     }
-    store_bytes(output + c, left, to_bytes(to_words(y[0], y[1])));
+    const __m256i words = to_words(y[0], y[1]);
+    if constexpr (sizeof(Output) == 2) {
+      store_words(output + c, left, words);
+    } else {
+      store_bytes(output + c, left, to_bytes(words));
+    }
   }
   return true;
 }
 
-inline void layer_norm_rows(const LayerNormArguments& arguments, Range rows) {
+template <typename Code, typename Output>
+void normalise_rows(const LayerNormArguments& arguments, Range rows) {
+  const auto normalise =
+      arguments.residual != nullptr ? normalise_row<Code, Output, true> : normalise_row<Code, Output, false>;
   for (size_t row = rows.begin; row < rows.end; ++row) {
-    const size_t offset = row * arguments.channels;
-    const bool done =
-        arguments.wide
-            ? normalise_row(arguments, static_cast<const int16_t*>(arguments.x) + offset, arguments.output + offset)
-            : normalise_row(arguments, static_cast<const int8_t*>(arguments.x) + offset, arguments.output + offset);
-    if (!done) reference::layer_norm(arguments, {row, row + 1});
+    if (!normalise(arguments, row)) reference::layer_norm(arguments, {row, row + 1});
+  }
+}
+
+inline void layer_norm_rows(const LayerNormArguments& arguments, Range rows) {
+  if (arguments.wide) {
+    arguments.wide_output ? normalise_rows<int16_t, int16_t>(arguments, rows)
+                          : normalise_rows<int16_t, int8_t>(arguments, rows);
+  } else {
+    arguments.wide_output ? normalise_rows<int8_t, int16_t>(arguments, rows)
+                          : normalise_rows<int8_t, int8_t>(arguments, rows);
   }
 }
 

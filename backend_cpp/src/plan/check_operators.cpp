@@ -22,9 +22,10 @@ constexpr size_t kMaxLinearKeys = 32768;
 constexpr size_t kMaxLog2Keys = 1031;
 constexpr size_t kMaxMeanTokens = 8192;
 
-bool check_grid_limit(const NodeChecker& checker, DataType output, const plan::Requantizer& requantizer) {
-  return output != DataType::Int16 || requantizer.fraction_bits() == 0 ||
-         checker.fail("int16 codes have no fraction bits, found %d", requantizer.fraction_bits());
+template <typename Op>  // a Requantizer, or a LayerNorm
+bool check_grid_limit(const NodeChecker& checker, DataType output, const Op& op) {
+  return output != DataType::Int16 || op.fraction_bits() == 0 ||
+         checker.fail("int16 codes have no fraction bits, found %d", op.fraction_bits());
 }
 
 // A requantiser that ends on int8 or int16 codes of its own.
@@ -58,14 +59,13 @@ bool check(NodeChecker& checker, const plan::Dequantize& op) {
          checker.channel_floats(op.scale(), "scale", channels) != nullptr;
 }
 
-bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features,
-                    uint64_t bound) {
+// Codes of the output's type and shape, which are multiplied and added to.
+template <typename Op>
+bool check_residual(NodeChecker& checker, const Op& op, const Value& output, size_t features) {
   const Value* residual = checker.read(op.residual(), "residual");
   if (residual == nullptr || !checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*residual, "residual", {output.type}) ||
-      !checker.has_rows(*residual, "residual", output.size() / features, features) ||
-      !checker.requantizer(op.requantizer(), features, bound) ||
-      !check_grid_limit(checker, output.type, *op.requantizer())) {
+      !checker.has_rows(*residual, "residual", output.size() / features, features)) {
     return false;
   }
   const Constant* multiplier =
@@ -75,6 +75,24 @@ bool check_residual(NodeChecker& checker, const plan::Linear& op, const Value& o
     if (multiplier->get<int16_t>(c) < 0) return checker.fail("residual_multiplier[%zu] is negative", c);
   }
   return true;
+}
+
+// Codes on an affine grid of int8, or of a stream that begins here.
+bool check_codes(const NodeChecker& checker, const plan::Linear& op, const Value& output, size_t features,
+                 uint64_t bound) {
+  if (!checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
+      (op.table() != -1 && checker.constant(op.table(), "table", DataType::Int8, {256}) == nullptr) ||
+      !check_requantized(checker, op.requantizer(), features, bound, output)) {
+    return false;
+  }
+  if (output.type == DataType::Int8) return true;
+  const plan::Requantizer& grid = *op.requantizer();
+  if (op.table() != -1) return checker.fail("a table has int8 codes, the output int16");
+  if (grid.qmin() != INT16_MIN || grid.qmax() != INT16_MAX || grid.zero_point() != 0) {
+    return checker.fail("int16 codes of a linear are [-32768, 32767] around 0, found [%d, %d] around %d", grid.qmin(),
+                        grid.qmax(), grid.zero_point());
+  }
+  return check_grid_limit(checker, output.type, grid);
 }
 
 bool check(NodeChecker& checker, const plan::Linear& op) {
@@ -92,15 +110,16 @@ bool check(NodeChecker& checker, const plan::Linear& op) {
   if (op.table() != -1 && op.epilogue() != plan::Epilogue::Requantize) {
     return checker.fail("a table belongs to Requantize, the epilogue is %d", static_cast<int>(op.epilogue()));
   }
-  if (op.epilogue() == plan::Epilogue::AddResidual) return check_residual(checker, op, *output, features, bound);
+  if (op.epilogue() == plan::Epilogue::AddResidual) {
+    return check_residual(checker, op, *output, features) && checker.requantizer(op.requantizer(), features, bound) &&
+           check_grid_limit(checker, output->type, *op.requantizer());
+  }
   if (op.residual() != -1 || op.residual_multiplier() != -1) {
     return checker.fail("a residual belongs to AddResidual, the epilogue is %d", static_cast<int>(op.epilogue()));
   }
   switch (op.epilogue()) {
     case plan::Epilogue::Requantize:
-      return checker.has_type(*output, "output", {DataType::Int8}) &&
-             (op.table() == -1 || checker.constant(op.table(), "table", DataType::Int8, {256}) != nullptr) &&
-             check_requantized(checker, op.requantizer(), features, bound, *output);
+      return check_codes(checker, op, *output, features, bound);
     case plan::Epilogue::Accumulate:
       return checker.has_type(*output, "output", {DataType::Int32});
     default:
@@ -233,11 +252,23 @@ bool check(NodeChecker& checker, const plan::Attention& op) {
          check_values(checker, op, k->dim(1), *v, *output);
 }
 
+// What the output's codes are: a range of their own, or a sum with a residual.
+bool check_layer_norm_output(NodeChecker& checker, const plan::LayerNorm& op, const Value& output) {
+  if (op.residual() != -1) {
+    return check_residual(checker, op, output, output.last()) &&
+           checker.at_most("fraction_bits", op.fraction_bits(), 6) && check_grid_limit(checker, output.type, op);
+  }
+  if (op.residual_multiplier() != -1 || op.fraction_bits() != 0) {
+    return checker.fail("a residual multiplier and fraction bits belong to a residual, there is none");
+  }
+  return checker.range("range", op.qmin(), op.qmax(), output.type);
+}
+
 bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
-      !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
     return false;
   }
@@ -256,8 +287,7 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
       if (shift->get<uint8_t>(c) > limit) return checker.fail("channel_shift[%zu] is above %d", c, limit);
     }
   }
-  return checker.at_most("channels", channels, kMaxFeatures) &&
-         checker.range("range", op.qmin(), op.qmax(), DataType::Int8) &&
+  return checker.at_most("channels", channels, kMaxFeatures) && check_layer_norm_output(checker, op, *output) &&
          checker.constant(op.weight(), "weight", DataType::Int16, {channels}) != nullptr &&
          checker.bounded(op.bias(), "bias", {channels}, kMaxLayerNormBias);
 }

@@ -23,7 +23,7 @@ void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<Code
     ranges[values->output()] = range_of(*values->requantizer());
   } else if (const auto* attention = node.op_as_Attention()) {
     ranges[attention->output()] = range_of(*attention->requantizer());
-  } else if (const auto* norm = node.op_as_LayerNorm()) {
+  } else if (const auto* norm = node.op_as_LayerNorm(); norm && norm->residual() == -1) {
     ranges[norm->output()] = {norm->qmin(), norm->qmax()};
   } else if (const auto* table = node.op_as_LookupTable()) {
     ranges[table->output()] = range_of_table(plan.constant(table->table()));

@@ -9,7 +9,7 @@ namespace {
 class LayerNormStep final : public RowStep {
  public:
   LayerNormStep(const BuildContext& context, const plan::LayerNorm& op)
-      : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
+      : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()), residual_(op.residual()) {
     const Value& x = context.plan.value(x_);
     rows_ = x.size() / x.last();
     arguments_.wide = x.type == plan::DataType::Int16;
@@ -18,6 +18,8 @@ class LayerNormStep final : public RowStep {
     arguments_.output_shift = op.output_shift();
     arguments_.qmin = op.qmin();
     arguments_.qmax = op.qmax();
+    arguments_.wide_output = context.plan.value(output_).type == plan::DataType::Int16;
+    arguments_.fraction_bits = op.fraction_bits();
   }
 
   bool init(const CheckedPlan& plan, const plan::LayerNorm& op) {
@@ -28,6 +30,10 @@ class LayerNormStep final : public RowStep {
     }
     if (!plan.constant(op.weight()).copy_to(weight_, channels)) return false;
     if (!plan.constant(op.bias()).copy_to(bias_, channels)) return false;
+    if (op.residual_multiplier() != -1) {
+      if (!plan.constant(op.residual_multiplier()).copy_to(residual_multiplier_, channels)) return false;
+      arguments_.residual_multiplier = residual_multiplier_.data();
+    }
     arguments_.weight = weight_.data();
     arguments_.bias = bias_.data();
     return true;
@@ -40,11 +46,15 @@ class LayerNormStep final : public RowStep {
   }
 
   size_t rows() const override { return rows_; }
-  std::vector<uint32_t> operands() const override { return {x_, output_}; }
+  std::vector<uint32_t> operands() const override {
+    if (residual_ < 0) return {x_, output_};
+    return {x_, static_cast<uint32_t>(residual_), output_};
+  }
   void run_rows(const Memory& memory, Range rows, void*) const override {
     LayerNormArguments arguments = arguments_;
     arguments.x = memory.value<const void>(x_);
-    arguments.output = memory.value<int8_t>(output_);
+    arguments.output = memory.value<void>(output_);
+    if (residual_ >= 0) arguments.residual = memory.value<const void>(static_cast<uint32_t>(residual_));
     tier_.layer_norm(arguments, rows);
   }
 
@@ -53,11 +63,13 @@ class LayerNormStep final : public RowStep {
   size_t threads_;
   uint32_t x_;
   uint32_t output_;
+  int32_t residual_;
   size_t rows_;
   LayerNormArguments arguments_{};
   AlignedArray<uint8_t> channel_shift_;
   AlignedArray<int16_t> weight_;
   AlignedArray<int32_t> bias_;
+  AlignedArray<int16_t> residual_multiplier_;
 };
 
 }  // namespace

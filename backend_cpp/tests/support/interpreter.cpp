@@ -269,11 +269,17 @@ class Interpreter {
     norm.qmin = op.qmin;
     norm.qmax = op.qmax;
     const size_t channels = norm.weight.size();
+    std::vector<int16_t> multiplier;
+    if (op.residual >= 0) multiplier = typed<int16_t>(op.residual_multiplier);
     for (size_t row = 0; row < values_[op.x].size() / channels; ++row) {
       const auto first = values_[op.x].begin() + static_cast<std::ptrdiff_t>(row * channels);
-      for (const int64_t code : norm.row({first, first + static_cast<std::ptrdiff_t>(channels)})) {
-        values_[op.output].push_back(static_cast<double>(code));
+      const std::vector<int64_t> x(first, first + static_cast<std::ptrdiff_t>(channels));
+      std::vector<int64_t> codes = op.residual >= 0 ? norm.steps(x) : norm.row(x);
+      for (size_t c = 0; c < multiplier.size(); ++c) {
+        const int64_t residual = integer(static_cast<uint32_t>(op.residual), row * channels + c);
+        codes[c] = naive::onto_residual(codes[c], residual, multiplier[c], op.fraction_bits, is_wide(op.output));
       }
+      values_[op.output].insert(values_[op.output].end(), codes.begin(), codes.end());
     }
   }
 

@@ -17,6 +17,14 @@ inline int64_t bitlen(uint64_t x) {
   return bits;
 }
 
+// Steps with fraction bits, added to a residual code.
+inline int64_t onto_residual(int64_t v, int64_t code, int64_t multiplier, int64_t fraction_bits, bool wide) {
+  const int64_t lifted = wide ? code : code * 256;
+  const int64_t u = multiplier < 32767 ? mulhrs(lifted, multiplier) : lifted;
+  const int64_t w = rshr(u + v, fraction_bits);
+  return wide ? sat16(w) : sat8(w);
+}
+
 struct Requantizer {
   std::vector<int16_t> multiplier;
   std::vector<uint8_t> shift;
@@ -33,10 +41,7 @@ struct Requantizer {
     return clamp(rshr(v(acc, c) + zero_point * (int64_t{1} << fraction_bits), fraction_bits), qmin, qmax);
   }
   int64_t add_residual(int64_t acc, size_t c, int64_t code, int64_t residual_multiplier, bool wide) const {
-    const int64_t lifted = wide ? code : code * 256;
-    const int64_t u = residual_multiplier < 32767 ? mulhrs(lifted, residual_multiplier) : lifted;
-    const int64_t w = rshr(u + v(acc, c), fraction_bits);
-    return wide ? sat16(w) : sat8(w);
+    return onto_residual(v(acc, c), code, residual_multiplier, fraction_bits, wide);
   }
   int64_t add_position(int64_t acc, size_t c, int64_t position, bool wide) const {
     const int64_t w = rshr(position + v(acc, c), fraction_bits);
@@ -130,6 +135,13 @@ struct LayerNorm {
   static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
   std::vector<int64_t> row(const std::vector<int64_t>& x) const {
+    std::vector<int64_t> codes = steps(x);
+    for (int64_t& code : codes) code = clamp(code, qmin, qmax);
+    return codes;
+  }
+
+  // Before the clamp.
+  std::vector<int64_t> steps(const std::vector<int64_t>& x) const {
     const int64_t channels = static_cast<int64_t>(x.size());
     std::vector<int64_t> shifted;
     int64_t s1 = 0;
@@ -155,13 +167,13 @@ struct LayerNorm {
       z += 1;
     }
     const int64_t s = clamp(45 - z - a - q_bits, -64, 31);
-    std::vector<int64_t> codes;
+    std::vector<int64_t> result;
     for (size_t c = 0; c < x.size(); ++c) {
       const int64_t difference = shifted[c] * 4096 - mean;
       const int64_t n = mulhrs(sat16(s >= 0 ? rshr(difference, s) : difference * (int64_t{1} << -s)), r);
-      codes.push_back(clamp((n * weight[c] + bias[c]) >> output_shift, qmin, qmax));
+      result.push_back((n * weight[c] + bias[c]) >> output_shift);
     }
-    return codes;
+    return result;
   }
 };
 

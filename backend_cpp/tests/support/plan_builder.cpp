@@ -152,18 +152,57 @@ class Layers {
     return add(std::move(op));
   }
 
-  uint32_t layer_norm(uint32_t x) {
-    plan::LayerNormT op;
+  // A linear that a stream begins with.
+  uint32_t wide_linear(uint32_t x) {
+    plan::LinearT op;
     op.x = x;
-    if (!wide_) op.channel_shift = plan_.constant(Shape{kChannels}, random_.numbers<uint8_t>(kChannels, 0, 7));
-    op.weight = plan_.constant(Shape{kChannels}, random_.numbers<int16_t>(kChannels, -20000, 20000));
-    op.bias = plan_.constant(Shape{kChannels}, random_.numbers<int32_t>(kChannels, -(1 << 20), 1 << 20));
-    op.epsilon = 77;
-    op.output_shift = 20;
+    op.weight = weight(kChannels, kChannels, false);
+    op.bias = plan_.constant(Shape{kChannels}, random_.numbers<int32_t>(kChannels, -2000, 2000));
+    naive::Requantizer requantizer = random_.requantizer(kChannels, 9, 0, 3);
+    requantizer.zero_point = 0;
+    requantizer.qmin = INT16_MIN;
+    requantizer.qmax = INT16_MAX;
+    op.requantizer = plan_.requantizer(requantizer);
+    op.output = plan_.arena(DataType::Int16, {kBatch, kTokens, kChannels});
+    return add(std::move(op));
+  }
+
+  // A LayerNorm that a stream begins with.
+  uint32_t stream_norm(uint32_t x) {
+    plan::LayerNormT op = norm_of(x, wide_);
+    op.qmin = wide_ ? -30000 : -128;
+    op.qmax = wide_ ? INT16_MAX : 127;
+    op.output = plan_.arena(stream_, {kBatch, kTokens, kChannels});
+    return add(std::move(op));
+  }
+
+  uint32_t layer_norm_add(uint32_t x, uint32_t residual) {
+    plan::LayerNormT op = norm_of(x, true);
+    op.residual = static_cast<int32_t>(residual);
+    op.residual_multiplier = plan_.constant(Shape{kChannels}, random_.numbers<int16_t>(kChannels, 0, 32767));
+    op.fraction_bits = wide_ ? 0 : 5;
+    op.output = plan_.arena(stream_, {kBatch, kTokens, kChannels});
+    return add(std::move(op));
+  }
+
+  uint32_t layer_norm(uint32_t x) {
+    plan::LayerNormT op = norm_of(x, wide_);
     op.qmin = -128;
     op.qmax = 127;
     op.output = plan_.arena(DataType::Int8, {kBatch, kTokens, kChannels});
     return add(std::move(op));
+  }
+
+  // Without an output.
+  plan::LayerNormT norm_of(uint32_t x, bool wide) {
+    plan::LayerNormT op;
+    op.x = x;
+    if (!wide) op.channel_shift = plan_.constant(Shape{kChannels}, random_.numbers<uint8_t>(kChannels, 0, 7));
+    op.weight = plan_.constant(Shape{kChannels}, random_.numbers<int16_t>(kChannels, -20000, 20000));
+    op.bias = plan_.constant(Shape{kChannels}, random_.numbers<int32_t>(kChannels, -(1 << 20), 1 << 20));
+    op.epsilon = 77;
+    op.output_shift = 20;
+    return op;
   }
 
   uint32_t patch_embedding(uint32_t x) {
@@ -291,6 +330,18 @@ PlanBuilder tiny_transformer(Random& random, bool wide) {
   const uint32_t hidden = layers.linear(layers.layer_norm(stream), kChannels, kHidden, true);
   const uint32_t last = layers.linear(layers.lookup_table(hidden), kHidden, kChannels, false, stream);
   const uint32_t features = layers.layer_norm(last);
+  layers.head(features);
+  layers.mean(features);
+  return plan;
+}
+
+PlanBuilder tiny_post_norm(Random& random, bool wide) {
+  PlanBuilder plan;
+  Layers layers(plan, random, wide);
+  const uint32_t image = layers.quantize(plan.input(DataType::Float32, {kBatch, 3, 8, 12}));
+  const uint32_t stream = layers.stream_norm(layers.patch_embedding(image));
+  const uint32_t branch = layers.wide_linear(layers.layer_norm(stream));
+  const uint32_t features = layers.layer_norm(layers.layer_norm_add(branch, stream));
   layers.head(features);
   layers.mean(features);
   return plan;

@@ -92,6 +92,10 @@ class PlanBuilder {
 // linear probabilities, else int8 and log2.
 PlanBuilder tiny_transformer(Random& random, bool wide);
 
+// A stream that begins behind a LayerNorm and takes up a branch, the stream of a linear, behind a post-norm. `wide` as
+// above, but the branch, which is 16 bits wide in both.
+PlanBuilder tiny_post_norm(Random& random, bool wide);
+
 // Replaces the attention's three nodes and the linear before the lookup table by fused ones, as the exporter does.
 void fuse(PlanBuilder& builder);
 
