@@ -240,6 +240,7 @@ const std::vector<Rule>& rules() {
       {"Table", [](auto& b) { constant(b, op(b, kLookupTable).AsLookupTable()->table).shape = {255}; },
        "needs dense Int8 [256]"},
       {"SelectIndex", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {7}; }, "there is no token 7"},
+      {"SelectFill", [](auto& b) { op(b, kSelect).AsSelectTokens()->fill = 128; }, "fill: [128, 128] is no range"},
       {"SelectNothing", [](auto& b) { op(b, kSelect).AsSelectTokens()->index.clear(); }, "no token is selected"},
       {"SelectShape", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {1, 2}; }, "needs 4 rows of 8"},
       {"DequantizeScale", [](auto& b) { op(b, kDequantize).AsDequantize()->axis = 0; }, "needs dense Float32 [2]"},

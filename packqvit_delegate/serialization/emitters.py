@@ -11,6 +11,10 @@ import packqvit_delegate.serialization.plan_generated as fb
 from .plan_builder import PlanBuilder, emits, emits_fused
 
 
+_NO_TOKEN = 0xFFFFFFFF
+"""Index of a token that a pad puts in."""
+
+
 def _is_narrow(weight_bits: Any) -> bool:
     return bool(weight_bits == 4)
 
@@ -208,9 +212,10 @@ def emit_lookup_table(plan: PlanBuilder, node: Node) -> fb.LookupTableT:
 def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
     """packqvit.select_tokens."""
     index: Any
-    x, index = node.args
+    x, index, *fill = node.args
     table = fb.SelectTokensT()
-    table.x, table.index = plan.read_shaped(x), list(index)
+    table.x, table.index = plan.read_shaped(x), [token if token >= 0 else _NO_TOKEN for token in index]
+    table.fill = fill[0] if fill else 0
     return table
 
 

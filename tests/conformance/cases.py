@@ -337,6 +337,7 @@ def select_tokens(r: Random) -> Iterator[Case]:
         x = Input(r.integers(-100, 100, (2, 5, 7), dtype))
         yield x, [0]
         yield x, [4, 0, 0, 2]
+        yield x, [1, -1, 3, -1], -7
 
 
 def mean_tokens(r: Random) -> Iterator[Case]:

@@ -207,8 +207,10 @@ def lookup_table(x, table) -> Real:
 
 
 @oracle("select_tokens")
-def select_tokens(x, index) -> Real:
-    return Real(functional.one_hot(torch.tensor(index), x.shape[1]).double() @ x.double())
+def select_tokens(x, index, fill=0) -> Real:
+    order = torch.tensor(index)
+    chosen = functional.one_hot(order + 1, x.shape[1] + 1)[:, 1:].double() @ x.double()
+    return Real(chosen + (order < 0).unsqueeze(1) * fill)
 
 
 def _along(vector: Tensor, axis: int, x: Tensor) -> Tensor:

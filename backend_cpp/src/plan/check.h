@@ -10,6 +10,9 @@
 
 namespace packqvit {
 
+// Stands in SelectTokens.index for a token of `fill`.
+inline constexpr uint32_t kNoToken = UINT32_MAX;
+
 // Indices of the values that a node reads and the one that it writes.
 struct NodeUse {
   std::vector<size_t> reads;

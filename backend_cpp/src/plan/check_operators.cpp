@@ -311,9 +311,10 @@ bool check(NodeChecker& checker, const plan::SelectTokens& op) {
   }
   if (op.index() == nullptr || op.index()->size() == 0) return checker.fail("no token is selected");
   for (const uint32_t index : *op.index()) {
-    if (index >= x->dim(1)) return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
+    if (index >= x->dim(1) && index != kNoToken) return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
   }
-  return checker.has_rows(*output, "output", x->dim(0) * op.index()->size(), x->dim(2));
+  return checker.has_rows(*output, "output", x->dim(0) * op.index()->size(), x->dim(2)) &&
+         (op.fill() == 0 || checker.range("fill", op.fill(), op.fill(), x->type));
 }
 
 bool check(NodeChecker& checker, const plan::MeanTokens& op) {

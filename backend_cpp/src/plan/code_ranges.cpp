@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "src/plan/check.h"
+
 namespace packqvit {
 namespace {
 
@@ -11,6 +13,11 @@ CodeRange range_of_table(const Constant& table) {
   const int8_t* codes = reinterpret_cast<const int8_t*>(table.data);
   const auto ends = std::minmax_element(codes, codes + table.size());
   return {*ends.first, *ends.second};
+}
+
+void include(int32_t code, CodeRange& range) {
+  range.low = std::min(range.low, code);
+  range.high = std::max(range.high, code);
 }
 
 void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<CodeRange>& ranges) {
@@ -29,6 +36,9 @@ void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<Code
     ranges[table->output()] = range_of_table(plan.constant(table->table()));
   } else if (const auto* select = node.op_as_SelectTokens()) {
     ranges[select->output()] = ranges[select->x()];
+    for (const uint32_t token : *select->index()) {
+      if (token == kNoToken) include(select->fill(), ranges[select->output()]);
+    }
   } else if (const auto* mean = node.op_as_MeanTokens()) {
     ranges[mean->output()] = range_of(*mean->requantizer());
   }

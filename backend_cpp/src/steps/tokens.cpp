@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "src/plan/check.h"
 #include "src/steps/requantizer.h"
 #include "src/steps/step.h"
 
@@ -17,6 +18,11 @@ class SelectTokensStep final : public Step {
     batch_ = x.dim(0);
     tokens_ = x.dim(1);
     token_bytes_ = x.dim(2) * element_size(x.type);
+    fill_.resize(token_bytes_);
+    for (size_t i = 0; i < token_bytes_; i += element_size(x.type)) {
+      const int32_t code = op.fill();  // little-endian, as all machines that this runs on
+      std::memcpy(fill_.data() + i, &code, element_size(x.type));
+    }
   }
 
   Error run(const Memory& memory) const override {
@@ -24,7 +30,7 @@ class SelectTokensStep final : public Step {
     uint8_t* output = memory.value<uint8_t>(output_);
     for (size_t b = 0; b < batch_; ++b, x += tokens_ * token_bytes_) {
       for (const uint32_t token : index_) {
-        std::memcpy(output, x + token * token_bytes_, token_bytes_);
+        std::memcpy(output, token == kNoToken ? fill_.data() : x + token * token_bytes_, token_bytes_);
         output += token_bytes_;
       }
     }
@@ -38,6 +44,7 @@ class SelectTokensStep final : public Step {
   size_t batch_;
   size_t tokens_;
   size_t token_bytes_;
+  std::vector<uint8_t> fill_;  // a token of zeros
 };
 
 class MeanTokensStep final : public Step {

@@ -292,7 +292,9 @@ class Interpreter {
     const Shape x = shape(op.x);
     for (size_t b = 0; b < x[0]; ++b) {
       for (const size_t token : op.index) {
-        for (size_t c = 0; c < x[2]; ++c) values_[op.output].push_back(values_[op.x][(b * x[1] + token) * x[2] + c]);
+        for (size_t c = 0; c < x[2]; ++c) {
+          values_[op.output].push_back(token == kNoToken ? op.fill : values_[op.x][(b * x[1] + token) * x[2] + c]);
+        }
       }
     }
   }
