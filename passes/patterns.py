@@ -58,10 +58,12 @@ def projection_behind(attention: Attention) -> Node | None:
 
     A linear map of v's channels, head by head, can then be taken back in its weights.
     """
-    users = list(attention.output.users)
-    if len(users) != 1 or not is_call(users[0], aten.linear.default) or users[0].args[0] is not attention.output:
+    behind = readers(attention.output)
+    if behind is None or len(behind) != 1:
         return None
-    (linear,) = users
+    ((linear, rows),) = behind
+    if not is_call(linear, aten.linear.default) or linear.args[0] is not rows:
+        return None
     constants = (linear.args[1], *attention.value.args[1:])
     return linear if len(attention.value.users) == 1 and all(map(is_constant, constants)) else None
 
