@@ -154,8 +154,13 @@ def _normal_form(graph_module: GraphModule, node: Node) -> Node | None:
 
 
 def _keeps_order(node: Node) -> bool:
-    """Whether a permutation only moves axes of size 1, as that of the windows of a map that is one window."""
+    """Whether a permutation only moves axes of size 1, as that of the windows of a map that is one window.
+
+    The exchange of heads and tokens is part of canonical attention, with one head too.
+    """
     order = permutation(node)
+    if order == [0, 2, 1, 3]:
+        return False
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
     moved = [axis for axis in order if shape[axis] != 1]
     return moved == sorted(moved)
