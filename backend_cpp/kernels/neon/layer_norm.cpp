@@ -4,7 +4,6 @@
 #include <type_traits>
 
 #include "kernels/neon/neon.h"
-#include "kernels/reference/reference.h"
 
 namespace packqvit::neon {
 namespace {
@@ -40,6 +39,9 @@ struct Tail {
   int8_t multiplier[kBlock] = {};
   int16_t weight[kBlock] = {};
   int32_t bias[kBlock] = {};
+  int16_t wide_residual[kBlock] = {};
+  int8_t narrow_residual[kBlock] = {};
+  int16_t residual_multiplier[kBlock] = {};
 
   Tail(const LayerNormArguments& arguments, size_t begin) {
     std::copy(arguments.weight + begin, arguments.weight + arguments.channels, weight);
@@ -148,96 +150,194 @@ struct HalvedDeviation {
   static int64_t full_term(int32_t mean, int32_t shift) { return ((int64_t{1} << (shift - 1)) - mean) >> 12; }
 };
 
-// (normalised * weight + bias) >> output_shift, saturated to int16. UZP2 takes the upper halves, which is >> 16; the
-// rest is a shift behind it, or a saturating one to the left before it.
-template <bool kDeep>
+// normalised * weight + bias. What derives from it makes blocks of codes of that.
 struct Affine {
   const int16_t* weight;
   const int32_t* bias;
   int16x8_t reciprocal;
+
+  Affine(const LayerNormArguments& arguments, int32_t reciprocal)
+      : weight(arguments.weight), bias(arguments.bias), reciprocal(vdupq_n_s16(static_cast<int16_t>(reciprocal))) {}
+
+  void move_to(Tail& tail, size_t, size_t) {
+    weight = tail.weight;
+    bias = tail.bias;
+  }
+  int32x4x2_t sums(int16x8_t deviation, size_t c) const {
+    const int16x8_t normalised = vqrdmulhq_s16(deviation, reciprocal);
+    const int16x8_t factors = vld1q_s16(weight + c);
+    return {{vmlal_s16(vld1q_s32(bias + c), vget_low_s16(normalised), vget_low_s16(factors)),
+             vmlal_high_s16(vld1q_s32(bias + c + 4), normalised, factors)}};
+  }
+};
+
+// Codes of 8 bits: (normalised * weight + bias) >> output_shift, saturated to int16. UZP2 takes the upper halves, which
+// is >> 16; the rest is a shift behind it, or a saturating one to the left before it.
+template <bool kDeep>
+struct NarrowCodes : Affine {
+  using Code = int8_t;
+  static constexpr bool kIsFrequent = true;  // worth code for every form of the deviation
   int32x4_t shift_before;
   int16x8_t shift_behind;
   int8x16_t qmin;
   int8x16_t qmax;
 
-  Affine(const LayerNormArguments& arguments, int32_t reciprocal)
-      : weight(arguments.weight),
-        bias(arguments.bias),
-        reciprocal(vdupq_n_s16(static_cast<int16_t>(reciprocal))),
+  NarrowCodes(const LayerNormArguments& arguments, size_t, int32_t reciprocal)
+      : Affine(arguments, reciprocal),
         shift_before(vdupq_n_s32(16 - static_cast<int32_t>(arguments.output_shift))),
         shift_behind(vdupq_n_s16(static_cast<int16_t>(16 - static_cast<int32_t>(arguments.output_shift)))),
         qmin(vdupq_n_s8(static_cast<int8_t>(arguments.qmin))),
         qmax(vdupq_n_s8(static_cast<int8_t>(arguments.qmax))) {}
 
   int16x8_t of(int16x8_t deviation, size_t c) const {
-    const int16x8_t normalised = vqrdmulhq_s16(deviation, reciprocal);
-    const int16x8_t factors = vld1q_s16(weight + c);
-    int32x4_t low = vmlal_s16(vld1q_s32(bias + c), vget_low_s16(normalised), vget_low_s16(factors));
-    int32x4_t high = vmlal_high_s16(vld1q_s32(bias + c + 4), normalised, factors);
+    int32x4x2_t sum = sums(deviation, c);
     if constexpr (!kDeep) {
-      low = vqshlq_s32(low, shift_before);
-      high = vqshlq_s32(high, shift_before);
+      sum.val[0] = vqshlq_s32(sum.val[0], shift_before);
+      sum.val[1] = vqshlq_s32(sum.val[1], shift_before);
     }
-    const int16x8_t upper = vuzp2q_s16(vreinterpretq_s16_s32(low), vreinterpretq_s16_s32(high));
+    const int16x8_t upper = vuzp2q_s16(vreinterpretq_s16_s32(sum.val[0]), vreinterpretq_s16_s32(sum.val[1]));
     return kDeep ? vshlq_s16(upper, shift_behind) : upper;
   }
-  int8x16_t codes(int16x8_t low, int16x8_t high) const {
-    return vmaxq_s8(vminq_s8(vqmovn_high_s16(vqmovn_s16(low), high), qmax), qmin);
+  void store(int16x8_t low, int16x8_t high, size_t c, int8_t* output) const {
+    const int8x16_t codes = vqmovn_high_s16(vqmovn_s16(of(low, c)), of(high, c + 8));
+    vst1q_s8(output, vmaxq_s8(vminq_s8(codes, qmax), qmin));
   }
 };
 
-template <typename Row, typename Deviations, bool kDeep>
-inline int8x16_t normalise_block(const Row& row, size_t c, const Deviations& deviations, const Affine<kDeep>& affine) {
+// Codes of 16 bits.
+struct WideCodes : Affine {
+  using Code = int16_t;
+  static constexpr bool kIsFrequent = false;
+  int32x4_t shift;
+  int16x8_t qmin;
+  int16x8_t qmax;
+
+  WideCodes(const LayerNormArguments& arguments, size_t, int32_t reciprocal)
+      : Affine(arguments, reciprocal),
+        shift(vdupq_n_s32(-static_cast<int32_t>(arguments.output_shift))),
+        qmin(vdupq_n_s16(static_cast<int16_t>(arguments.qmin))),
+        qmax(vdupq_n_s16(static_cast<int16_t>(arguments.qmax))) {}
+
+  int16x8_t of(int16x8_t deviation, size_t c) const {
+    const int32x4x2_t sum = sums(deviation, c);
+    const int16x4_t low = vqmovn_s32(vshlq_s32(sum.val[0], shift));
+    return vmaxq_s16(vminq_s16(vqmovn_high_s32(low, vshlq_s32(sum.val[1], shift)), qmax), qmin);
+  }
+  void store(int16x8_t low, int16x8_t high, size_t c, int16_t* output) const {
+    vst1q_s16(output, of(low, c));
+    vst1q_s16(output + 8, of(high, c + 8));
+  }
+};
+
+// Sums with the residual.
+template <typename Output>
+struct Sum : Affine {
+  using Code = Output;
+  static constexpr bool kIsFrequent = false;
+  const Output* residual;
+  const int16_t* multiplier;
+  int32x4_t shift;
+  int32x4_t fraction;
+
+  Sum(const LayerNormArguments& arguments, size_t row, int32_t reciprocal)
+      : Affine(arguments, reciprocal),
+        residual(static_cast<const Output*>(arguments.residual) + row * arguments.channels),
+        multiplier(arguments.residual_multiplier),
+        shift(vdupq_n_s32(-static_cast<int32_t>(arguments.output_shift))),
+        fraction(vdupq_n_s32(-static_cast<int32_t>(arguments.fraction_bits))) {}
+
+  void move_to(Tail& tail, size_t begin, size_t end) {
+    Affine::move_to(tail, begin, end);
+    std::copy(multiplier + begin, multiplier + end, tail.residual_multiplier);
+    multiplier = tail.residual_multiplier;
+    if constexpr (sizeof(Output) == 2) {
+      std::copy(residual + begin, residual + end, tail.wide_residual);
+      residual = tail.wide_residual;
+    } else {
+      std::copy(residual + begin, residual + end, tail.narrow_residual);
+      residual = tail.narrow_residual;
+    }
+  }
+
+  // Sums of eight channels, saturated to int16.
+  int16x8_t of(int16x8_t deviation, size_t c) const {
+    int16x8_t lifted;
+    if constexpr (sizeof(Output) == 2) {
+      lifted = vld1q_s16(residual + c);
+    } else {
+      lifted = vshll_n_s8(vld1_s8(residual + c), 8);
+    }
+    const int16x8_t factors = vld1q_s16(multiplier + c);
+    const uint16x8_t stays = vceqq_s16(factors, vdupq_n_s16(kUnitResidual));
+    const int16x8_t u = vbslq_s16(stays, lifted, vqrdmulhq_s16(lifted, factors));
+    const int32x4x2_t sum = sums(deviation, c);
+    const int32x4_t low = vaddw_s16(vshlq_s32(sum.val[0], shift), vget_low_s16(u));
+    const int32x4_t high = vaddw_high_s16(vshlq_s32(sum.val[1], shift), u);
+    return vqmovn_high_s32(vqmovn_s32(vrshlq_s32(low, fraction)), vrshlq_s32(high, fraction));
+  }
+  void store(int16x8_t low, int16x8_t high, size_t c, Output* output) const {
+    if constexpr (sizeof(Output) == 2) {
+      vst1q_s16(output, of(low, c));
+      vst1q_s16(output + 8, of(high, c + 8));
+    } else {
+      vst1q_s8(output, vqmovn_high_s16(vqmovn_s16(of(low, c)), of(high, c + 8)));
+    }
+  }
+};
+
+template <typename Row, typename Deviations, typename Codes>
+inline void normalise_block(const Row& row, size_t c, const Deviations& deviations, const Codes& codes,
+                            typename Codes::Code* output) {
   const int16x8x2_t x = row.load(c);
-  return affine.codes(affine.of(deviations.template of<Row::kSign>(x.val[0]), c),
-                      affine.of(deviations.template of<Row::kSign>(x.val[1]), c + 8));
+  codes.store(deviations.template of<Row::kSign>(x.val[0]), deviations.template of<Row::kSign>(x.val[1]), c,
+              output + c);
 }
 
 // By value: stores of int8 may alias what a reference refers to, and constants would be loaded again for every block.
-template <typename Row, typename Deviations, bool kDeep>
+template <typename Row, typename Deviations, typename Codes>
 __attribute__((always_inline)) inline void normalise_blocks(Row row, size_t channels, Deviations deviations,
-                                                            Affine<kDeep> affine, int8_t* output) {
+                                                            Codes codes, typename Codes::Code* output) {
   size_t c = 0;
   for (; c + 2 * kBlock <= channels; c += 2 * kBlock) {
-    vst1q_s8(output + c, normalise_block(row, c, deviations, affine));
-    vst1q_s8(output + c + kBlock, normalise_block(row, c + kBlock, deviations, affine));
+    normalise_block(row, c, deviations, codes, output);
+    normalise_block(row, c + kBlock, deviations, codes, output);
   }
-  if (c < channels) vst1q_s8(output + c, normalise_block(row, c, deviations, affine));
+  if (c < channels) normalise_block(row, c, deviations, codes, output);
 }
 
-template <typename Row, typename Deviations, bool kDeep>
-void normalise(const LayerNormArguments& arguments, const Row& row, const Deviations& deviations, int32_t reciprocal,
-               int8_t* output) {
+template <typename Row, typename Deviations, typename Codes>
+void normalise(const LayerNormArguments& arguments, const Row& row, const Deviations& deviations, Codes codes,
+               typename Codes::Code* output) {
   const size_t channels = arguments.channels;
   const size_t whole = channels / kBlock * kBlock;
-  Affine<kDeep> affine(arguments, reciprocal);
-  normalise_blocks(row, whole, deviations, affine, output);
+  normalise_blocks(row, whole, deviations, codes, output);
   if (whole < channels) {
     Tail tail(arguments, whole);
-    affine.weight = tail.weight;
-    affine.bias = tail.bias;
-    int8_t codes[kBlock];
-    normalise_blocks(tail.row(row, whole, channels), kBlock, deviations, affine, codes);
-    std::copy(codes, codes + channels - whole, output + whole);
+    codes.move_to(tail, whole, channels);
+    typename Codes::Code last[kBlock];
+    normalise_blocks(tail.row(row, whole, channels), kBlock, deviations, codes, last);
+    std::copy(last, last + channels - whole, output + whole);
   }
 }
 
 // Chooses the cheapest deviation that is exact for the row. `smallest`: not above any of its elements.
-template <typename Row, bool kDeep>
+template <typename Row, typename Codes>
 void normalise_by(const LayerNormArguments& arguments, const Row& row, int32_t mean, const InverseDeviation& inverse,
-                  int32_t smallest, int8_t* output) {
+                  int32_t smallest, const Codes& codes, typename Codes::Code* output) {
   const auto by = [&](const auto& deviations) {
-    normalise<Row, std::decay_t<decltype(deviations)>, kDeep>(arguments, row, deviations, inverse.reciprocal, output);
+    normalise<Row, std::decay_t<decltype(deviations)>, Codes>(arguments, row, deviations, codes, output);
   };
   const int32_t shift = inverse.shift;
-  if (shift > 12) {
-    const int64_t term = HalvedDeviation::full_term(mean, shift);
-    if (term == static_cast<int16_t>(term)) return by(HalvedDeviation(mean, shift));
-  } else if (shift >= 0) {
-    const int32_t high = NarrowDeviation<true>::high_part(mean, shift);
-    if (high <= INT16_MAX) {
-      if (smallest + high < -(1 << (shift + 3))) return by(NarrowDeviation<true>(mean, shift));
-      return by(NarrowDeviation<false>(mean, shift));
+  if constexpr (Codes::kIsFrequent) {
+    if (shift > 12) {
+      const int64_t term = HalvedDeviation::full_term(mean, shift);
+      if (term == static_cast<int16_t>(term)) return by(HalvedDeviation(mean, shift));
+    } else if (shift >= 0) {
+      const int32_t high = NarrowDeviation<true>::high_part(mean, shift);
+      if (high <= INT16_MAX) {
+        if (smallest + high < -(1 << (shift + 3))) return by(NarrowDeviation<true>(mean, shift));
+        return by(NarrowDeviation<false>(mean, shift));
+      }
     }
   }
   by(Deviation(mean, shift));
@@ -256,8 +356,8 @@ __attribute__((always_inline)) inline Statistics statistics_of(const Row& row, s
   return statistics;
 }
 
-template <typename Row, bool kDeep>
-void normalise_row(const LayerNormArguments& arguments, const Row& row, int8_t* output) {
+template <typename Codes, typename Row>
+void normalise_row(const LayerNormArguments& arguments, const Row& row, size_t index) {
   const size_t channels = arguments.channels;
   const size_t whole = channels / kBlock * kBlock;
   Statistics statistics = statistics_of(row, channels);
@@ -272,24 +372,35 @@ void normalise_row(const LayerNormArguments& arguments, const Row& row, int8_t* 
   const int64_t variance = std::max<int64_t>(count * squares - sum * sum + arguments.epsilon, 1);
   const InverseDeviation inverse = inverse_deviation(static_cast<uint64_t>(variance), channels);
 
-  normalise_by<Row, kDeep>(arguments, row, mean, inverse,
-                           Row::kSign < 0 ? -vmaxvq_s16(statistics.end) : vminvq_s16(statistics.end), output);
+  const int32_t smallest = Row::kSign < 0 ? -vmaxvq_s16(statistics.end) : vminvq_s16(statistics.end);
+  normalise_by(arguments, row, mean, inverse, smallest, Codes(arguments, index, inverse.reciprocal),
+               static_cast<typename Codes::Code*>(arguments.output) + index * channels);
+}
+
+template <typename Codes, typename Row>
+void normalise_rows_to(const LayerNormArguments& arguments, Row row, Range rows) {
+  row.x += rows.begin * arguments.channels;
+  for (size_t i = rows.begin; i < rows.end; ++i, row.x += arguments.channels) {
+    normalise_row<Codes>(arguments, row, i);
+  }
 }
 
 template <typename Row>
 void normalise_rows(const LayerNormArguments& arguments, Row row, Range rows) {
-  row.x += rows.begin * arguments.channels;
-  int8_t* output = static_cast<int8_t*>(arguments.output) + rows.begin * arguments.channels;
-  for (size_t i = rows.begin; i < rows.end; ++i, row.x += arguments.channels, output += arguments.channels) {
-    arguments.output_shift >= 16 ? normalise_row<Row, true>(arguments, row, output)
-                                 : normalise_row<Row, false>(arguments, row, output);
+  if (arguments.residual != nullptr) {
+    arguments.wide_output ? normalise_rows_to<Sum<int16_t>>(arguments, row, rows)
+                          : normalise_rows_to<Sum<int8_t>>(arguments, row, rows);
+  } else if (arguments.wide_output) {
+    normalise_rows_to<WideCodes>(arguments, row, rows);
+  } else {
+    arguments.output_shift >= 16 ? normalise_rows_to<NarrowCodes<true>>(arguments, row, rows)
+                                 : normalise_rows_to<NarrowCodes<false>>(arguments, row, rows);
   }
 }
 
 }  // namespace
 
 void layer_norm(const LayerNormArguments& arguments, Range rows) {
-  if (arguments.wide_output || arguments.residual != nullptr) return reference::layer_norm(arguments, rows);
   if (arguments.wide) {
     normalise_rows(arguments, WideRow{static_cast<const int16_t*>(arguments.x)}, rows);
     return;

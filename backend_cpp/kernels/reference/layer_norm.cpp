@@ -6,35 +6,21 @@
 namespace packqvit::reference {
 namespace {
 
-// Codes of a row without a residual, or its sum with one.
+// (x - mean) / sigma times weight, plus bias, onto the residual of a row.
 template <typename Output>
-class Finish {
- public:
-  Finish(const LayerNormArguments& arguments, size_t row) : arguments_(arguments) {
-    if (arguments.residual != nullptr) {
-      residual_ = static_cast<const Output*>(arguments.residual) + row * arguments.channels;
-    }
-  }
+Output add(const LayerNormArguments& arguments, int32_t steps, Output residual, size_t c) {
+  const int32_t lifted = residual * (sizeof(Output) == 1 ? 256 : 1);
+  const int32_t sum = rshr(steps + scale_residual(lifted, arguments.residual_multiplier[c]), arguments.fraction_bits);
+  using Limits = std::numeric_limits<Output>;
+  return static_cast<Output>(std::clamp<int32_t>(sum, Limits::min(), Limits::max()));
+}
 
-  Output operator()(int32_t steps, size_t c) const {
-    if (residual_ == nullptr) return static_cast<Output>(std::clamp(steps, arguments_.qmin, arguments_.qmax));
-    const int32_t lifted = residual_[c] * (sizeof(Output) == 1 ? 256 : 1);
-    const int32_t sum = steps + scale_residual(lifted, arguments_.residual_multiplier[c]);
-    using Limits = std::numeric_limits<Output>;
-    return static_cast<Output>(std::clamp<int32_t>(rshr(sum, arguments_.fraction_bits), Limits::min(), Limits::max()));
-  }
-
- private:
-  const LayerNormArguments& arguments_;
-  const Output* residual_ = nullptr;
-};
-
-template <typename Code, typename Output>
+template <typename Code, typename Output, bool kAdds>
 void normalise_row(const LayerNormArguments& arguments, size_t row) {
   const size_t channels = arguments.channels;
   const Code* x = static_cast<const Code*>(arguments.x) + row * channels;
   Output* output = static_cast<Output*>(arguments.output) + row * channels;
-  const Finish<Output> finish(arguments, row);
+  const Output* residual = static_cast<const Output*>(arguments.residual);
   const uint8_t* channel_shift = arguments.channel_shift;
   const auto value = [&](size_t c) { return int32_t{x[c]} * (1 << (channel_shift != nullptr ? channel_shift[c] : 0)); };
 
@@ -50,17 +36,32 @@ void normalise_row(const LayerNormArguments& arguments, size_t row) {
   const InverseDeviation inverse = inverse_deviation(static_cast<uint64_t>(variance), channels);
   for (size_t c = 0; c < channels; ++c) {
     const int32_t normalised = mulhrs(inverse.deviation(value(c) * 4096 - mean), inverse.reciprocal);
-    output[c] = finish((normalised * arguments.weight[c] + arguments.bias[c]) >> arguments.output_shift, c);
+    const int32_t steps = (normalised * arguments.weight[c] + arguments.bias[c]) >> arguments.output_shift;
+    if constexpr (kAdds) {
+      output[c] = add(arguments, steps, residual[row * channels + c], c);
+    } else {
+      output[c] = static_cast<Output>(std::clamp(steps, arguments.qmin, arguments.qmax));
+    }
   }
+}
+
+template <typename Code, typename Output>
+void normalise_rows(const LayerNormArguments& arguments, Range rows) {
+  const auto normalise =
+      arguments.residual != nullptr ? normalise_row<Code, Output, true> : normalise_row<Code, Output, false>;
+  for (size_t row = rows.begin; row < rows.end; ++row) normalise(arguments, row);
 }
 
 }  // namespace
 
 void layer_norm(const LayerNormArguments& arguments, Range rows) {
-  const auto normalise =
-      arguments.wide ? (arguments.wide_output ? normalise_row<int16_t, int16_t> : normalise_row<int16_t, int8_t>)
-                     : (arguments.wide_output ? normalise_row<int8_t, int16_t> : normalise_row<int8_t, int8_t>);
-  for (size_t row = rows.begin; row < rows.end; ++row) normalise(arguments, row);
+  if (arguments.wide) {
+    arguments.wide_output ? normalise_rows<int16_t, int16_t>(arguments, rows)
+                          : normalise_rows<int16_t, int8_t>(arguments, rows);
+  } else {
+    arguments.wide_output ? normalise_rows<int8_t, int16_t>(arguments, rows)
+                          : normalise_rows<int8_t, int8_t>(arguments, rows);
+  }
 }
 
 }  // namespace packqvit::reference
