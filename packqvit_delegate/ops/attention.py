@@ -28,6 +28,9 @@ LARGEST_LINEAR_CODE = 255
 VALUE_FRACTION_BITS = 8
 """Fraction bits of a weighted mean of values, where linear codes weigh them."""
 
+MASK = 1 << 29
+"""What a score is lowered by where its query and its key are in different groups: beyond all scores."""
+
 _LARGEST_EXPONENT = 6
 """Octaves, with 10 fraction bits, from 256 down to 255: the exponent of a row's largest linear code."""
 
@@ -57,12 +60,36 @@ def attention_scores(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tens
     return scores.to(torch.int32)
 
 
-def _softmax_meta(x: Any, bias: Any, multiplier: Any, shift: Any, log2: Any) -> torch.Tensor:
+def _softmax_meta(x: Any, bias: Any, multiplier: Any, shift: Any, log2: Any, groups: Any = None) -> torch.Tensor:
     return torch.empty_like(x, dtype=torch.uint8)
 
 
-@integer_op("softmax(Tensor x, Tensor? bias, int multiplier, int shift, bool log2) -> Tensor", _softmax_meta)
-def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: int, log2: bool) -> torch.Tensor:
+def _biased(x: torch.Tensor, bias: torch.Tensor | None, groups: torch.Tensor | None) -> torch.Tensor:
+    """Scores with the bias of their head, or the mask between the groups of their window; int64."""
+    scores = x.long()
+    batch, heads = x.shape[:2]
+    added = torch.zeros((), dtype=torch.int64, device=x.device)
+    if bias is not None:
+        added = bias.long().repeat(batch * heads // bias.shape[0], 1, 1).reshape(scores.shape)
+    if groups is not None:
+        together = groups.unsqueeze(2) == groups.unsqueeze(1)
+        together = together.repeat(batch // groups.shape[0], 1, 1).unsqueeze(1)
+        added = torch.where(together, added, -MASK)
+    return scores + added
+
+
+@integer_op(
+    "softmax(Tensor x, Tensor? bias, int multiplier, int shift, bool log2, Tensor? groups=None) -> Tensor",
+    _softmax_meta,
+)
+def softmax(
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    multiplier: int,
+    shift: int,
+    log2: bool,
+    groups: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Int-2^n-Softmax over the last axis (PackQViT, NeurIPS 2023; docs/numerics.md, softmax).
 
     Args:
@@ -72,15 +99,13 @@ def softmax(x: torch.Tensor, bias: torch.Tensor | None, multiplier: int, shift: 
         shift: In [-15, 30].
         log2: Log2 codes (p = 2^-code, 15 = zero) or linear ones (p = code over the sum of the row's codes, of which the
             largest is 255).
+        groups: uint8 [W, N], W a divisor of B, N = Nq = Nk: in window b, a query sees the keys that have its number in
+            row b mod W; the others are masked, whatever their bias. None: every query sees every key.
 
     Returns:
         uint8 [B, H, Nq, Nk].
     """
-    scores = x.long()
-    if bias is not None:
-        batch, heads = x.shape[:2]
-        repeats = batch * heads // bias.shape[0]
-        scores = scores + bias.long().repeat(repeats, 1, 1).reshape(scores.shape)
+    scores = _biased(x, bias, groups)
     distance = scores.amax(-1, keepdim=True) - scores
     if shift >= 0:
         t = rounding_shift_right(distance, shift).clamp_max(INT16_MAX)

@@ -8,7 +8,7 @@ import zlib
 from ..errors import PlanError
 
 MAGIC = b"PQVITBLB"
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 _HEADER = struct.Struct("<8sIIQII")  # magic, version, header size, plan size, plan CRC-32, reserved
 
 

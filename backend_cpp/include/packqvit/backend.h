@@ -9,7 +9,7 @@ namespace packqvit {
 inline constexpr char kBackendName[] = "PackQViTBackend";
 
 // Version of the processed bytes that this build reads: the header of src/blob.h and the plan of schema.fbs.
-inline constexpr uint32_t kPlanVersion = 4;
+inline constexpr uint32_t kPlanVersion = 5;
 
 // Backend option and load-time option (a string): the kernel tier that delegates loaded afterwards use. The empty
 // string stands for the best tier of the CPU. The environment variable PACKQVIT_TIER does the same where no option is

@@ -1,3 +1,4 @@
+#include "src/steps/row_map.h"
 #include "src/steps/row_step.h"
 
 namespace packqvit {
@@ -11,9 +12,12 @@ class LayerNormStep final : public RowStep {
   LayerNormStep(const BuildContext& context, const plan::LayerNorm& op)
       : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
     const Value& x = context.plan.value(x_);
-    rows_ = x.size() / x.last();
+    const Value& output = context.plan.value(output_);
+    rows_ = output.size() / output.last();
+    output_row_bytes_ = output.last() * element_size(output.type);
+    map_.init(context.plan, op.rows(), x.last() * element_size(x.type), x.size() / x.last(), rows_);
     arguments_.wide = x.type == plan::DataType::Int16;
-    arguments_.channels = x.last();
+    arguments_.channels = output.last();
     arguments_.epsilon = op.epsilon();
     arguments_.output_shift = op.output_shift();
     arguments_.qmin = op.qmin();
@@ -35,17 +39,30 @@ class LayerNormStep final : public RowStep {
 
   Error run(const Memory& memory) const override {
     const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, threads_,
-                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
+    return parallel_tasks(parts, threads_, [&](size_t part) {
+      const ScratchPool::Lease lease(memory.scratch);
+      run_rows(memory, part_of(rows_, parts, part), lease.data());
+    });
   }
 
+  size_t scratch_bytes() const override { return map_.tile_bytes(); }
+
   size_t rows() const override { return rows_; }
-  std::vector<uint32_t> operands() const override { return {x_, output_}; }
-  void run_rows(const Memory& memory, Range rows, void*) const override {
+  std::vector<uint32_t> operands() const override {
+    return map_.moves() ? std::vector<uint32_t>{output_} : std::vector<uint32_t>{x_, output_};
+  }
+  std::vector<uint32_t> scattered_operands() const override {
+    return map_.moves() ? std::vector<uint32_t>{x_} : std::vector<uint32_t>{};
+  }
+  size_t row_scratch_bytes(size_t) const override { return map_.tile_bytes(); }
+  void run_rows(const Memory& memory, Range rows, void* scratch) const override {
     LayerNormArguments arguments = arguments_;
-    arguments.x = memory.value<const void>(x_);
-    arguments.output = memory.value<int8_t>(output_);
-    tier_.layer_norm(arguments, rows);
+    map_.for_each_run(memory.value<const void>(x_), rows.begin, rows.end, scratch,
+                      [&](size_t row, size_t count, const void* x) {
+                        arguments.x = x;
+                        arguments.output = memory.value<int8_t>(output_) + row * output_row_bytes_;
+                        tier_.layer_norm(arguments, {0, count});
+                      });
   }
 
  private:
@@ -54,6 +71,8 @@ class LayerNormStep final : public RowStep {
   uint32_t x_;
   uint32_t output_;
   size_t rows_;
+  size_t output_row_bytes_;
+  RowMap map_;
   LayerNormArguments arguments_{};
   AlignedArray<uint8_t> channel_shift_;
   AlignedArray<int16_t> weight_;
