@@ -416,10 +416,12 @@ def _attention_product(call: Call) -> ImageAxis:
 
 @_rule(_packqvit.softmax.default)
 def _integer_softmax(call: Call) -> ImageAxis:
-    x, bias = call.node.args[:2]
-    place = call.alone(x, [1, 2, 3])  # type: ignore[arg-type]
-    if isinstance(bias, Node):  # row (b * heads + h) of the scores has row (b * heads + h) % rows of the bias
-        period = call.shape[1] * (place.entries if place.before == 1 else 1)
-        if period % call.shape_of(bias)[0]:
-            raise call.mixed("has a bias that differs from one image to the next")
+    named = call.named()
+    place = call.alone(named["x"], [1, 2, 3])
+    windows = place.entries if place.before == 1 else 1
+    # Row (b * heads + h) of the scores has row (b * heads + h) % rows of the bias, and groups[b % rows].
+    if isinstance(named["bias"], Node) and call.shape[1] * windows % call.shape_of(named["bias"])[0]:
+        raise call.mixed("has a bias that differs from one image to the next")
+    if isinstance(named["groups"], Node) and windows % call.shape_of(named["groups"])[0]:
+        raise call.mixed("has a mask that differs from one image to the next")
     return place

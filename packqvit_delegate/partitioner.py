@@ -16,8 +16,9 @@ from torch.fx.passes.operator_support import OperatorSupportBase
 
 from .backend import PackQViTBackend
 from .outside import log_lines, outside_operators
+from .serialization.fusion import VIEWS
 from .serialization.names import operator_name
-from .serialization.plan_builder import EMITTERS, VIEWS
+from .serialization.plan_builder import EMITTERS
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from .graph import add_constant, call, clean_up, constant, is_call, shape_of
+from .graph import add_constant, arguments, call, clean_up, constant, is_call, shape_of
 from .integer.context import keep_trace
 
 ops = torch.ops.packqvit
@@ -58,6 +58,8 @@ def _hoist_attention(graph_module: GraphModule, values: Node, index: list[int]) 
     softmax = values.args[0]
     if not is_call(softmax, ops.softmax.default) or len(softmax.users) != 1:  # type: ignore[union-attr]
         return None
+    if arguments(softmax)["groups"] is not None:  # type: ignore[arg-type]
+        return None  # of as many queries as keys
     scores = softmax.args[0]  # type: ignore[union-attr]
     if not is_call(scores, ops.attention_scores.default) or len(scores.users) != 1:  # type: ignore[union-attr]
         return None

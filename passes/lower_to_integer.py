@@ -17,6 +17,7 @@ from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
 from .reasons import describe, set_reason
+from .select_before_norm import select_before_norm
 
 GRID = "packqvit_grid"
 """Key of node.meta: the grid of an integer node's codes."""
@@ -63,6 +64,7 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
         set_reason(node, reason)
     clean_up(graph_module)
     hoist_token_select(graph_module)
+    select_before_norm(graph_module)
     return explain(complete_modules(graph_module))
 
 

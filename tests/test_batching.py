@@ -141,6 +141,22 @@ def test_constants_that_differ_within_the_batch_are_an_obstacle() -> None:
     assert axes.obstacle is not None and "differ from one image to the next" in axes.obstacle
 
 
+@pytest.mark.parametrize("windows, obstacle", [(1, False), (4, False), (8, True)])
+def test_groups_of_a_softmax_are_those_of_every_image(windows: int, obstacle: bool) -> None:
+    """Two images of four windows: masks with the period of one image are alike for all."""
+    softmax = torch.ops.packqvit.softmax
+    groups = torch.arange(windows * 3).reshape(windows, 3).remainder(2).to(torch.uint8)
+    module = Lambda(
+        lambda m, x: softmax(x.reshape(-1, 2, 3, 3), None, 20000, 1, True, m.groups).reshape(-1, 4, 18), groups=groups
+    )
+    x = torch.arange(6 * 4 * 18, dtype=torch.int32).remainder(97).reshape(6, 4, 18)
+    graph_module = export(module, x[:2])
+    axes = ImageAxes(graph_module)
+    assert (axes.obstacle is not None) == obstacle
+    if not obstacle:
+        assert torch.equal(_Run(graph_module, axes, 6).run(x), module(x))
+
+
 def test_totals_belong_to_one_image() -> None:
     axes = ImageAxes(graph_of(model(lambda m, x: m.fc(windows(x))), tensor(1, 4, 4, C)))
     (linear,) = axes._module.graph.find_nodes(op="call_function", target=aten.linear.default)

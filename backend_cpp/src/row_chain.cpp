@@ -20,18 +20,28 @@ bool RowChain::joins(const RowStep& step, const CheckedPlan& plan) {
   const size_t multiple = std::lcm(multiple_, step.row_multiple());
   if (divide_up(step.rows(), multiple) < threads_) return false;
   if (!steps_.empty() && step.rows() != steps_[0]->rows()) return false;
+  const std::vector<uint32_t> scattered = step.scattered_operands();
+  if (!steps_.empty() && !scattered.empty()) return false;
   std::vector<Operand> added;
-  for (const uint32_t index : step.operands()) {
+  const auto add = [&](uint32_t index, bool row_by_row) {
     const Value& value = plan.value(index);
-    if (value.storage != plan::Storage::Arena) continue;
-    const Operand operand{index, value.location, value.bytes(), value.bytes() / step.rows()};
+    if (value.storage != plan::Storage::Arena) return true;
+    const Operand operand{value.location, value.bytes(), row_by_row ? value.bytes() / step.rows() : 0};
     for (const Operand& other : operands_) {
       const bool apart =
           operand.location + operand.bytes <= other.location || other.location + other.bytes <= operand.location;
-      const bool same_rows = operand.location == other.location && operand.row_bytes == other.row_bytes;
+      const bool same_rows =
+          operand.location == other.location && operand.row_bytes == other.row_bytes && operand.row_bytes != 0;
       if (!apart && !same_rows) return false;
     }
     added.push_back(operand);
+    return true;
+  };
+  for (const uint32_t index : step.operands()) {
+    if (!add(index, true)) return false;
+  }
+  for (const uint32_t index : scattered) {
+    if (!add(index, false)) return false;
   }
   operands_.insert(operands_.end(), added.begin(), added.end());
   multiple_ = multiple;

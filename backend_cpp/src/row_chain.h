@@ -13,7 +13,8 @@ class RowChain {
  public:
   // The longest chain at the front of `steps`; empty when the first one is no row step or has too few rows to share.
   // A step joins only if no thread can touch memory that another one still needs: where values share memory, their
-  // rows have to coincide.
+  // rows have to coincide. A step that reads other rows than its own can only be the first, and its operand shares
+  // none.
   RowChain(const std::vector<const Step*>& steps, const CheckedPlan& plan, size_t threads);
 
   size_t length() const { return steps_.size(); }
@@ -22,10 +23,9 @@ class RowChain {
 
  private:
   struct Operand {
-    uint32_t value;
     size_t location;
     size_t bytes;
-    size_t row_bytes;
+    size_t row_bytes;  // 0: whose rows coincide with no others
   };
 
   bool joins(const RowStep& step, const CheckedPlan& plan);

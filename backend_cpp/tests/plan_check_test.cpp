@@ -7,6 +7,7 @@
 
 #include "tests/support/delegate.h"
 #include "tests/support/log.h"
+#include "tests/support/windows_plan.h"
 
 namespace packqvit {
 namespace {
@@ -371,6 +372,87 @@ TEST_P(PostNormPlanRuleTest, IsCheckedAndExplained) {
 
 INSTANTIATE_TEST_SUITE_P(PlanCheck, PostNormPlanRuleTest, testing::ValuesIn(post_norm_rules()),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// The same of a plan with windows.
+constexpr WindowsCase kWindowsCase{2, 4, 9, 2, 4, true, true, false};
+
+const std::vector<Rule>& windows_rules() {
+  static const auto attention = [](PlanBuilder& b) -> plan::AttentionT& {
+    return *b.plan.nodes[kWindowsAttention]->op.AsAttention();
+  };
+  static const auto norm = [](PlanBuilder& b, size_t node = kWindows) -> plan::LayerNormT& {
+    return *b.plan.nodes[node]->op.AsLayerNorm();
+  };
+  static const std::vector<Rule> rules = {
+      {"Groups", [](auto& b) { attention(b).groups = 999; }, "there is no constant 999"},
+      {"GroupsType", [](auto& b) { constant(b, attention(b).groups).type = DataType::Int8; }, "groups is Int8"},
+      {"GroupsWindows", [](auto& b) { constant(b, attention(b).groups).shape = {3, 9}; }, "do not divide 8"},
+      {"GroupsTokens", [](auto& b) { constant(b, attention(b).groups).shape = {4, 8}; }, "needs dense UInt8 [4, 9]"},
+      {"GroupsRank", [](auto& b) { constant(b, attention(b).groups).shape = {4, 3, 3}; }, "needs dense UInt8 [4, 9]"},
+      {"Rows", [](auto& b) { attention(b).rows = -2; }, "there is no constant -2"},
+      {"RowsType", [](auto& b) { constant(b, attention(b).rows).type = DataType::UInt8; }, "rows is UInt8"},
+      {"RowsRank", [](auto& b) { constant(b, attention(b).rows).shape = {4, 9}; }, "needs dense Int32 [4]"},
+      {"RowsGroups", [](auto& b) { constant(b, attention(b).rows).shape = {35}; }, "35 rows do not divide 72"},
+      {"RowsBeyond", [](auto& b) { set_constant<int32_t>(b, attention(b).rows, 5, 36); }, "rows[5] = 36 is no row"},
+      {"RowsNegative", [](auto& b) { set_constant<int32_t>(b, attention(b).rows, 5, -1); }, "rows[5] = -1 is no row"},
+      {"RowsTwice",
+       [](auto& b) {
+         set_constant<int32_t>(b, attention(b).rows, 0, 3);
+         set_constant<int32_t>(b, attention(b).rows, 1, 3);
+       },
+       "rows[1] = 3 is no row of 36, or taken"},
+      {"RowsShape", [](auto& b) { value(b, attention(b).output).shape = {2, 36, 4}; }, "needs 72 rows of 8"},
+      {"NormRows", [](auto& b) { norm(b).rows = 999; }, "there is no constant 999"},
+      {"NormRowsType", [](auto& b) { constant(b, norm(b).rows).type = DataType::UInt8; }, "rows is UInt8"},
+      {"NormRowsRank", [](auto& b) { constant(b, norm(b).rows).shape = {36}; }, "needs dense Int32 [36, 1]"},
+      {"NormRowsParts", [](auto& b) { constant(b, norm(b).rows).shape = {18, 2}; }, "needs dense Int32 [18, 1]"},
+      {"NormRowsGroups", [](auto& b) { constant(b, norm(b).rows).shape = {35, 1}; }, "do not divide 72 rows"},
+      {"NormRowsOfX", [](auto& b) { constant(b, norm(b, kWindowsMerged).rows).shape = {8, 2}; }, "do not divide 40"},
+      {"NormRowsBeyond", [](auto& b) { set_constant<int32_t>(b, norm(b).rows, 5, 36); }, "x has 36 rows in a group"},
+      {"NormRowsNegative", [](auto& b) { set_constant<int32_t>(b, norm(b).rows, 5, -1); }, "rows[5] = -1"},
+      {"NormChannels",
+       [](auto& b) {
+         norm(b, kWindowsMerged).x = 0;
+         norm(b, kWindowsMerged).rows = -1;
+       },
+       "rows of 8"},
+      {"NormPartsOfChannels", [](auto& b) { value(b, norm(b, kWindowsMerged).output).shape = {2, 20, 12}; },
+       "are not made of rows of 8"},
+  };
+  return rules;
+}
+
+class WindowsRuleTest : public testing::TestWithParam<Rule> {};
+
+TEST_P(WindowsRuleTest, IsCheckedAndExplained) {
+  Random random(3);
+  PlanBuilder builder = windows_plan(random, kWindowsCase, true);
+  {
+    TestDelegate delegate;
+    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
+  }
+  GetParam().damage(builder);
+  clear_log();
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(builder), GetParam().error);
+  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+}
+
+INSTANTIATE_TEST_SUITE_P(PlanCheck, WindowsRuleTest, testing::ValuesIn(windows_rules()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(PlanCheck, GroupsNeedAsManyQueriesAsKeys) {
+  PlanBuilder builder;
+  plan::SoftmaxT softmax;
+  softmax.x = builder.input(DataType::Int32, {2, 1, 3, 4});
+  softmax.output = builder.output(DataType::UInt8, {2, 1, 3, 4});
+  softmax.groups = builder.constant(Shape{2, 4}, std::vector<uint8_t>(8));
+  softmax.multiplier = 1 << 14;
+  builder.node(std::move(softmax));
+  TestDelegate delegate;
+  EXPECT_EQ(delegate.load(builder), Error::InvalidProgram);
+  EXPECT_NE(last_log().find("as many queries as keys, there are 3 and 4"), std::string::npos) << last_log();
+}
 
 TEST(PlanCheck, WideStreamsHaveNoFractionBitsAndNoChannelShift) {
   Random random(3);

@@ -14,13 +14,14 @@ using executorch::runtime::Error;
 // Notes the rows that it is given.
 class FakeStep final : public RowStep {
  public:
-  FakeStep(size_t rows, size_t multiple, std::vector<uint32_t> operands)
-      : rows_(rows), multiple_(multiple), operands_(std::move(operands)) {}
+  FakeStep(size_t rows, size_t multiple, std::vector<uint32_t> operands, std::vector<uint32_t> scattered = {})
+      : rows_(rows), multiple_(multiple), operands_(std::move(operands)), scattered_(std::move(scattered)) {}
 
   Error run(const Memory&) const override { return Error::Ok; }
   size_t rows() const override { return rows_; }
   size_t row_multiple() const override { return multiple_; }
   std::vector<uint32_t> operands() const override { return operands_; }
+  std::vector<uint32_t> scattered_operands() const override { return scattered_; }
   size_t row_scratch_bytes(size_t rows) const override { return rows; }
   void run_rows(const Memory&, Range rows, void* scratch) const override {
     ASSERT_NE(scratch, nullptr);
@@ -35,6 +36,7 @@ class FakeStep final : public RowStep {
   size_t rows_;
   size_t multiple_;
   std::vector<uint32_t> operands_;
+  std::vector<uint32_t> scattered_;
 };
 
 class RowChainTest : public testing::Test {
@@ -99,6 +101,20 @@ TEST_F(RowChainTest, RefusesMemoryInWhichRowsDoNotCoincide) {
   EXPECT_EQ(chain({&first, &on_wide}).length(), 1u);
   const FakeStep on_apart(40, 4, {apart});
   EXPECT_EQ(chain({&first, &on_apart}).length(), 2u);
+}
+
+// Other threads may still read any rows of a scattered operand, whatever rows a step works on.
+TEST_F(RowChainTest, KeepsScatteredOperands) {
+  const uint32_t scattered = value(8, 0);
+  const uint32_t same_rows = value(8, 0);
+  const uint32_t apart = value(8, 1024);
+  const FakeStep gather(40, 4, {apart}, {scattered});
+  const FakeStep on_apart(40, 4, {apart});
+  const FakeStep on_same_rows(40, 4, {same_rows});
+  EXPECT_EQ(chain({&gather, &on_apart}).length(), 2u);
+  EXPECT_EQ(chain({&gather, &on_same_rows}).length(), 1u);
+  EXPECT_EQ(chain({&gather, &on_apart, &on_same_rows}).length(), 2u);
+  EXPECT_EQ(chain({&on_apart, &gather}).length(), 1u) << "rows that others have not written yet";
 }
 
 TEST_F(RowChainTest, CutsAllStepsAtTheSameRows) {

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 import packqvit_delegate.serialization.plan_generated as fb
 
-from .plan_builder import PlanBuilder, emits, emits_fused
+from .fusion import behind_views
+from .plan_builder import PlanBuilder, emits, emits_fused, touch
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in node.meta["val"].shape)
 
 
 _NO_TOKEN = 0xFFFFFFFF
@@ -128,13 +134,20 @@ def _format(log2: Any) -> int:
     return fb.ProbabilityFormat.Log2 if log2 else fb.ProbabilityFormat.Linear
 
 
+def _set_softmax(plan: PlanBuilder, table: fb.SoftmaxT | fb.AttentionT, node: Node) -> None:
+    """Gives an operator the bias, the masks and the numbers of a softmax."""
+    bias, multiplier, shift, log2, *groups = node.args[1:]
+    table.bias, table.multiplier, table.shift = plan.constant(bias), multiplier, shift
+    table.format = _format(log2)
+    table.groups = plan.constant(groups[0] if groups else node.kwargs.get("groups"))
+
+
 @emits("softmax")
 def emit_softmax(plan: PlanBuilder, node: Node) -> fb.SoftmaxT:
     """packqvit.softmax."""
-    x, bias, multiplier, shift, log2 = node.args
     table = fb.SoftmaxT()
-    table.x, table.bias = plan.read(x), plan.constant(bias)
-    table.multiplier, table.shift, table.format = multiplier, shift, _format(log2)
+    table.x = plan.read(node.args[0])
+    _set_softmax(plan, table, node)
     return table
 
 
@@ -149,24 +162,38 @@ def emit_attention_values(plan: PlanBuilder, node: Node) -> fb.AttentionValuesT:
     return table
 
 
-def _heads_have_one_width(scores: Node, softmax: Node, values: Node) -> bool:
+def _is_attention(scores: Node, softmax: Node, values: Node) -> bool:
     """Whether the heads of v are as wide as those of q and k, which the fused kernels take for granted."""
     key: Any = scores.args[1]
     value: Any = values.args[1]
-    return bool(key.meta["val"].shape == value.meta["val"].shape)
+    return touch(scores, softmax, values) and bool(key.meta["val"].shape == value.meta["val"].shape)
 
 
-@emits_fused("attention_scores", "softmax", "attention_values", where=_heads_have_one_width)
+@emits_fused("attention_scores", "softmax", "attention_values", where=_is_attention)
 def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node) -> fb.AttentionT:
     """Attention without the matrices in between."""
     q, k, heads = scores.args
-    _, bias, multiplier, shift, log2 = softmax.args
-    _, v, value_multiplier, value_shift, _, *rest = values.args
+    _, v, multiplier, shift, _, *rest = values.args
     table = fb.AttentionT()
     table.q, table.k, table.v, table.heads = plan.read_shaped(q), plan.read_shaped(k), plan.read_shaped(v), heads
-    table.bias, table.multiplier, table.shift = plan.constant(bias), multiplier, shift
-    table.format = _format(log2)
-    table.requantizer = _requantizer(plan, value_multiplier, value_shift, *rest)
+    _set_softmax(plan, table, softmax)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
+def _moves_results(scores: Node, softmax: Node, values: Node, select: Node) -> bool:
+    """Whether an attention can write its rows where the tokens go: none is lost, none is there twice."""
+    index: Any = select.args[1]
+    _, tokens, channels = _shape(select.args[0])
+    permutes = sorted(index) == list(range(tokens)) and channels == _shape(values)[-1]
+    return _is_attention(scores, softmax, values) and permutes
+
+
+@emits_fused("attention_scores", "softmax", "attention_values", "select_tokens", where=_moves_results)
+def emit_moving_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node, select: Node) -> fb.AttentionT:
+    """Attention that puts its rows where select_tokens would bring them: windows back to a map."""
+    table = emit_attention(plan, scores, softmax, values)
+    table.rows = plan.constants.add(torch.tensor(select.args[1]).argsort().to(torch.int32))
     return table
 
 
@@ -181,10 +208,10 @@ def _layer_norm(
 
 
 @emits("layer_norm")
-def emit_layer_norm(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
-    """packqvit.layer_norm."""
-    *operands, qmin, qmax = node.args
-    table = _layer_norm(plan, *operands)
+def emit_layer_norm(plan: PlanBuilder, node: Node, source: Any = None) -> fb.LayerNormT:
+    """packqvit.layer_norm, of its first operand or of what that was selected from."""
+    x, *operands, qmin, qmax = node.args
+    table = _layer_norm(plan, x if source is None else source, *operands)
     table.qmin, table.qmax = qmin, qmax
     return table
 
@@ -196,6 +223,24 @@ def emit_layer_norm_add(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
     table = _layer_norm(plan, x, channel_shift, weight, bias, epsilon, output_shift)
     table.residual, table.residualMultiplier = plan.read(residual), plan.constant(residual_multiplier)
     table.fractionBits = fraction_bits
+    return table
+
+
+def _makes_rows(select: Node, norm: Node) -> bool:
+    """Whether each row of a layer norm is made of whole rows of what the tokens are selected from, of one group."""
+    index: Any = select.args[1]
+    source: Any = select.args[0]
+    channels, size = _shape(source)[-1], _shape(norm)[-1]
+    whole = size % channels == 0 and len(index) % (size // channels) == 0 and min(index) >= 0
+    return whole and _shape(behind_views(source))[-1] == channels
+
+
+@emits_fused("select_tokens", "layer_norm", where=_makes_rows)
+def emit_gathering_layer_norm(plan: PlanBuilder, select: Node, norm: Node) -> fb.LayerNormT:
+    """A layer norm that reads its rows where they are: windows of a map, or four tokens side by side."""
+    table = emit_layer_norm(plan, norm, source=select.args[0])
+    rows = torch.tensor(select.args[1], dtype=torch.int32)
+    table.rows = plan.constants.add(rows.reshape(-1, _shape(norm)[-1] // _shape(select)[-1]))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ import packqvit_delegate.serialization.plan_generated as fb
 from ..errors import PlanError
 from ..planner import Lifetime, plan_arena
 from .constants import DATA_TYPES, ConstantWriter
-from .fusion import Chain, Condition, find_fusions
+from .fusion import VIEWS, Chain, Condition, find_fusions, without_views
 from .names import operator_name
 
 Emitter = Callable[..., Any]
@@ -33,19 +34,17 @@ EMITTERS: dict[str, Emitter] = {}
 FUSED_EMITTERS: dict[Chain, Emitter] = {}
 FUSION_CONDITIONS: dict[Chain, Condition] = {}
 
-VIEWS = (
-    "aten::reshape",
-    "aten::view",
-    "aten::view_copy",
-    "aten::_unsafe_view",
-    "aten::squeeze_copy",
-    "aten::unsqueeze_copy",
-)
-"""Operators that only change the shape of codes: their result is the same value of the plan."""
-
-
 _WRITES_ROWS = (fb.QuantizeT, fb.LinearT, fb.LayerNormT, fb.LookupTableT, fb.SelectTokensT)
 """Operators whose output may have any shape with the same rows."""
+
+
+def _writes_rows(operator: Any) -> bool:
+    return isinstance(operator, _WRITES_ROWS) or (isinstance(operator, fb.AttentionT) and operator.rows != -1)
+
+
+def _reads_other_rows(operator: Any) -> bool:
+    """Whether a row-wise operator reads rows of its first operand that are not those that it writes."""
+    return isinstance(operator, fb.LayerNormT) and operator.rows != -1
 
 
 def emits(name: str) -> Callable[[Emitter], Emitter]:
@@ -58,7 +57,12 @@ def emits(name: str) -> Callable[[Emitter], Emitter]:
     return register
 
 
-def emits_fused(*names: str, where: Condition = lambda *nodes: True) -> Callable[[Emitter], Emitter]:
+def touch(*nodes: Node) -> bool:
+    """Whether there are no views between the operators of a chain."""
+    return all(node.args[0] is before for before, node in itertools.pairwise(nodes))
+
+
+def emits_fused(*names: str, where: Condition = touch) -> Callable[[Emitter], Emitter]:
     """Registers how a chain of nodes of `packqvit::name`, `where` that holds, becomes one operator of the plan."""
 
     def register(emitter: Emitter) -> Emitter:
@@ -198,16 +202,17 @@ class PlanBuilder:
             return
         if name not in EMITTERS:
             raise PlanError(f"operator {name or node.target} has no place in a plan")
-        nodes = self._fusions.get(node, (node,))
+        nodes = without_views(self._fusions.get(node, (node,)))
         emitter = FUSED_EMITTERS[tuple(map(operator_name, nodes))] if len(nodes) > 1 else EMITTERS[name]
         operator = emitter(self, *nodes)
         output = self._new_value(node, fb.Storage.Arena, 0)
-        if not isinstance(operator, _WRITES_ROWS):
+        if not _writes_rows(operator):
             self._shaped.add(output)
         wrapped = self._node(operator, output, node.name)
-        if isinstance(operator, fb.AttentionT):  # the runtime times its parts one by one
-            wrapped.parts = [self._part(part, self._debug_id((part,))) for part in nodes[:-1]]
-            nodes = nodes[-1:]
+        if isinstance(operator, fb.AttentionT):  # the runtime times scores and softmax by themselves
+            wrapped.parts = [self._part(part, self._debug_id((part,))) for part in nodes[:2]]
+            nodes = nodes[2:]
+            wrapped.name = nodes[0].name
         wrapped.debugId = self._debug_id(nodes)
         self._nodes.append(wrapped)
 
@@ -277,11 +282,13 @@ class PlanBuilder:
         arena = [i for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena]
         item_size = {data_type: torch_type.itemsize for torch_type, data_type in DATA_TYPES.items()}
         first_of, last_of = self._row_chains()
+        # Threads that are further on in a chain must not write over rows that others are going to read.
+        held = {node.op.x: last_of[at] for at, node in enumerate(self._nodes) if _reads_other_rows(node.op)}
         lifetimes = []
         for i in arena:
             shape = self._values[i].shape
             row_size = shape[-1] * item_size[self._values[i].type]
-            first, last = self._first[i], self._last[i]
+            first, last = self._first[i], max(self._last[i], held.get(i, 0))
             size = row_size * math.prod(shape[:-1])
             lifetimes.append(Lifetime(size, first, last, row_size, first_of[first], last_of[last]))
         offsets, size = plan_arena(lifetimes)
@@ -294,12 +301,16 @@ class PlanBuilder:
         rows = [self._chain_rows(node) for node in self._nodes]
         first_of, last_of = list(range(len(rows))), list(range(len(rows)))
         for i in range(1, len(rows)):
-            if rows[i] is not None and rows[i] == rows[i - 1]:
+            if self._continues_chain(rows, i):
                 first_of[i] = first_of[i - 1]
         for i in range(len(rows) - 2, -1, -1):
-            if rows[i] is not None and rows[i] == rows[i + 1]:
+            if self._continues_chain(rows, i + 1):
                 last_of[i] = last_of[i + 1]
         return first_of, last_of
+
+    def _continues_chain(self, rows: list[int | None], i: int) -> bool:
+        """Whether node `i` may run in one chain with the node before it."""
+        return rows[i] is not None and rows[i] == rows[i - 1] and not _reads_other_rows(self._nodes[i].op)
 
     def _chain_rows(self, node: fb.NodeT) -> int | None:
         """Rows of a node that works on each row by itself; None for other nodes."""

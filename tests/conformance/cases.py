@@ -245,6 +245,16 @@ def softmax(r: Random) -> Iterator[Case]:
             bias = r.integers(-(1 << 29), 1 << 14, (repeats, 9, 9), torch.int32)
             yield x, bias, 20000, 1, log2
 
+        for windows, tokens in ((1, 1), (3, 9), (6, 49)):
+            # The first window is one group; the last has one for each token, so that it sees itself alone.
+            groups = r.integers(0, 3, (windows, tokens), torch.uint8)
+            groups[0] = 255
+            groups[-1] = torch.arange(tokens, dtype=torch.uint8)
+            x = Input(r.integers(-(1 << 14), 1 << 14, (6, 2, tokens, tokens), torch.int32))
+            for repeats in (0, 2, 12):
+                bias = r.integers(-(1 << 15), 1 << 14, (repeats, tokens, tokens), torch.int32) if repeats else None
+                yield x, bias, 20000, 1, log2, groups
+
 
 def attention_values(r: Random) -> Iterator[Case]:
     for log2, top in ((True, 15), (False, 255)):

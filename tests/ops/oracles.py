@@ -138,10 +138,13 @@ def attention_scores(q, k, heads) -> Real:
 
 
 @oracle("softmax")
-def softmax(x, bias, multiplier, shift, log2) -> Real:
+def softmax(x, bias, multiplier, shift, log2, groups=None) -> Real:
     scores = x.double()
     if bias is not None:
         scores = scores + bias.double().repeat(x.shape[0] * x.shape[1] // len(bias), 1, 1).reshape(x.shape)
+    if groups is not None:
+        numbers = groups.repeat(len(x) // len(groups), 1).reshape(len(x), 1, -1, 1)
+        scores = scores.masked_fill(numbers != numbers.mT, -math.inf)
     octaves = (scores - scores.amax(-1, keepdim=True)) * (multiplier * 2.0 ** -(15 + shift) / 1024)
     octave = 1 / 1024  # the error of a distance
     if not log2:

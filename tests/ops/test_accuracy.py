@@ -50,6 +50,26 @@ def test_normalized_multiplier_is_within_its_precision(ratio: float) -> None:
     assert multiplier * 2.0 ** -(15 + shift) == pytest.approx(ratio, rel=2**-15)
 
 
+@pytest.mark.parametrize("log2", [True, False])
+def test_softmax_of_groups_is_the_masked_softmax(log2: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    step, windows, tokens = 1e-3, 4, 9
+    scores = torch.randint(-4000, 4000, (2 * windows, 3, tokens, tokens), generator=generator, dtype=torch.int32)
+    bias = torch.randint(-2000, 2000, (3, tokens, tokens), generator=generator, dtype=torch.int32)
+    groups = torch.randint(0, 3, (windows, tokens), generator=generator).to(torch.uint8)
+    multiplier, shift = normalized_multiplier(step * math.log2(math.e) * 1024)
+    codes = ops.softmax(scores, bias, multiplier, shift, log2, groups)
+    same = (groups[:, :, None] == groups[:, None]).repeat(2, 1, 1)[:, None]
+    real = ((scores + bias) * step).masked_fill(~same, -math.inf).softmax(-1)
+    assert bool((codes[~same.expand_as(codes)] == (15 if log2 else 0)).all())
+    if log2:
+        assert float((codes - (-real.log2()).clamp_max(15)).abs().max()) < 0.52
+    else:
+        assert float((codes / codes.sum(-1, keepdim=True, dtype=torch.float32) - real).abs().max()) < 0.01
+    plain = ops.softmax(scores, bias, multiplier, shift, log2, torch.zeros_like(groups))
+    assert torch.equal(plain, ops.softmax(scores, bias, multiplier, shift, log2))
+
+
 @settings(deadline=None)
 @given(st.floats(1e-7, 4.0), st.sampled_from([7 * 128 * 192, 127 * 128 * 768, 127 * 128 * 4096]), st.integers(0, 99))
 def test_requantised_values_are_within_the_stated_error(ratio: float, bound: int, seed: int) -> None:

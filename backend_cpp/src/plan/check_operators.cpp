@@ -4,6 +4,7 @@
 #include <cinttypes>
 
 #include "src/plan/check_node.h"
+#include "src/plan/check_windows.h"
 
 namespace packqvit {
 
@@ -181,13 +182,14 @@ bool check(NodeChecker& checker, const plan::AttentionScores& op) {
          checker.has_shape(*output, "output", {q->dim(0), op.heads(), q->dim(1), k->dim(1)});
 }
 
-// Multiplier, shift, format and bias of a softmax over scores [batch, heads, queries, keys].
+// Multiplier, shift, format, groups and bias of a softmax over scores [batch, heads, queries, keys].
 template <typename Op>
 bool check_softmax(const NodeChecker& checker, const Op& op, const Shape& scores) {
   if (!checker.at_most("keys", scores[3], kMaxSoftmaxKeys)) return false;
   if (op.multiplier() < 1 << 14) return checker.fail("multiplier %d is not in [16384, 32767]", op.multiplier());
   if (op.shift() < -15 || op.shift() > 30) return checker.fail("shift %d is not in [-15, 30]", op.shift());
   if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
+  if (op.groups() != -1 && !check_groups(checker, op.groups(), scores)) return false;
   if (op.bias() == -1) return true;
   const Constant* bias = checker.find_constant(op.bias(), "bias");
   if (bias == nullptr) return false;
@@ -247,7 +249,11 @@ bool check(NodeChecker& checker, const plan::Attention& op) {
       !checker.has_rank(*q, "q", 3) || !checker.has_rank(*k, "k", 3) || !check_heads(checker, op.heads(), *q, *k)) {
     return false;
   }
-  return checker.has_shape(*v, "v", k->shape) && checker.has_shape(*output, "output", q->shape) &&
+  const size_t rows = q->size() / q->last();
+  const bool fits = op.rows() == -1 ? checker.has_shape(*output, "output", q->shape)
+                                    : checker.has_rows(*output, "output", rows, q->last()) &&
+                                          check_permutation(checker, op.rows(), rows);
+  return fits && checker.has_shape(*v, "v", k->shape) &&
          check_softmax(checker, op, {q->dim(0), op.heads(), q->dim(1), k->dim(1)}) &&
          check_values(checker, op, k->dim(1), *v, *output);
 }
@@ -268,11 +274,14 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
-      !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) ||
-      !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
+      !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16})) {
     return false;
   }
-  const size_t channels = x->last();
+  const size_t channels = output->last();
+  if (op.rows() == -1 ? !checker.has_rows(*output, "output", x->size() / x->last(), x->last())
+                      : !check_sources(checker, op.rows(), *x, output->size() / channels, channels)) {
+    return false;
+  }
   if (op.epsilon() < 0 || op.epsilon() > kMaxEpsilon) {
     return checker.fail("epsilon %" PRId64 " is not in [0, 2^57]", op.epsilon());
   }
@@ -311,7 +320,8 @@ bool check(NodeChecker& checker, const plan::SelectTokens& op) {
   }
   if (op.index() == nullptr || op.index()->size() == 0) return checker.fail("no token is selected");
   for (const uint32_t index : *op.index()) {
-    if (index >= x->dim(1) && index != kNoToken) return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
+    if (index >= x->dim(1) && index != kNoToken)
+      return checker.fail("there is no token %" PRIu32 " of %zu", index, x->dim(1));
   }
   return checker.has_rows(*output, "output", x->dim(0) * op.index()->size(), x->dim(2)) &&
          (op.fill() == 0 || checker.range("fill", op.fill(), op.fill(), x->type));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "src/steps/owned_softmax.h"
 #include "src/steps/requantizer.h"
@@ -115,10 +116,15 @@ class AttentionStep final : public Step {
   }
 
   bool init(const CheckedPlan& plan, const plan::Attention& op) {
-    return softmax_.init(plan, op) && requantizer_.init(plan, *op.requantizer(), shape_.heads * shape_.head_size);
+    return softmax_.init(plan, op, shape_.heads, shape_.queries, shape_.keys) &&
+           requantizer_.init(plan, *op.requantizer(), channels()) &&
+           (op.rows() == -1 || plan.constant(op.rows()).copy_to(rows_, plan.constant(op.rows()).size()));
   }
 
-  size_t scratch_bytes() const override { return tier_.attention_scratch(shape_, softmax_.view().format); }
+  size_t scratch_bytes() const override {
+    const size_t moved = rows_.size() != 0 ? shape_.queries * channels() : 0;
+    return mask_offset() + round_up(softmax_.scratch_bytes(), kAlignment) + moved;
+  }
 
   bool traces_itself() const override { return true; }
 
@@ -136,7 +142,7 @@ class AttentionStep final : public Step {
         run_heads(batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
                   [&](size_t head, Range queries, void* scratch) {
                     AttentionClock clock{now, 0, 0, 0};
-                    tier_.attention(arguments, head, queries, scratch, memory.tracer != nullptr ? &clock : nullptr);
+                    run_head(arguments, head, queries, scratch, memory.tracer != nullptr ? &clock : nullptr);
                     ticks[kScores] += clock.scores;
                     ticks[kSoftmax] += clock.softmax;
                     ticks[kValues] += clock.values;
@@ -147,6 +153,37 @@ class AttentionStep final : public Step {
 
  private:
   static uint64_t now() { return executorch::runtime::pal_current_ticks(); }
+
+  size_t channels() const { return shape_.heads * shape_.head_size; }
+  size_t mask_offset() const { return round_up(tier_.attention_scratch(shape_, softmax_.format()), kAlignment); }
+
+  void run_head(const AttentionArguments& arguments, size_t head, Range queries, void* scratch,
+                AttentionClock* clock) const {
+    if (rows_.size() == 0 && !softmax_.has_masks()) return tier_.attention(arguments, head, queries, scratch, clock);
+    uint8_t* mask = static_cast<uint8_t*>(scratch) + mask_offset();
+    AttentionArguments own = arguments;
+    own.softmax = softmax_.for_head(head, queries, mask);
+    if (rows_.size() == 0) return tier_.attention(own, head, queries, scratch, clock);
+    // The image's operands, and scratch memory for its output: in the tier's eyes it is the only one.
+    const size_t image = head / shape_.heads;
+    own.q += image * shape_.queries * channels();
+    own.k += image * shape_.keys * channels();
+    own.v += image * shape_.keys * channels();
+    own.output = reinterpret_cast<int8_t*>(mask + round_up(softmax_.scratch_bytes(), kAlignment));
+    tier_.attention(own, head % shape_.heads, queries, scratch, clock);
+    move_rows(own.output, head, queries, arguments.output);
+  }
+
+  // Copies a head's columns of one image's rows to where the rows go.
+  void move_rows(const int8_t* from, size_t head, Range queries, int8_t* output) const {
+    const size_t column = head % shape_.heads * shape_.head_size;
+    const size_t size = rows_.size();
+    for (size_t query = queries.begin; query < queries.end; ++query) {
+      const size_t row = head / shape_.heads * shape_.queries + query;
+      const size_t to = row / size * size + static_cast<size_t>(rows_[row % size]);
+      std::memcpy(output + to * channels() + column, from + query * channels() + column, shape_.head_size);
+    }
+  }
 
   // The parts alternate, so that each gets one interval in proportion to its time, one behind the other.
   void log_parts(executorch::runtime::EventTracer* tracer, et_timestamp_t start, et_timestamp_t end,
@@ -175,6 +212,7 @@ class AttentionStep final : public Step {
   bool has_parts_;
   OwnedSoftmax softmax_;
   OwnedRequantizer requantizer_;
+  AlignedArray<int32_t> rows_;  // where each row of a group of them goes; empty: they stay
 };
 
 }  // namespace

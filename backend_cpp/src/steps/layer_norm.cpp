@@ -1,3 +1,4 @@
+#include "src/steps/row_map.h"
 #include "src/steps/row_step.h"
 
 namespace packqvit {
@@ -11,9 +12,12 @@ class LayerNormStep final : public RowStep {
   LayerNormStep(const BuildContext& context, const plan::LayerNorm& op)
       : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()), residual_(op.residual()) {
     const Value& x = context.plan.value(x_);
-    rows_ = x.size() / x.last();
+    const Value& output = context.plan.value(output_);
+    rows_ = output.size() / output.last();
+    output_row_bytes_ = output.last() * element_size(output.type);
+    map_.init(context.plan, op.rows(), x.last() * element_size(x.type), x.size() / x.last(), rows_);
     arguments_.wide = x.type == plan::DataType::Int16;
-    arguments_.channels = x.last();
+    arguments_.channels = output.last();
     arguments_.epsilon = op.epsilon();
     arguments_.output_shift = op.output_shift();
     arguments_.qmin = op.qmin();
@@ -41,21 +45,36 @@ class LayerNormStep final : public RowStep {
 
   Error run(const Memory& memory) const override {
     const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, threads_,
-                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
+    return parallel_tasks(parts, threads_, [&](size_t part) {
+      const ScratchPool::Lease lease(memory.scratch);
+      run_rows(memory, part_of(rows_, parts, part), lease.data());
+    });
   }
+
+  size_t scratch_bytes() const override { return map_.tile_bytes(); }
 
   size_t rows() const override { return rows_; }
   std::vector<uint32_t> operands() const override {
-    if (residual_ < 0) return {x_, output_};
-    return {x_, static_cast<uint32_t>(residual_), output_};
+    std::vector<uint32_t> operands{output_};
+    if (!map_.moves()) operands.push_back(x_);
+    if (residual_ >= 0) operands.push_back(static_cast<uint32_t>(residual_));
+    return operands;
   }
-  void run_rows(const Memory& memory, Range rows, void*) const override {
+  std::vector<uint32_t> scattered_operands() const override {
+    return map_.moves() ? std::vector<uint32_t>{x_} : std::vector<uint32_t>{};
+  }
+  size_t row_scratch_bytes(size_t) const override { return map_.tile_bytes(); }
+  void run_rows(const Memory& memory, Range rows, void* scratch) const override {
     LayerNormArguments arguments = arguments_;
-    arguments.x = memory.value<const void>(x_);
-    arguments.output = memory.value<void>(output_);
-    if (residual_ >= 0) arguments.residual = memory.value<const void>(static_cast<uint32_t>(residual_));
-    tier_.layer_norm(arguments, rows);
+    uint8_t* output = memory.value<uint8_t>(output_);
+    const uint8_t* residual = residual_ >= 0 ? memory.value<const uint8_t>(static_cast<uint32_t>(residual_)) : nullptr;
+    map_.for_each_run(memory.value<const void>(x_), rows.begin, rows.end, scratch,
+                      [&](size_t row, size_t count, const void* x) {
+                        arguments.x = x;
+                        arguments.output = output + row * output_row_bytes_;
+                        if (residual != nullptr) arguments.residual = residual + row * output_row_bytes_;
+                        tier_.layer_norm(arguments, {0, count});
+                      });
   }
 
  private:
@@ -65,6 +84,8 @@ class LayerNormStep final : public RowStep {
   uint32_t output_;
   int32_t residual_;
   size_t rows_;
+  size_t output_row_bytes_;
+  RowMap map_;
   LayerNormArguments arguments_{};
   AlignedArray<uint8_t> channel_shift_;
   AlignedArray<int16_t> weight_;

@@ -1,34 +1,59 @@
 #pragma once
 
+#include <vector>
+
 #include "kernels/tier.h"
 #include "src/plan/plan.h"
 
 namespace packqvit {
 
-// The parameters of a softmax with the bias that they point to.
+// The parameters of a softmax with the bias and the groups that they stand for.
 class OwnedSoftmax {
  public:
-  // From a plan's Softmax or Attention. False when there is no memory.
+  // From a plan's Softmax or Attention over scores [batch, heads, queries, keys]. False when there is no memory.
   template <typename Op>
-  [[nodiscard]] bool init(const CheckedPlan& plan, const Op& op) {
+  [[nodiscard]] bool init(const CheckedPlan& plan, const Op& op, size_t heads, size_t queries, size_t keys) {
     view_.multiplier = op.multiplier();
     view_.shift = op.shift();
     view_.format = op.format() == plan::ProbabilityFormat::Log2 ? Probabilities::kLog2 : Probabilities::kLinear;
-    if (op.bias() == -1) return true;
-    const Constant& bias = plan.constant(op.bias());
-    view_.bias_heads = bias.shape[0];
-    return bias.copy_to(bias_, bias.size());
+    heads_ = heads;
+    queries_ = queries;
+    keys_ = keys;
+    return init_bias(plan, op.bias()) && init_groups(plan, op.groups());
   }
 
+  Probabilities format() const { return view_.format; }
+
+  // Whether some windows have several groups: for_head() is needed then.
+  bool has_masks() const { return masked_; }
+
+  // Of all heads, where there are no masks.
   SoftmaxParameters view() const {
     SoftmaxParameters view = view_;
     view.bias = bias_.data();
     return view;
   }
 
+  // Scratch memory of for_head().
+  size_t scratch_bytes() const { return masked_ ? queries_ * keys_ * sizeof(int32_t) : 0; }
+
+  // Of head b * heads + h alone: a bias with one head. Where the head's window has several groups, that is written to
+  // `scratch`, for these queries.
+  SoftmaxParameters for_head(size_t head, Range queries, void* scratch) const;
+
  private:
+  [[nodiscard]] bool init_bias(const CheckedPlan& plan, int32_t bias);
+  [[nodiscard]] bool init_groups(const CheckedPlan& plan, int32_t groups);
+  void write_bias(const uint8_t* groups, const int32_t* bias, Range queries, int32_t* output) const;
+
   SoftmaxParameters view_{};
+  size_t heads_ = 0;
+  size_t queries_ = 0;
+  size_t keys_ = 0;
   AlignedArray<int32_t> bias_;
+  AlignedArray<uint8_t> groups_;
+  std::vector<uint8_t> has_several_groups_;  // of each window
+  bool masked_ = false;
 };
 
 }  // namespace packqvit

@@ -6,8 +6,8 @@
 
 namespace packqvit {
 
-// A step whose output rows depend on the same rows of its inputs and on nothing else, so that several of them can run
-// one behind the other on a part of the rows (src/row_chain.h).
+// A step whose output rows depend on the same rows of its operands, so that several of them can run one behind the
+// other on a part of the rows (src/row_chain.h).
 class RowStep : public Step {
  public:
   const RowStep* as_row_step() const final { return this; }
@@ -17,8 +17,11 @@ class RowStep : public Step {
   // A part of the rows begins at a multiple of this.
   virtual size_t row_multiple() const { return 1; }
 
-  // Values that it reads or writes.
+  // Values that it reads or writes row by row.
   virtual std::vector<uint32_t> operands() const = 0;
+
+  // Values of which it reads any rows: nothing may be written over them as long as a thread is at this step.
+  virtual std::vector<uint32_t> scattered_operands() const { return {}; }
 
   // Scratch memory of run_rows() on up to `rows` rows.
   virtual size_t row_scratch_bytes(size_t) const { return 0; }

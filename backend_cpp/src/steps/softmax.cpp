@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "src/steps/owned_softmax.h"
 #include "src/steps/step.h"
 
@@ -13,13 +15,16 @@ class SoftmaxStep final : public Step {
       : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
     const Value& x = context.plan.value(x_);
     rows_ = x.size() / x.last();
+    heads_ = x.dim(1);
     arguments_.columns = x.last();
     arguments_.rows_per_head = x.dim(2);
   }
 
-  bool init(const CheckedPlan& plan, const plan::Softmax& op) { return softmax_.init(plan, op); }
+  bool init(const CheckedPlan& plan, const plan::Softmax& op) {
+    return softmax_.init(plan, op, heads_, arguments_.rows_per_head, arguments_.columns);
+  }
 
-  size_t scratch_bytes() const override { return tier_.softmax_scratch(arguments_.columns); }
+  size_t scratch_bytes() const override { return tier_scratch_bytes() + softmax_.scratch_bytes(); }
 
   Error run(const Memory& memory) const override {
     SoftmaxArguments arguments = arguments_;
@@ -29,16 +34,37 @@ class SoftmaxStep final : public Step {
     const size_t parts = part_count(rows_, threads_);
     return parallel_tasks(parts, threads_, [&](size_t part) {
       const ScratchPool::Lease lease(memory.scratch);
-      tier_.softmax(arguments, part_of(rows_, parts, part), lease.data());
+      const Range rows = part_of(rows_, parts, part);
+      if (softmax_.has_masks()) {
+        run_heads(arguments, rows, static_cast<uint8_t*>(lease.data()));
+      } else {
+        tier_.softmax(arguments, rows, lease.data());
+      }
     });
   }
 
  private:
+  size_t tier_scratch_bytes() const { return round_up(tier_.softmax_scratch(arguments_.columns), kAlignment); }
+
+  // One head at a time: masks are those of its window.
+  void run_heads(SoftmaxArguments arguments, Range rows, uint8_t* scratch) const {
+    const size_t size = arguments.rows_per_head;
+    for (size_t begin = rows.begin; begin < rows.end;) {
+      const size_t head = begin / size;
+      const size_t end = std::min(rows.end, (head + 1) * size);
+      const Range queries{begin - head * size, end - head * size};
+      arguments.softmax = softmax_.for_head(head, queries, scratch + tier_scratch_bytes());
+      tier_.softmax(arguments, {begin, end}, scratch);
+      begin = end;
+    }
+  }
+
   const KernelTier& tier_;
   size_t threads_;
   uint32_t x_;
   uint32_t output_;
   size_t rows_;
+  size_t heads_;
   SoftmaxArguments arguments_{};
   OwnedSoftmax softmax_;
 };

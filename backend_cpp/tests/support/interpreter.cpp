@@ -224,15 +224,19 @@ class Interpreter {
 
   void run(const plan::SoftmaxT& op) {
     const Shape x = shape(op.x);
-    const auto bias = constant(op.bias);
     const size_t matrix = x[2] * x[3];
+    const auto bias = op.bias != -1 ? constant(op.bias) : std::vector<double>(matrix);
+    const auto groups = op.groups != -1 ? constant(op.groups) : std::vector<double>(x[3]);
     const naive::Softmax softmax{op.multiplier, op.shift, op.format == plan::ProbabilityFormat::Log2};
     for (size_t row = 0; row < x[0] * x[1] * x[2]; ++row) {
       std::vector<int64_t> scores;
       for (size_t j = 0; j < x[3]; ++j) {
         const size_t index = row * x[3] + j;
         const size_t head = index / matrix % (bias.size() / matrix);
-        scores.push_back(integer(op.x, index) + static_cast<int64_t>(bias[head * matrix + index % matrix]));
+        const double* window = groups.data() + row / x[2] / x[1] % (groups.size() / x[3]) * x[3];
+        const bool sees = op.groups == -1 || window[row % x[2]] == window[j];
+        const double added = sees ? bias[head * matrix + index % matrix] : -(1 << 29);
+        scores.push_back(integer(op.x, index) + static_cast<int64_t>(added));
       }
       for (const int64_t code : softmax.row(scores)) values_[op.output].push_back(static_cast<double>(code));
     }
