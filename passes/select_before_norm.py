@@ -35,7 +35,7 @@ def select_before_norm(graph_module: GraphModule) -> GraphModule:
 def _norm_before(select: Node) -> Node | None:
     """The LayerNorm whose rows a selection rearranges, where nothing else reads them and no row of zeros comes in."""
     index, node = select.args[1], select.args[0]
-    if min(index) < 0:  # type: ignore[type-var, arg-type]
+    if min(index) < 0:  # type: ignore[arg-type]
         return None
     if is_call(node, aten.reshape.default) and len(node.users) == 1:  # type: ignore[union-attr]
         node = node.args[0]  # type: ignore[union-attr]
