@@ -23,14 +23,13 @@ EXPONENT_FRACTION_BITS = 10
 
 def rounding_shift_right(x: torch.Tensor, shift: torch.Tensor | int) -> torch.Tensor:
     """`rshr`: x / 2^shift, ties towards plus infinity; shift >= 0."""
-    shift = torch.as_tensor(shift, device=x.device)
-    half = torch.where(shift > 0, torch.ones_like(shift) << (shift - 1).clamp_min(0), torch.zeros_like(shift))
-    return (x + half) >> shift
+    half = (1 << shift) >> 1 if isinstance(shift, int) else (torch.ones_like(shift) << shift) >> 1
+    return (x + half).bitwise_right_shift_(shift)
 
 
 def multiply_high(a: torch.Tensor, b: torch.Tensor | int) -> torch.Tensor:
     """`mulhrs`: the rounded product over 2^15."""
-    return (a * b + (1 << 14)) >> 15
+    return (a * b).add_(1 << 14).bitwise_right_shift_(15)
 
 
 def saturate(x: torch.Tensor, low: int, high: int) -> torch.Tensor:
