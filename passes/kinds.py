@@ -184,8 +184,8 @@ def _not_two(node: Node) -> str:
     variable = _one_variable(node)
     if variable is not None:
         return (
-            f"with what is in front of it, it is a function of {describe(origin(variable))} alone: one of the functions "
-            f"that run as a table of codes would have to be in their place ({_function_names()})"
+            f"with what is in front, it is a function of {describe(origin(variable))} alone: one of the functions that "
+            f"run as a table of codes would have to be in their place ({_function_names()})"
         )
     return (
         "two tensors that are computed at run time meet in integers only in an attention, and where a linear layer's "
