@@ -235,10 +235,8 @@ def _addition(node: Node) -> str:
 
 def _what(source: Node) -> str:
     if _is_linear(source):
-        readers = read_by(source)
-        if len(readers) > 1:
-            return f"{describe(source)}, which {listed(readers)} read"
-        return f"{describe(source)}, whose channels are moved in between"
+        others = len(read_by(source)) > 1
+        return f"{describe(source)}, {'which others read too' if others else 'whose channels are moved in between'}"
     if is_call(source, *_CONVOLUTIONS):
         return f"{describe(source)}, which is no patch embedding"
     return describe(source)
@@ -269,11 +267,16 @@ def _product(node: Node) -> str:
     if len(operands) > 1:
         return f"it {does} {listed(operands)}: {_not_two(node)}"
     (source,) = operands or [node]
-    readers = read_by(node)
+    readers, others = read_by(node), [reader for reader in read_by(source) if reader is not node]
     behind = f", or in those of {listed(readers)} behind it" if all(map(_is_linear, readers)) and readers else ""
+    place = "a linear layer right in front of it"
+    if _is_linear(source) and others:
+        place = f"{describe(source)}, which nothing but it would have to read: {listed(others)} reads that too"
+    elif not _is_linear(source):
+        place = f"{place}, and there is {_what(source)}"
     return (
-        f"it {does} {listed(operands)} by a constant: the constant would have to be in the weights of a linear layer "
-        f"right in front of it, where {_what(source)} is{behind}{_elsewhere(node)}"
+        f"it {does} {listed(operands)} by a constant: the constant would have to be in the weights of {place}{behind}"
+        f"{_elsewhere(node)}"
     )
 
 
