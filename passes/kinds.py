@@ -26,7 +26,14 @@ PRODUCTS = (
     aten.einsum.default,
 )
 SOFTMAXES = (aten.softmax.int, aten._softmax.default, aten.scaled_dot_product_attention.default)
-_REPEATS = (aten.expand.default, aten.repeat.default, aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default)
+_REPEATS = (
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.repeat.default,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten._to_copy.default,
+)
 
 
 _STREAM_READERS = (aten.add.Tensor, aten.layer_norm.default)
@@ -72,6 +79,12 @@ def between(node: Node) -> tuple[str, Node | None]:
         return f"it moves values for {listed(users)}, which {verb} in float", users[0]
     if sources:
         return f"it moves the result of {listed(sources)}, which stays in float", before
+    if embeddings := [user for user in read_by(node) if is_call(user, torch.ops.packqvit.patch_embedding.default)]:
+        return (
+            f"it makes an image of the tokens of {describe(before)} for {listed(embeddings)}, and tokens do not become "
+            "an image again in integers: the model would have to stay with the tokens of one patch embedding",
+            None,
+        )
     if moves_tokens(node) and all(user.op == "output" for user in read_by(node)):
         return (
             f"it moves tokens of {describe(before)} to the model's output, which is in float: a linear layer, or a "
@@ -224,7 +237,7 @@ def _addition(node: Node) -> str:
     subtracts = "sub" in operator_of(node)
     if len(operands) > 1:
         not_met = _no_branch(node, operands) if _one_variable(node) is None else _not_two(node)
-        return f"it {'subtracts' if subtracts else 'adds'} {listed(operands)}: {not_met}"
+        return f"it {'subtracts' if subtracts else 'adds'} {listed(operands)}: {not_met}{_elsewhere(node)}"
     does = "subtracts a constant from" if subtracts else "adds a constant to"
     (source,) = operands or [node]
     return (
@@ -257,7 +270,8 @@ def _no_branch(node: Node, operands: list[Node]) -> str:
     readers = [reader for reader in read_by(linear) if reader is not node]
     if readers:
         return f"{needed} with the other, but {describe(linear)} is also read by {listed(readers)}"
-    return f"{needed} with the other, and moved by nothing in between"
+    moves = [operand for operand in node.all_input_nodes if is_layout(operand) and origin(operand) is linear]
+    return f"{needed} with the other, but {describe(linear)} is moved by {listed(moves) or 'others'} in between"
 
 
 @_explains(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
@@ -265,14 +279,16 @@ def _product(node: Node) -> str:
     operands = _computed(node)
     does = "divides" if "div" in operator_of(node) else "multiplies"
     if len(operands) > 1:
-        return f"it {does} {listed(operands)}: {_not_two(node)}"
+        return f"it {does} {listed(operands)}: {_not_two(node)}{_elsewhere(node)}"
     (source,) = operands or [node]
     readers, others = read_by(node), [reader for reader in read_by(source) if reader is not node]
     behind = f", or in those of {listed(readers)} behind it" if all(map(_is_linear, readers)) and readers else ""
     place = "a linear layer right in front of it"
     if _is_linear(source) and others:
         place = f"{describe(source)}, which nothing but it would have to read: {listed(others)} reads that too"
-    elif not _is_linear(source):
+    elif _is_linear(source):
+        place = f"{describe(source)} right in front of it"
+    else:
         place = f"{place}, and there is {_what(source)}"
     return (
         f"it {does} {listed(operands)} by a constant: the constant would have to be in the weights of {place}{behind}"
@@ -291,7 +307,7 @@ def _matrix_product(node: Node) -> str:
 @_explains(*SOFTMAXES)
 def _softmax(node: Node) -> str:
     return (
-        f"it is the softmax of {listed(_computed(node))} and no attention's: a product with values v of linear layers "
+        f"{operator_of(node)} of {listed(_computed(node))} is no attention's: a product with values v of linear layers "
         f"would have to follow{_elsewhere(node)}"
     )
 
@@ -339,12 +355,14 @@ def _concatenation(node: Node) -> str:
             "the other, x + a + b, each the output of a linear layer"
         )
     axis = arguments(node).get("dim", 0) % max(len(shape_of(node)), 1)
-    instead = (
-        f"{listed(readers) or 'nothing'} would have to be linear layers that read each by itself, with its part of the "
-        "weights, and their outputs to be added"
-        if axis == len(shape_of(node)) - 1
-        else "they would have to be one tensor from the patch embedding on"
-    )
+    instead = "they would have to be one tensor from the patch embedding on"
+    if all(reader.op == "output" for reader in readers):
+        instead = "the model would have to give each out by itself"
+    elif axis == len(shape_of(node)) - 1:
+        instead = (
+            f"{listed(readers)} would have to be linear layers that read each by itself, with its part of the weights, "
+            "and their outputs to be added"
+        )
     if len(operands) > 1:
         return (
             f"it joins {listed(operands)}, all computed at run time, and only constant tokens are joined in integers, "
@@ -444,7 +462,7 @@ def _sum(node: Node) -> str:
 
 def _norm(node: Node) -> str:
     return (
-        f"it divides by a length of {listed(_computed(node))} that is computed at run time: a LayerNorm "
+        f"it takes a length of {listed(_computed(node))} at run time: a LayerNorm "
         f"would have to be in its place{_elsewhere(node)}"
     )
 
@@ -465,8 +483,8 @@ def _embedding(node: Node) -> str:
 
 def _gather(node: Node) -> str:
     return (
-        f"it picks out of {listed(_computed(node))} by indices: these would have to be constant, and pick whole tokens "
-        f"along one axis (index_select){_elsewhere(node)}"
+        f"it picks out of {listed(_computed(node))} by indices: index_select of whole tokens along one axis, by a "
+        f"constant, would have to be in its place{_elsewhere(node)}"
     )
 
 
@@ -495,6 +513,7 @@ _FAMILIES: dict[str, Sentence] = {
     "sum": _sum,
     **dict.fromkeys(("norm", "linalg_vector_norm", "rms_norm"), _norm),
     **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest2d", "grid_sampler"), _resize),
+    **dict.fromkeys(("log_softmax", "_log_softmax"), _softmax),
     "embedding": _embedding,
     **dict.fromkeys(("index", "gather", "index_select", "take_along_dim"), _gather),
     **dict.fromkeys(("im2col", "unfold"), _unfold),

@@ -198,11 +198,11 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     embedding = _embedding_that_ends_at(node)
     if embedding is not None:
         return lower_embedding(context, node, grid)
-    out = require_residual(grid)
     branch = skip_codes(node.args[1]) if isinstance(node.args[1], Node) else None
     if not is_call(branch, aten.linear.default):
         raise NotLowered
     assert branch is not None
+    out = require_residual(grid)
     stream, factor = _skip(context, node.args[0])
     old = require_residual(stream.grid, "what the linear layer is added to")
     if old.dtype != out.dtype:

@@ -61,7 +61,14 @@ def linear(model: Model, x: Tensor) -> Tensor:
             r"aten\.relu and aten\.tanh.*x \+ a \+ b",
         ),
         (lambda m, x: torch.stack([x.relu(), x.tanh()]).sum(0), TOKENS, "stack", r"for aten\.sum to add.*x \+ a \+ b"),
-        (lambda m, x: torch.cat([x.relu(), x.tanh()], 1), TOKENS, "cat", "one tensor from the patch embedding on"),
+        (
+            lambda m, x: torch.cat([x.relu(), x.tanh()], 1).cumsum(1),
+            TOKENS,
+            "cat",
+            "one tensor from the patch embedding on",
+        ),
+        (lambda m, x: torch.cat([x.relu(), x.tanh()], 1), TOKENS, "cat", "would have to give each out by itself"),
+        (lambda m, x: linear(m, x) / 0.07, TOKENS, "div", r"in the weights of aten\.linear right in front of it"),
         (lambda m, x: linear(m, torch.cat([x.relu(), x], -1)[..., :6]), TOKENS, "cat", r"linear would have .*each by"),
         (
             lambda m, x: torch.cat([m.prefix, x.relu()], 1),
@@ -78,6 +85,7 @@ def linear(model: Model, x: Tensor) -> Tensor:
             "add",
             r"aten\.linear is also read by aten\.exp",
         ),
+        (lambda m, x: linear(m, x).flip(1) + x.cumsum(1), TOKENS, "add", r"aten\.linear is moved by aten\.flip in"),
         (lambda m, x: x.cumsum(1) + m.vector, TOKENS, "add", r"a constant to what comes from aten\.cumsum: that would"),
         (lambda m, x: x.cumsum(1) * m.vector, TOKENS, "mul", r"layer right in front of it, and there is aten\.cumsum"),
         (lambda m, x: (y := linear(m, x)) * m.vector + y.cumsum(1), TOKENS, "mul", r"aten\.cumsum reads that too"),
@@ -93,7 +101,7 @@ def linear(model: Model, x: Tensor) -> Tensor:
         (lambda m, x: F.rms_norm(x.relu(), (6,)), TOKENS, "rms_norm", "a LayerNorm would have to be in its place"),
         (lambda m, x: F.embedding(x[0, 0].long(), m.weight), TOKENS, "embedding", "take the rows themselves"),
         (lambda m, x: x.argmax(-1), TOKENS, "argmax", "ranks the input x: it would have to be left to top_k of export"),
-        (lambda m, x: x.gather(1, x.long()), TOKENS, "gather", "indices: these would have to be constant"),
+        (lambda m, x: x.gather(1, x.long()), TOKENS, "gather", r"index_select of .* by a constant, would have to be"),
         (
             lambda m, x: F.adaptive_avg_pool2d(x, 1),
             IMAGE,
@@ -105,7 +113,7 @@ def linear(model: Model, x: Tensor) -> Tensor:
             lambda m, x: F.softmax(x.relu(), -1),
             TOKENS,
             "softmax",
-            r"softmax of aten\.relu and no attention's: a product",
+            r"aten\.softmax of aten\.relu is no attention's: a product",
         ),
         (
             lambda m, x: F.conv2d(x, m.weight[:4, :4, None, None]),
