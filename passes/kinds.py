@@ -500,10 +500,14 @@ def _random(node: Node) -> str:
 
 
 def _ranking(node: Node) -> str:
-    return (
-        f"it ranks {listed(_computed(node))}: it would have to be left to top_k of export, which ranks the classes of "
-        f"the model's one output{_elsewhere(node)}"
-    )
+    operands, readers = listed(_computed(node)), read_by(node)
+    if all(reader.op == "output" for reader in readers):
+        return (
+            f"it ranks {operands}: it would have to be left to top_k of export, which ranks the classes of the model's "
+            f"one output{_elsewhere(node)}"
+        )
+    constant = "its result would have to be a constant (a buffer)"
+    return f"it ranks {operands} for {listed(readers)}: {constant}{_elsewhere(node)}"
 
 
 _FAMILIES: dict[str, Sentence] = {

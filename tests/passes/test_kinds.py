@@ -101,6 +101,7 @@ def linear(model: Model, x: Tensor) -> Tensor:
         (lambda m, x: F.rms_norm(x.relu(), (6,)), TOKENS, "rms_norm", "a LayerNorm would have to be in its place"),
         (lambda m, x: F.embedding(x[0, 0].long(), m.weight), TOKENS, "embedding", "take the rows themselves"),
         (lambda m, x: x.argmax(-1), TOKENS, "argmax", "ranks the input x: it would have to be left to top_k of export"),
+        (lambda m, x: x.argmax(-1) + 1, TOKENS, "argmax", r"for aten\.add: its result would have to be a constant"),
         (lambda m, x: x.gather(1, x.long()), TOKENS, "gather", r"index_select of .* by a constant, would have to be"),
         (
             lambda m, x: F.adaptive_avg_pool2d(x, 1),
