@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
+from configuration import numbers
 from console import command, console, facts, progress
 from packqvit_delegate import runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, read_class_names
@@ -216,7 +217,7 @@ def main(
     if model is not None:
         preprocessing = ZOO[model].preprocessing
     else:
-        preprocessing = Preprocessing(224, crop_fraction, _numbers("--mean", mean), _numbers("--std", std))
+        preprocessing = Preprocessing(224, crop_fraction, numbers("--mean", mean), numbers("--std", std))
     preprocessing = dataclasses.replace(preprocessing, size=_image_size(program))
     reference = None
     if model is not None and weights is not None:
@@ -239,13 +240,6 @@ def _image_size(program: Path) -> int:
             "[1, S, S, 3] bytes"
         )
     return shape[-1]
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in (text or "").split(","))
-    except ValueError as error:
-        raise PackQViTError(f"{option} {text!r} must be three numbers with commas between, e.g. 0.5,0.5,0.5") from error
 
 
 if __name__ == "__main__":

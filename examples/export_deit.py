@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from configuration import MODEL_HELP, configuration
+from configuration import MEAN_HELP, MODEL_HELP, STD_HELP, configuration, with_normalization
 from console import command, console, errors, facts, progress, size
 from evaluate import describe, open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
@@ -55,6 +55,8 @@ def main(
     activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "deit_tiny",
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    mean: Annotated[str | None, typer.Option(help=MEAN_HELP)] = None,
+    std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
     calibration: Annotated[Path | None, typer.Option(help="Folder of images like those of the application.")] = None,
     calibration_images: Annotated[int | None, typer.Option(help=CALIBRATION_IMAGES_HELP, min=1)] = None,
     evaluate: Annotated[Path | None, typer.Option(help="Folder of images with labels.")] = None,
@@ -106,7 +108,7 @@ def main(
     check_writable(output)
 
     errors.print(f"Loading {model}")
-    loaded = load(model, weights)
+    loaded = with_normalization(load(model, weights), mean, std)
     preprocessing = loaded.preprocessing
     if calibration_folder is not None:
         images = _read(calibration_folder, preprocessing)

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from classifier import check_labels, fit_classifier
-from configuration import MODEL_HELP, configuration
+from configuration import MEAN_HELP, MODEL_HELP, STD_HELP, configuration, with_normalization
 from console import command, console, errors, facts, progress, size
 from evaluate import describe, predict_float, predict_program, require_labels
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, qat
@@ -70,6 +70,8 @@ def main(
     activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "vit_tiny",
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file; default: from the hub.")] = None,
+    mean: Annotated[str | None, typer.Option(help=MEAN_HELP)] = None,
+    std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
     labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     float_steps: Annotated[int, typer.Option(help="Steps of fine-tuning in float before; 0: none.", min=0)] = 200,
     float_rate: Annotated[float, typer.Option(help="Their highest learning rate.", min=0)] = 1e-4,
@@ -141,7 +143,7 @@ def main(
     where = _start(device)
     shown = progress if _is_first() else silent
 
-    loaded = load(model, weights)
+    loaded = with_normalization(load(model, weights), mean, std)
     if loaded.random:
         raise PackQViTError(f"no weights for {model}: give --weights FILE")
     teacher, training, testing = fit_classifier(loaded, training, testing)
@@ -157,8 +159,8 @@ def main(
 
     first = training.sample(min(calibration_images, len(training)), seed)
     calibration = torch.cat([b.images for b in first.batches(16, loaded.preprocessing)])
-    mean, std = (tuple(float(v) for v in values) for values in (loaded.preprocessing.mean, loaded.preprocessing.std))
-    config = dataclasses.replace(config, input_normalization=(mean, std))
+    pixels = loaded.preprocessing
+    config = dataclasses.replace(config, input_normalization=(tuple(pixels.mean), tuple(pixels.std)))
     learner = qat.prepare(
         copy.deepcopy(teacher).cpu(),
         (calibration[:1],),

@@ -125,6 +125,7 @@ def export(
             tuning=tuning,
             tuning_images=tuning_images,
             progress=progress,
+            top_k=top_k,
         )
         return finish(integer_module, example_inputs, config, byte_input, top_k)
 
@@ -217,8 +218,11 @@ def quantize(
     tuning: TuningMethod | None = None,
     tuning_images: torch.Tensor | None = None,
     progress: Progress | None = None,
+    top_k: int | None = None,
 ) -> GraphModule:
     """The first half of `export`: from the float model to the eager integer graph.
+
+    `top_k` changes nothing yet: what `finish` would refuse is refused ahead of the calibration.
 
     Raises:
         PackQViTError: As `export`.
@@ -229,7 +233,7 @@ def quantize(
         images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
         tuning.held_out_of(len(images))
     with released(model):
-        pair = make_pair(model, example_inputs, batches, config, method, progress)
+        pair = make_pair(model, example_inputs, batches, config, method, progress, top_k)
         if tuning is not None:
             result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
             logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)

@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from .image_axis import ALONG, Call, ImageAxis
 from .passes.graph import aten
-from .passes.layout import COPIES, PERMUTES, RESHAPES, permutation
+from .passes.layout import COPIES, LISTS, PARTS, PERMUTES, RESHAPES, permutation
 
 Rule = Callable[[Call], ImageAxis]
 _RULES: dict[Any, Rule] = {}
@@ -140,14 +140,8 @@ def _without(call: Call, axes: Sequence[int], keep: bool = False) -> ImageAxis:
 
 
 @_rule(
-    aten.slice.Tensor,
-    aten.narrow.default,
-    aten.chunk.default,
-    aten.split.Tensor,
-    aten.split.sizes,
-    aten.split_with_sizes.default,
-    aten.tensor_split.sections,
-    aten.tensor_split.indices,
+    *(LISTS - {aten.unbind.int}),
+    *(PARTS - {aten.select.int}),
     aten.index_select.default,
     aten.cumsum.default,
     aten.sort.default,

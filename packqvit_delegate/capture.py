@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from .arguments import shown
 from .entry import FloatModel, check_dropout, check_float, evaluation_mode, float_module, is_exported
 from .errors import PackQViTError, UnsupportedModelError
 from .inputs import contiguous, plain
@@ -29,7 +30,7 @@ def capture(model: FloatModel, example_inputs: Inputs) -> GraphModule:
         example_inputs: Of any floating-point type and any strides; the graph takes contiguous float32.
 
     Raises:
-        PackQViTError: A weight is not finite.
+        PackQViTError: A weight is not finite, or images are bytes and the model takes none.
         UnsupportedModelError: torch.export fails, the model is quantised already, dropout is active, or the outputs
             depend on earlier calls.
     """
@@ -69,6 +70,13 @@ def _export(module: nn.Module, example_inputs: Inputs) -> ExportedProgram:
         except Exception as error:
             failed = failed or error
     assert failed is not None
+    for index, tensor in enumerate(example_inputs):
+        if tensor.ndim == 4 and not tensor.is_floating_point():
+            raise PackQViTError(
+                f"example_inputs[{index}] is {shown(tensor)}, and {type(module).__name__} does not take whole numbers: "
+                "give images as the model takes them, such as (byte / 255 - mean) / std in float32, here and for the "
+                "calibration; byte_input='hwc' with input_normalization makes the program take the bytes"
+            ) from failed
     first_line = str(failed).strip().splitlines()[0] if str(failed).strip() else type(failed).__name__
     raise UnsupportedModelError(
         f"torch.export cannot capture {type(module).__name__}: {first_line}; make "

@@ -68,10 +68,13 @@ def _name(node: Node) -> str:
 def _between(node: Node) -> str:
     """For what to_edge itself added: the operators that it stands between."""
     neighbours = [*node.all_input_nodes, *node.users]
-    others = [f"{_name(other)} ({module_path(other) or other.name})" for other in neighbours if _is_outside(other)]
+    outside = [other for other in neighbours if _is_outside(other)]
+    others = [f"{_name(other)} ({module_path(other) or other.name})" for other in outside]
     if not others:
         return f"{_name(node)} is none of the delegate's operators: passes.lower_to_integer makes these"
-    return f"it was made by to_edge for {' and '.join(dict.fromkeys(others))}, which stays outside"
+    reasons = [reason for other in outside if (reason := reason_of(other)) is not None]
+    why = f": {reasons[0]}" if reasons else ""
+    return f"it was made by to_edge for {' and '.join(dict.fromkeys(others))}, which stays outside{why}"
 
 
 def _alike(text: str) -> str:

@@ -26,6 +26,7 @@ from .passes import (
     rotate_values,
     split_outlier_channels,
 )
+from .passes.rank_classes import check_ranking
 from .progress import Progress, silent
 from .quantizer import PackQViTQuantizer
 
@@ -55,6 +56,7 @@ def make_pair(
     config: QuantizationConfig,
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
+    top_k: int | None = None,
 ) -> Pair:
     """Calibrates a model and keeps the float graph beside it.
 
@@ -65,11 +67,12 @@ def make_pair(
         config: All choices.
         method: As for `export`.
         progress: As for `export`.
+        top_k: As for `export`; refused here, ahead of all work, where it cannot be had.
 
     Raises:
         PackQViTError: As `export`.
     """
-    reference = float_graph(model, example_inputs, batches, config, method, progress)
+    reference = float_graph(model, example_inputs, batches, config, method, progress, top_k)
     prepared = prepare_pt2e(copy.deepcopy(reference), PackQViTQuantizer(config=config))
     calibrate(prepared, batches.chunks(), batches.size, method, progress)
     return Pair(reference, prepared)
@@ -83,6 +86,7 @@ def float_graph(
     config: QuantizationConfig,
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
+    top_k: int | None = None,
 ) -> GraphModule:
     """The canonical float graph whose weights and values get codes: the same function as the model.
 
@@ -93,6 +97,7 @@ def float_graph(
         config: All choices.
         method: As for `export`.
         progress: As for `export`.
+        top_k: As for `make_pair`.
 
     Raises:
         PackQViTError: As `export`.
@@ -104,6 +109,8 @@ def float_graph(
         fold_input_normalization(module, config.input_normalization[1])
     quantizer = PackQViTQuantizer(config=config)
     quantizer.check(module)
+    if top_k is not None:
+        check_ranking(module, top_k)
     method = method or CalibrationMethod()
     if _rotates(method, config):
         rotate_values(module)

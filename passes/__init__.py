@@ -10,6 +10,7 @@ from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_input_normalization import fold_input_normalization
 from .fold_layer_scale import fold_layer_scale
+from .functionalize import functionalize_graph
 from .hoist_token_select import hoist_token_select
 from .lower_to_integer import lower_to_integer
 from .merge_adapters import merge_adapters
@@ -18,7 +19,6 @@ from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
 from .rank_classes import rank_classes
-from .remove_in_place import remove_in_place
 from .remove_no_ops import remove_no_ops
 from .rotate_residual import rotate_residual
 from .rotate_values import rotate_values
@@ -41,6 +41,7 @@ __all__ = [
     "fold_embeddings",
     "fold_input_normalization",
     "fold_layer_scale",
+    "functionalize_graph",
     "hoist_token_select",
     "lower_to_integer",
     "match_attention",
@@ -50,7 +51,6 @@ __all__ = [
     "orient_residual",
     "raise_moves",
     "rank_classes",
-    "remove_in_place",
     "remove_no_ops",
     "rotate_residual",
     "rotate_values",

@@ -4,11 +4,14 @@ import logging
 
 from torch.fx import GraphModule
 
+from packqvit_delegate.errors import UnsupportedModelError
+
 from .decompose_attention import decompose_attention
 from .flatten_pooling import flatten_pooling
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
+from .functionalize import needs_functionalization
 from .graph import signature
 from .join_rows import join_rows
 from .merge_adapters import merge_adapters
@@ -16,7 +19,6 @@ from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
-from .remove_in_place import is_in_place, remove_in_place
 from .remove_no_ops import remove_no_ops
 from .sink_layouts import sink_layouts
 from .split_qkv import split_qkv
@@ -70,18 +72,20 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
       scalings by a number are mul.Tensor(x, float); nothing writes into its input.
 
     Args:
-        graph_module: `torch.export.export(model.eval(), inputs).module()` with static shapes. Changed in place.
+        graph_module: `torch.export.export(model.eval(), inputs).module()` with static shapes and, where it writes,
+            behind `functionalize_graph`. Changed in place.
 
     Returns:
         `graph_module`.
 
     Raises:
-        UnsupportedModelError: The graph has dynamic shapes or no fake tensors in `meta["val"]`.
+        UnsupportedModelError: The graph writes, has dynamic shapes, or no fake tensors in `meta["val"]`.
     """
-    remove_in_place(graph_module)
-    if writers := [node.name for node in graph_module.graph.nodes if is_in_place(node)]:
-        logger.warning("the graph is left as it is: %s write into tensors that are read elsewhere", ", ".join(writers))
-        return graph_module
+    if needs_functionalization(graph_module.graph):
+        raise UnsupportedModelError(
+            "the graph writes into tensors, or has regions of its own (torch.no_grad, autocast): give it to "
+            "passes.functionalize_graph first"
+        )
     before = None
     for _ in range(_MAX_ROUNDS):
         if (now := signature(graph_module)) == before:

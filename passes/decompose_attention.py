@@ -108,15 +108,16 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
     named = arguments(node)
     query, key, mask = named["query"], named["key"], named["attn_mask"]
     if named["dropout_p"] != 0.0:
-        raise NotLowered(f"the attention drops probabilities (dropout_p={named['dropout_p']}): export model.eval()")
-    if named["is_causal"]:
-        raise NotLowered("the attention is causal: give the mask as a constant attn_mask instead of is_causal=True")
-    if named["enable_gqa"]:
-        raise NotLowered("the attention has enable_gqa set: q, k and v have to have the same number of heads")
-    if mask is not None and not is_constant(mask):
         raise NotLowered(
-            f"the attention's mask comes from {describe(mask)} at run time: only a constant one is supported"
+            f"the attention drops probabilities (dropout_p={named['dropout_p']}): the model would have to be in "
+            "evaluation mode"
         )
+    if named["is_causal"]:
+        raise NotLowered("the attention is causal: the mask would have to be a constant attn_mask, not is_causal=True")
+    if named["enable_gqa"]:
+        raise NotLowered("the attention has enable_gqa set: q, k and v would have to have the same number of heads")
+    if mask is not None and not is_constant(mask):
+        raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: it would have to be constant")
     shape = (*shape_of(query)[:-1], shape_of(key)[-2])
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
     scores = _Scores(query, key, False, shape, float(scale))
@@ -137,8 +138,8 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
     node: Any = softmax.args[0]
     if softmax.args[1] not in (-1, len(shape_of(softmax)) - 1):
         raise NotLowered(
-            f"the softmax is over dim {softmax.args[1]} of {len(shape_of(softmax))}: only one over the last dimension, "
-            "the keys of an attention, is supported"
+            f"the softmax is over dim {softmax.args[1]} of {len(shape_of(softmax))}: it would have to be over the last "
+            "dimension, the keys of an attention"
         )
     scale, bias, trainable = 1.0, torch.zeros(()), False
     while not is_call(node, aten.matmul.default, aten.bmm.default, aten.baddbmm.default):
@@ -152,25 +153,23 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
             others = [argument for argument in node.args[:2] if not is_constant(argument)]
             if len(constants) != 1 or not isinstance(others[0], Node) or shape_of(others[0]) != shape_of(node):
                 raise NotLowered(
-                    f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: only a constant (a "
-                    "mask, relative positions) can be added to the scores q k^T of an attention"
+                    f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: one of them would "
+                    "have to be a constant (a mask, relative positions), the other the scores q k^T of an attention"
                 )
             bias = bias + scale * constant(graph_module, constants[0])
             trainable |= is_trainable(graph_module, *constants)
             node = others[0]
         else:
             raise NotLowered(
-                f"the softmax reads {describe(node)}: between the product q k^T of an attention and its softmax only a "
-                "factor (a number) and the addition of a constant are supported"
+                f"the softmax reads {describe(node)}: nothing but a factor (a number) and the addition of a constant "
+                "would have to be between the product q k^T of an attention and its softmax"
             )
     query, key = node.args[-2:]
     if is_call(node, aten.baddbmm.default):
         named = arguments(node)
         if named["beta"] != 0:
             if not is_constant(named["self"]):
-                raise NotLowered(
-                    f"baddbmm adds {describe(named['self'])} to the scores: only a constant can be added to them"
-                )
+                raise NotLowered(f"baddbmm adds {describe(named['self'])} to the scores: it would have to be constant")
             bias = bias + scale * named["beta"] * constant(graph_module, named["self"])
             trainable |= is_trainable(graph_module, named["self"])
         query, key, scale = named["batch1"], named["batch2"], scale * named["alpha"]
@@ -193,7 +192,7 @@ def _weighted_sum(softmax: Node) -> Node:
         node = user
     raise NotLowered(
         f"the probabilities of the softmax are read by {listed(read_by(softmax)) or 'nothing'}: one product "
-        "probabilities @ v has to read them, and nothing else"
+        "probabilities @ v would have to read them, and nothing else"
     )
 
 
@@ -208,20 +207,25 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     values = _projection(graph_module, value, "v", transposed=False)
     if values.factor != 1.0:
         raise NotLowered(
-            f"v is scaled by {values.factor:.4g} ahead of the attention: put the factor into its linear layer"
+            f"v is scaled by {values.factor:.4g} ahead of the attention: its linear layer would have to have the factor"
         )
     heads = len(query.features)
     batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
     if len(key.features) != heads or len(values.features) != heads:
         raise NotLowered(
-            f"q has {heads} heads, k {len(key.features)} and v {len(values.features)}: all three have to have as many"
+            f"q has {heads} heads, k {len(key.features)} and v {len(values.features)}: all three would have to have "
+            "as many"
         )
     if key.batch != batch or (values.batch, values.tokens) != (batch, key_tokens):
         shapes = ", ".join(str([p.batch, p.tokens, p.features.numel()]) for p in (query, key, values))
-        raise NotLowered(f"q, k and v are {shapes}: they have to have the same batch, and k and v the same tokens")
+        raise NotLowered(
+            f"q, k and v are {shapes}: they would have to have the same batch, and k and v the same tokens"
+        )
     bias = None if scores.bias is None else _bias(scores, (batch, heads, tokens, key_tokens))
     if bias is not None and bool((bias.amax(-1) <= _MASKED / 2).any()):
-        raise NotLowered("the attention's mask leaves a query no key at all: every query has to see at least one")
+        raise NotLowered(
+            "the attention's mask leaves a query no key at all: every query would have to see at least one"
+        )
     output = _output(result, batch, heads, tokens)
     scale = scores.scale * query.factor * key.factor
     with replacing(graph_module, output.node, like=result):
@@ -257,16 +261,21 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
         return True
 
     linear, chain = trace(node, accept)
+    if is_constant(linear):
+        raise NotLowered(
+            f"{name} of the attention is a constant of the model: a linear layer would have to compute it from "
+            "tokens; or the mean of the tokens, or one of them, would have to be in the attention's place"
+        )
     if linear_parameters(graph_module, linear) is None:
         raise NotLowered(
-            f"{name} of the attention comes from {describe(linear)}: between a linear layer with constant weights and "
-            f"the attention {name} may only be split into heads and scaled by a number"
+            f"{name} of the attention comes from {describe(linear)}: it would have to come from a linear layer with "
+            "constant weights, with nothing but the split into heads and a factor (a number) in between"
         )
     *leading, width = shape_of(linear)
     if len(leading) < 2:
         raise NotLowered(
-            f"{name} of the attention comes from {describe(linear)}, which gives {list(shape_of(linear))}: a linear "
-            "layer's output [batch, tokens, channels] is needed"
+            f"{name} of the attention comes from {describe(linear)}, which gives {list(shape_of(linear))}: it would "
+            "have to be [batch, tokens, channels]"
         )
     index = index_map(linear, chain)
     index = index.transpose(-1, -2) if transposed else index
@@ -274,8 +283,8 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
     features = None if rows % tokens else head_features(index, rows // tokens, tokens, width)
     if features is None or not torch.equal(features.flatten().sort().values, torch.arange(width)):
         raise NotLowered(
-            f"{name} of the attention is not {describe(linear)} with its channels split into heads: every head has to "
-            "take its own channels of every token, and all of them have to be used"
+            f"{name} of the attention is not {describe(linear)} with its channels split into heads: every head would "
+            "have to take its own channels of every token, and all of them would have to be used"
         )
     return _Projection(linear, rows // tokens, tokens, features, math.prod(factors))
 
@@ -350,13 +359,13 @@ def _output(result: Node, batch: int, heads: int, tokens: int) -> _Output:
         node, index = user, apply(user, index)
     if found is None:
         raise NotLowered(
-            f"the heads of the attention's result are not merged into one row of {width} channels for each token "
-            f"before {listed(read_by(result)) or 'nothing'} reads them"
+            f"the heads of the attention's result would have to be merged into one row of {width} channels for each "
+            f"token before {listed(read_by(result)) or 'nothing'} reads them"
         )
     if not torch.equal(found.columns, torch.arange(width)) and _output_linear(found.node) is None:
         raise NotLowered(
-            "the heads of the attention's result are interleaved: one linear layer with constant weights has to read "
-            f"them, but {listed(read_by(found.node)) or 'nothing'} does"
+            "the heads of the attention's result are interleaved: one linear layer with constant weights would have "
+            f"to read them, but {listed(read_by(found.node)) or 'nothing'} does"
         )
     return found
 

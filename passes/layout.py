@@ -45,7 +45,7 @@ COPIES = {
     aten.lift_fresh_copy.default,
 }
 _ROTATIONS = {aten.roll.default, aten.flip.default}
-_LISTS = {
+LISTS = {
     aten.unbind.int,
     aten.chunk.default,
     aten.split.Tensor,
@@ -54,7 +54,9 @@ _LISTS = {
     aten.tensor_split.sections,
     aten.tensor_split.indices,
 }
-_PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
+"""What cuts a tensor into a list of parts."""
+PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
+"""What takes one part."""
 _PADS = {aten.constant_pad_nd.default, aten.pad.default}
 
 NOTHING = -1
@@ -73,10 +75,10 @@ def is_bijective(node: Node) -> bool:
 def is_layout(node: Node) -> bool:
     """Whether a node moves elements, and may leave some out."""
     if is_call(node, operator.getitem):
-        return is_call(node.args[0], *_LISTS)
+        return is_call(node.args[0], *LISTS)
     if is_call(node, aten.index_select.default):
         return constant_index(node) is not None
-    return is_bijective(node) or is_call(node, *_LISTS, *_PARTS) or _pads_zeros(node)
+    return is_bijective(node) or is_call(node, *LISTS, *PARTS) or _pads_zeros(node)
 
 
 def _pads_zeros(node: Node) -> bool:

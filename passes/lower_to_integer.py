@@ -16,7 +16,7 @@ from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
-from .reasons import describe, set_reason
+from .reasons import describe, name_cause, set_reason
 from .select_before_norm import select_before_norm
 
 GRID = "packqvit_grid"
@@ -61,7 +61,8 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
     for node, reason in context.reasons.items():
-        set_reason(node, reason)
+        set_reason(node, str(reason))
+        name_cause(node, reason.cause)
     clean_up(graph_module)
     hoist_token_select(graph_module)
     select_before_norm(graph_module)
@@ -81,7 +82,8 @@ def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
                 context.codes[value] = rule(context, value, grid)
                 return
             except NotLowered as reason:
-                context.reasons[value] = str(reason)
+                if str(reason):
+                    context.reasons[value] = reason
             except PlanError as error:
                 raise PlanError(_named(value, error)) from error
         codes = quantize_float(context, value, grid)
@@ -136,7 +138,8 @@ def _lower_float_output(context: LoweringContext, node: Node) -> None:
         try:
             result = float_output(context, node)
         except NotLowered as reason:
-            context.reasons.setdefault(node, str(reason))
+            if str(reason):
+                context.reasons.setdefault(node, reason)
             return
         except PlanError as error:
             raise PlanError(_named(node, error)) from error

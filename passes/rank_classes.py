@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen
@@ -9,7 +11,7 @@ from torch.utils._pytree import tree_structure
 
 from packqvit_delegate.errors import PackQViTError
 
-from .graph import call, clean_up, is_call, replacing, shape_of
+from .graph import call, clean_up, has_tensor, is_call, replacing, shape_of
 
 ops = torch.ops.packqvit
 
@@ -27,18 +29,9 @@ def rank_classes(graph_module: GraphModule, k: int) -> GraphModule:
     Raises:
         PackQViTError: k is out of range, or the model does not end in one tensor of integer logits.
     """
-    output = next(node for node in graph_module.graph.nodes if node.op == "output")
-    results = output.args[0] if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
-    logits = results[0]
-    if len(results) != 1 or not is_call(logits, ops.dequantize.default):
-        raise PackQViTError(
-            "top_k needs a model whose one output is the logits of a linear layer that runs in integers; this model "
-            f"has {len(results)} output(s), the first from {getattr(logits, 'target', logits)}"
-        )
-    assert isinstance(logits, Node)
-    classes = shape_of(logits)[-1]
-    if not 1 <= k <= classes:
-        raise PackQViTError(f"top_k is {k}, but must lie in [1, {classes}], the number of classes")
+    output, logits = check_ranking(graph_module, k)
+    if not is_call(logits, ops.dequantize.default):
+        raise _no_logits(1, logits)
     with replacing(graph_module, output, like=logits):
         index = call(graph_module, ops.top_k.default, logits, k)
         scores = call(graph_module, ops.take_scores.default, logits, index)
@@ -48,3 +41,26 @@ def rank_classes(graph_module: GraphModule, k: int) -> GraphModule:
         codegen.pytree_info = codegen.pytree_info._replace(out_spec=tree_structure((0, 0)))
     clean_up(graph_module)
     return graph_module
+
+
+def check_ranking(graph_module: GraphModule, k: int) -> tuple[Node, Node]:
+    """The output of a graph, float or integer, and the logits whose k best are to be chosen.
+
+    Raises:
+        PackQViTError: k is out of range, or the model does not give one tensor [B, classes].
+    """
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    results: Any = output.args[0] if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
+    if len(results) != 1 or not has_tensor(results[0]) or not shape_of(results[0]):
+        raise _no_logits(len(results), results[0] if results else None)
+    classes = shape_of(results[0])[-1]
+    if not 1 <= k <= classes:
+        raise PackQViTError(f"top_k is {k}, but must lie in [1, {classes}], the number of classes")
+    return output, results[0]
+
+
+def _no_logits(count: int, first: object) -> PackQViTError:
+    return PackQViTError(
+        "top_k needs a model whose one output is the logits of a linear layer that runs in integers; this model "
+        f"has {count} output(s), the first from {getattr(first, 'target', first)}"
+    )

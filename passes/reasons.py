@@ -8,17 +8,37 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from .codes import is_dequantize, is_quantize
+from .graph import is_part
 from .layout import is_layout
 
 _CUSTOM = "custom"
 _REASON = "packqvit_reason"
+_CAUSE = "packqvit_cause"
+
+_ENDS = ("quantize", "dequantize")
+"""Of the delegate's operators: between its codes and float values."""
 
 
 class NotLowered(Exception):  # noqa: N818 - a control-flow signal with a reason, not an error
-    """An operator has no integer counterpart here; the message is the reason the user reads."""
+    """An operator has no integer counterpart here; the message is the reason the user reads.
+
+    Attributes:
+        cause: The operator because of which it has none, whose own reason is to be told as well.
+    """
+
+    def __init__(self, reason: str = "", cause: Node | None = None) -> None:
+        """Says why.
+
+        Args:
+            reason: Empty where the kind of the operator says it all (passes/kinds.py).
+            cause: See above.
+        """
+        super().__init__(reason)
+        self.cause = cause
 
 
 def set_reason(node: Node, reason: str) -> None:
@@ -30,6 +50,39 @@ def reason_of(node: Node) -> str | None:
     """Why an operator stays in float, where a pass decided that."""
     reason = node.meta.get(_CUSTOM, {}).get(_REASON)
     return None if reason is None else str(reason)
+
+
+def name_cause(node: Node, cause: Node | None) -> None:
+    """Says because of which other operator one stays in float; by its name, which outlives copies of the graph."""
+    custom = {key: value for key, value in node.meta.get(_CUSTOM, {}).items() if key != _CAUSE}
+    node.meta[_CUSTOM] = custom if cause is None else {**custom, _CAUSE: cause.name}
+
+
+def take_cause(node: Node) -> str | None:
+    """The name of the operator because of which one stays in float, which is forgotten then."""
+    cause = node.meta.get(_CUSTOM, {}).get(_CAUSE)
+    if cause is not None:
+        name_cause(node, None)
+    return cause
+
+
+def is_integer(node: Node) -> bool:
+    """Whether a node calls an operator of the delegate that computes with codes."""
+    return _opname(node) not in ("", *_ENDS)
+
+
+def stays(node: Node) -> bool:
+    """Whether a node of a lowered graph calls an operator that is none of the delegate's."""
+    if node.op != "call_function" or is_part(node) or _opname(node):
+        return False
+    value = node.meta.get("val")
+    moves_codes = is_layout(node) and isinstance(value, Tensor) and not value.is_floating_point()
+    return not (moves_codes or is_quantize(node) or is_dequantize(node))
+
+
+def _opname(node: Node) -> str:
+    """E.g. `linear_add`; "" for an operator that is none of the delegate's."""
+    return str(node.target._opname) if getattr(node.target, "namespace", "") == "packqvit" else ""  # type: ignore[union-attr]
 
 
 def module_path(node: Node) -> str:
@@ -57,27 +110,32 @@ def describe(value: Any) -> str:
         return "the model's output"
     if value.op == "get_attr":
         return f"the constant {value.target}"
+    if is_part(value):
+        return describe(value.args[0])
     path = module_path(value)
-    if getattr(value.target, "namespace", "") == "packqvit":
-        return f"the integer result of {path or 'the model'}"
+    if _opname(value):
+        name = f"the integer {_opname(value).removesuffix('_accumulate')}"
+        return f"{name} ({path})" if path else name
     return f"{operator_of(value)} ({path})" if path else operator_of(value)
 
 
 def origin(value: Node) -> Node:
     """The operator, input or constant whose elements a value has, seen through moves and quantisers."""
-    while isinstance(value.args[0] if value.args else None, Node) and (
-        is_layout(value) or is_quantize(value) or is_dequantize(value)
-    ):
+    while isinstance(value.args[0] if value.args else None, Node) and _passes_on(value):
         value = value.args[0]  # type: ignore[assignment]
     return value
+
+
+def _passes_on(node: Node) -> bool:
+    """Whether a node only moves, quantises or dequantises, or is one of an operator's results."""
+    return is_layout(node) or is_part(node) or is_quantize(node) or is_dequantize(node) or _opname(node) in _ENDS
 
 
 def read_by(value: Node) -> list[Node]:
     """What computes with a value or gives it out, seen through moves and quantisers."""
     found: dict[Node, None] = {}
     for user in value.users:
-        passes_on = is_layout(user) or is_quantize(user) or is_dequantize(user)
-        found.update(dict.fromkeys(read_by(user) if passes_on else [user]))
+        found.update(dict.fromkeys(read_by(user) if _passes_on(user) else [user]))
     return list(found)
 
 

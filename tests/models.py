@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import torchvision_stub  # noqa: F401  (before timm and torchvision)
+from packqvit_delegate.passes import functionalize_graph
 
 MICRO = {"image": 32, "patch": 8, "dim": 48, "depth": 2, "heads": 3, "classes": 10}
 
@@ -38,9 +39,9 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def export(model: nn.Module, inputs: Tensor | None = None) -> GraphModule:
-    """The float graph of a model in eval mode."""
+    """The float graph of a model in eval mode, without writes."""
     inputs = images() if inputs is None else inputs
-    return torch.export.export(model.eval(), (inputs,)).module()
+    return functionalize_graph(torch.export.export(model.eval(), (inputs,)).module())
 
 
 class Logits(nn.Module):

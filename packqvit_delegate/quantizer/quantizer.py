@@ -21,11 +21,11 @@ from ..errors import PackQViTError, UnsupportedModelError
 from ..passes.attention import Attention
 from ..passes.candidates import describe_candidates
 from ..passes.canonicalize import canonicalize
-from ..passes.explain import by_kind, not_for_linears
 from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, pixel_grid
 from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.integer.linear_rules import MAX_FEATURES
+from ..passes.kinds import by_kind, not_for_linears
 from ..passes.layout import is_layout, moved_rows, trace
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
@@ -38,7 +38,7 @@ from ..passes.patterns import (
     match_embedding,
     stream_of,
 )
-from ..passes.reasons import describe, origin, reason_of, set_reason
+from ..passes.reasons import NotLowered, describe, name_cause, origin, reason_of, set_reason
 from ..passes.remove_no_ops import active_dropouts
 from .specs import SpecFactory
 
@@ -216,7 +216,8 @@ class PackQViTQuantizer(Quantizer):
             bits = self.config.weight_bits_of(layer_name(node), edge=_feeds_output(node))
             _set_input(node, 1, self.specs.weight(bits))
         else:
-            set_reason(node, obstacle)
+            set_reason(node, str(obstacle))
+            name_cause(node, obstacle.cause)
         users = list(node.users)
         if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS):
             activation = users[0]
@@ -233,33 +234,34 @@ def _embedding_obstacle(model: GraphModule, embedding: Embedding) -> str | None:
     """Why a patch embedding cannot run in integers, or None."""
     features = math.prod(shape_of(embedding.convolution.args[1])[1:])
     if features > MAX_FEATURES:
-        return f"its patches have {features} values; at most {MAX_FEATURES} are supported: take smaller patches"
+        return f"its patches have {features} values; they would have to be smaller, of at most {MAX_FEATURES}"
     prefix = None if embedding.prefix is None else constant(model, embedding.prefix)
     if prefix is not None and not bool((prefix == prefix[:1]).all()):
-        return "the tokens in front of its patches differ between the images of a batch: they have to be the same"
+        return "the tokens in front of its patches differ between the images of a batch: they would have to be the same"
     return None
 
 
-def _obstacle(linear: Node) -> str | None:
+def _obstacle(linear: Node) -> NotLowered | None:
     """Why a linear cannot run in integers, or None: what reads no 8-bit codes computes in float."""
     value, weight, *bias = linear.args
     if not all(operand is None or is_constant(operand) for operand in (weight, *bias)):
-        return "its weights are computed at run time: only constant weights get codes"
+        return NotLowered("its weights are computed at run time: they would have to be constant")
     assert isinstance(value, Node)
     # An attention's output and a patch embedding's are moves by themselves: they end the walk, as they have codes.
     base, _ = trace(value, lambda passed: is_layout(passed) and not _has_codes(passed))
     if moved_rows(base, value) is None:
         base = value
     if base.meta.get(_IS_STREAM):
-        return (
+        return NotLowered(
             f"its input is the residual stream, {describe(base)}: a LayerNorm, an attention or a function of one "
-            "variable has to stand between, which gives codes of 8 bits or less"
+            "variable would have to stand between, which gives codes of 8 bits or less"
         )
     if not _has_codes(base):
-        return f"its input comes from {describe(origin(value))}, which has no integer codes"
+        source = origin(value)
+        return NotLowered(f"its input comes from {describe(source)}, which has no integer codes", source)
     features = shape_of(weight)[1]
     if features > MAX_FEATURES:
-        return f"it has {features} input features; at most {MAX_FEATURES} are supported"
+        return NotLowered(f"it has {features} input features: they would have to be at most {MAX_FEATURES}")
     return None
 
 

@@ -36,7 +36,7 @@ def _symmetric(context: LoweringContext, linear: Node, what: str) -> tuple[Codes
     codes = context.codes_of(linear, what)
     grid = require_affine(codes.grid, what)
     if grid.zero_point != 0 or grid.qmin < -127:
-        raise NotLowered(f"{what} is not on a symmetric grid")
+        raise NotLowered(f"{what} is not on a symmetric grid: its zero point would have to be 0")
     return codes, grid
 
 
@@ -45,19 +45,20 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(softmax(scale * q k^T + bias)) -> packqvit.softmax(packqvit.attention_scores(q, k))."""
     attention = match_attention(node)
     if attention is None or not isinstance(grid, ProbabilityGrid):
-        raise NotLowered("it is not the softmax of an attention softmax(scale * q k^T + constant) v of linear layers")
+        raise NotLowered
     q, q_grid = _symmetric(context, attention.query, "q")
     k, k_grid = _symmetric(context, attention.key, "k")
     keys = shape_of(node)[-1]
     if keys > MAX_KEYS:
-        raise NotLowered(f"it attends to {keys} tokens; at most {MAX_KEYS} are supported")
+        raise NotLowered(f"it attends to {keys} tokens: they would have to be at most {MAX_KEYS}")
     step = q_grid.scale * k_grid.scale * attention.scale
     if not step > 0:
-        raise NotLowered(f"the scale of its scores is {attention.scale}, not positive")
+        raise NotLowered(f"the scale of its scores is {attention.scale}: it would have to be positive")
     multiplier, shift = normalized_multiplier(step * math.log2(math.e) * 2**EXPONENT_FRACTION_BITS)
     if not -MAX_LEFT_SHIFT <= shift <= MAX_SHIFT:
         raise NotLowered(
-            f"one step of its scores, {step:.3g}, is out of range: scale q and k so that scores are of the order of 1"
+            f"one step of its scores, {step:.3g}, is out of range: q and k would have to be scaled so that scores are "
+            "of the order of 1"
         )
     bias, groups = _bias(context, attention, step)
     scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
@@ -80,7 +81,10 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
     scores = 2 * 127 * 127 * shape_of(attention.query)[-1] // heads
     is_masked = groups is not None or float(codes.min()) < -_MAX_BIAS
     if is_masked and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):
-        raise NotLowered(f"its mask or bias is too large beside scores that are multiples of {step:.3g}")
+        raise NotLowered(
+            f"its mask or bias reaches too far below 0 for scores that are multiples of {step:.3g}: scores or it "
+            "would have to be scaled"
+        )
     codes = codes.clamp_min(-_MAX_BIAS).to(torch.int32)
     return (
         context.constant("attention_bias", codes) if bool(codes.any()) else None,
@@ -91,13 +95,13 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
 @lowers(aten.reshape.default)
 def lower_attention_values(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(reshape(permute(matmul(p, v)))) -> packqvit.attention_values."""
-    out = require_affine(grid)
     permute = node.args[0]
     product = permute.args[0] if is_call(permute, aten.permute.default) else None  # type: ignore[union-attr]
     softmax = skip_codes(product.args[0]) if is_call(product, aten.matmul.default) else None  # type: ignore[union-attr,arg-type]
     attention = match_attention(softmax) if softmax is not None else None
     if attention is None or attention.output is not node:
-        raise NotLowered("it is not the output of an attention softmax(scale * q k^T + constant) v of linear layers")
+        raise NotLowered
+    out = require_affine(grid)
     p = context.codes_of(attention.softmax, "what it multiplies v by")
     v, v_grid = _symmetric(context, attention.value, "v")
     assert isinstance(p.grid, ProbabilityGrid)

@@ -14,7 +14,7 @@ from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGri
 from ..codes import is_dequantize, is_quantize
 from ..graph import add_constant, call, constant, is_call, is_constant, keep_module
 from ..layout import is_layout
-from ..reasons import NotLowered, describe, origin
+from ..reasons import NotLowered, describe, is_integer, listed, origin, read_by
 
 
 def keep_trace(node: Node, source: Node) -> Node:
@@ -40,12 +40,12 @@ class LoweringContext:
     Attributes:
         graph_module: The converted graph; integer nodes are added to it.
         codes: Float value -> its codes.
-        reasons: Float node -> why it was not lowered.
+        reasons: Float node -> why it was not lowered, where a rule says so.
     """
 
     graph_module: GraphModule
     codes: dict[Node, Codes] = dataclasses.field(default_factory=dict)
-    reasons: dict[Node, str] = dataclasses.field(default_factory=dict)
+    reasons: dict[Node, NotLowered] = dataclasses.field(default_factory=dict)
 
     def codes_of(self, value: object, what: str) -> Codes:
         """The codes of a float value.
@@ -55,30 +55,35 @@ class LoweringContext:
         """
         found = self.find_codes(value)
         if found is None:
-            raise NotLowered(self._no_codes(value, what))
+            raise self._no_codes(value, what)
         return found
 
-    def _no_codes(self, value: object, what: str) -> str:
+    def _no_codes(self, value: object, what: str) -> NotLowered:
         """Which operator a value without codes comes from, or which move took its codes apart."""
         if not isinstance(value, Node):
-            return f"{what} is a number, not a tensor with codes"
+            return NotLowered(f"{what} is a number: it would have to be a tensor with codes")
         source = origin(value)
         while value is not source:
             before = value.args[0]
             if is_layout(value) and self.find_codes(before) is not None:
-                return f"{what} is taken apart by {describe(value)}: codes move only as whole tokens"
+                return NotLowered(
+                    f"{what} is taken apart by {describe(value)}: it would have to move as whole tokens, the last axis "
+                    "with all its channels"
+                )
             value = before
             assert isinstance(value, Node)
-        if getattr(source.target, "namespace", "") == "packqvit":
-            return (
-                f"{what} is {describe(source)}, in float: of the results of linear layers, only those that a function "
-                "of one variable, an attention or an addition into the residual stream reads get codes"
+        if is_integer(source):
+            return NotLowered(
+                f"{what} is {describe(source)}, in float for {listed(read_by(source))}: to get codes, it would have to "
+                "be read by one function of one variable, by one attention or one addition into the residual stream, "
+                "and by nothing else"
             )
         if source.op == "placeholder":
-            return (
-                f"{what} is {describe(source)}: of a model's inputs, only images that a patch embedding reads get codes"
+            return NotLowered(
+                f"{what} is {describe(source)}: a patch embedding would have to stand between, as only images that one "
+                "reads get codes"
             )
-        return f"{what} comes from {describe(source)}, which stays in float"
+        return NotLowered(f"{what} comes from {describe(source)}, which stays in float", source)
 
     def find_codes(self, value: object) -> Codes | None:
         """The codes of a float value (or of what dequantises to it), or None."""
@@ -103,7 +108,7 @@ class LoweringContext:
         """
         if not is_constant(node):
             name = describe(node if not isinstance(node, Node) else origin(node))
-            raise NotLowered(f"an operand that has to be constant comes from {name} at run time")
+            raise NotLowered(f"an operand comes from {name} at run time: it would have to be constant")
         return constant(self.graph_module, node)  # type: ignore[arg-type]
 
     def call(self, target: Any, args: tuple, source: Node) -> Node:
@@ -120,7 +125,7 @@ class LoweringContext:
             NotLowered: The weight was not quantised.
         """
         if not (is_dequantize(node) and isinstance(node, Node) and node.target._opname == "dequantize_per_channel"):  # type: ignore
-            raise NotLowered("its weight has no codes")
+            raise NotLowered  # the quantizer has said why
         codes, scales = self.tensor(node.args[0]), self.tensor(node.args[1])
         bits = 4 if node.args[5] <= 7 else 8  # type: ignore[operator]
         return codes, scales.double(), bits
@@ -175,8 +180,8 @@ def require_affine(grid: Grid, what: str = "its result") -> AffineGrid:
     """
     if not isinstance(grid, AffineGrid):
         raise NotLowered(
-            f"{what} has the codes of {_KINDS[type(grid)]}: those of an activation, as a LayerNorm, an attention or a "
-            "function of one variable gives them, are needed"
+            f"{what} has the codes of {_KINDS[type(grid)]}: a LayerNorm, an attention or a function of one variable, "
+            "which give those of an activation, would have to stand in front of it"
         )
     return grid
 
@@ -189,8 +194,8 @@ def require_residual(grid: Grid, what: str = "its result") -> ResidualGrid:
     """
     if not isinstance(grid, ResidualGrid):
         raise NotLowered(
-            f"{what} has the codes of {_KINDS[type(grid)]}: those of the residual stream, which begins at a patch "
-            "embedding, are needed"
+            f"{what} has the codes of {_KINDS[type(grid)]}: it would have to be the residual stream, which begins at a "
+            "patch embedding"
         )
     return grid
 

@@ -77,7 +77,7 @@ class IntegerLinear:
         self._name, self._codes = name, codes.reshape(codes.shape[0], -1)
         features = self._codes.shape[1]
         if features > MAX_FEATURES:
-            raise NotLowered(f"it has {features} input features; at most {MAX_FEATURES} are supported")
+            raise NotLowered(f"it has {features} input features: they would have to be at most {MAX_FEATURES}")
         self._scales = weight_scales * grid.scale
         self._bias = torch.zeros_like(self._scales) if bias is None else context.tensor(bias).double()
         offset = grid.offset / grid.scale if isinstance(grid, OffsetGrid) else torch.tensor(-float(grid.zero_point))
@@ -193,17 +193,18 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     embedding = _embedding_that_ends_at(node)
     if embedding is not None:
         return lower_embedding(context, node, grid)
-    out = require_residual(grid)
     branch = skip_codes(node.args[1]) if isinstance(node.args[1], Node) else None
     if not is_call(branch, aten.linear.default):
-        raise NotLowered(
-            f"it adds {describe(node.args[1])}: only the output of a linear layer can be added into the residual stream"
-        )
+        raise NotLowered
     assert branch is not None
+    out = require_residual(grid)
     stream, factor = _skip(context, node.args[0])
     old = require_residual(stream.grid, "what the linear layer is added to")
     if old.dtype != out.dtype:
-        raise NotLowered("the residual stream changes its type here")
+        raise NotLowered(
+            f"the residual stream changes from {old.dtype} to {out.dtype} here: it would have to have one width "
+            "(residual_bits) all through"
+        )
     coarsest = old.scale * float(factor.max())
     if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser
         out = dataclasses.replace(out, scale=coarsest)
@@ -244,7 +245,7 @@ def _skip(context: LoweringContext, value: Any) -> tuple[Codes, torch.Tensor]:
             source, factor = value.args[0], number
     codes = context.codes_of(source, "the residual stream")
     if bool((factor < 0).any()) or not bool(factor.any()):
-        raise NotLowered("the residual stream is multiplied by a number that is not positive")
+        raise NotLowered("the residual stream is multiplied by numbers that are not positive: they would have to be")
     return codes, factor
 
 
@@ -277,7 +278,10 @@ def _fit_position(position: torch.Tensor, out: ResidualGrid) -> tuple[ResidualGr
     while bits > 0 and largest * 2.0**bits > INT16_MAX:
         bits -= 1
     if largest * 2.0**bits > INT16_MAX:
-        raise NotLowered(f"a position is {largest:.3g} steps of the residual stream, which do not fit into 16 bits")
+        raise NotLowered(
+            f"a position is {largest:.3g} steps of the residual stream, which do not fit into 16 bits: the positions "
+            "would have to be of the order of the patches"
+        )
     return out, bits
 
 
@@ -286,15 +290,13 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
     embedding = _embedding_that_ends_at(node)
     if embedding is None:
-        raise NotLowered(
-            "it is not the end of a patch embedding (convolution, flatten, transpose, positions, class token)"
-        )
+        raise NotLowered
     out = require_residual(grid)
     convolution = embedding.convolution
     image = context.codes_of(convolution.args[0], "the image")
     if not isinstance(image.grid, (AffineGrid, OffsetGrid)):
         raise NotLowered(
-            "the image has the codes of the residual stream: those of an image or an activation are needed"
+            "what it reads has the codes of the residual stream: it would have to be an image or an activation"
         )
     bias_node = convolution.args[2] if len(convolution.args) > 2 else None
     layer = IntegerLinear(context, convolution.args[1], bias_node, image.grid, describe(convolution))
@@ -304,7 +306,7 @@ def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     real_prefix = None if embedding.prefix is None else context.tensor(embedding.prefix).double()
     if real_prefix is not None:
         if not bool((real_prefix == real_prefix[:1]).all()):
-            raise NotLowered("the prefix tokens differ between the images of a batch")
+            raise NotLowered("the prefix tokens differ between the images of a batch: they would have to be the same")
         patches -= real_prefix.shape[1]
     real_position = torch.zeros(patches, channels, dtype=torch.float64)
     if embedding.position is not None:

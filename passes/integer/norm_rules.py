@@ -34,9 +34,11 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     channels = shape_of(node)[-1]
     if list(given["normalized_shape"]) != [channels]:
         shape = list(given["normalized_shape"])
-        raise NotLowered(f"it normalises over the last {len(shape)} axes, {shape}: only over the last one is supported")
+        raise NotLowered(
+            f"it normalises over the last {len(shape)} axes, {shape}: it would have to be the last one alone"
+        )
     if channels > MAX_CHANNELS or channels < 2:
-        raise NotLowered(f"it has {channels} channels; 2 to {MAX_CHANNELS} are supported")
+        raise NotLowered(f"it has {channels} channels: they would have to be 2 to {MAX_CHANNELS}")
     gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
     beta = torch.zeros(channels) if given["bias"] is None else context.tensor(given["bias"])
     scales, zero_point, qmin, qmax = output_codes(grid, channels)
@@ -74,7 +76,9 @@ def _layer_norm_constants(steps: torch.Tensor, offset: torch.Tensor) -> tuple[to
 @lowers(*UNARY_FUNCTIONS)
 def lower_unary(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(gelu(x)) -> packqvit.lookup_table."""
-    out = require_affine(grid)
+    if not isinstance(grid, AffineGrid):
+        raise NotLowered  # what reads its result is why
+    out = grid
     x = context.codes_of(node.args[0], "its input")
     affine = require_affine(x.grid, "its input")
     function: Any = node.target
@@ -97,8 +101,8 @@ def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     axes = [axis % len(shape) for axis in node.args[1]]  # type: ignore[union-attr,operator]
     if axes != [1] or len(shape) != 3:
         raise NotLowered(
-            f"only a mean over the tokens of [batch, tokens, channels], dim=1, is supported: this one is over "
-            f"{'dim' if len(axes) == 1 else 'dims'} {', '.join(map(str, axes))} of {list(shape)}"
+            f"it is a mean over {'dim' if len(axes) == 1 else 'dims'} {', '.join(map(str, axes))} of {list(shape)}: it "
+            "would have to be over the tokens of [batch, tokens, channels], dim=1"
         )
     x = context.codes_of(node.args[0], "its input")
     channels, tokens = shape[-1], shape[1]

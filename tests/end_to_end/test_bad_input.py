@@ -133,6 +133,34 @@ class Sine(nn.Module):
         return torch.cumsum(self.vit(x), 1)
 
 
+def test_bytes_where_the_model_takes_floats() -> None:
+    """And where nothing says what a byte stands for."""
+    pixels = (BATCH * 50 + 128).clamp(0, 255).to(torch.uint8)
+    words = (
+        r"example_inputs\[0\] is a tensor uint8 .*, and .* does not take whole numbers: give .* in float32, here and"
+    )
+    with pytest.raises(PackQViTError, match=words):
+        export(plain_model(), (pixels[:1],), pixels)
+
+
+class TakesBytes(nn.Module):
+    """A ViT that takes bytes by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = plain_model()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.vit(pixels / 128.0 - 1)
+
+
+def test_bytes_that_the_model_takes_itself() -> None:
+    pixels = (BATCH * 50 + 128).clamp(0, 255).to(torch.uint8)
+    program = export(TakesBytes(), (pixels[:1],), pixels, bits=8)
+    (actual,) = runtime.load(program.buffer).run(pixels[:1])
+    torch.testing.assert_close(actual, program.integer_module(pixels[:1]))
+
+
 def test_an_unsupported_operator_stays_outside_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
     program = export(Sine(), EXAMPLE, BATCH, bits=8)
     assert program.report.delegates == 1

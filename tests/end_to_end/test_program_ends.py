@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import MICRO, plain_model
-from packqvit_delegate import PackQViTError, export
+from packqvit_delegate import PackQViTError, export, preparation
 from packqvit_delegate.data import Preprocessing, synthetic_images
 from packqvit_delegate.passes import take_bytes
 
@@ -25,7 +25,11 @@ NORMALIZATION = (PREPROCESSING.mean, PREPROCESSING.std)
         ({"top_k": 11}, r"top_k is 11, but must lie in \[1, 10\]"),
     ],
 )
-def test_refused(options, reason):
+def test_refused_ahead_of_the_calibration(options, reason, monkeypatch):
+    def calibrate(*args):
+        raise AssertionError("calibration was begun")
+
+    monkeypatch.setattr(preparation, "calibrate", calibrate)
     with pytest.raises(PackQViTError, match=reason):
         export(plain_model(), (IMAGES[:1],), IMAGES, **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from typer.testing import CliRunner
 
 import evaluate
 import export_deit
+from models import MICRO, plain_model
+from packqvit_delegate import PackQViTError
+from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
 
 
@@ -129,6 +133,17 @@ def test_evaluate_refuses(run, arguments, reason):
     code, output, result = run(evaluate.app, arguments)
     assert code == 1, result.exception
     assert reason in output
+
+
+def test_evaluate_refuses_labels_beyond_the_classes(run, tmp_path, monkeypatch):
+    """Of a program before its first image, and of a float model after its first batch."""
+    folder, preprocessing = ImageFolder.open(tmp_path / "labelled"), Preprocessing(MICRO["image"])
+    monkeypatch.setattr(evaluate.runtime, "load", lambda path: SimpleNamespace(outputs=lambda: [torch.zeros(1, 10)]))
+    reason = "labelled has the label 11, the model has 10 classes"
+    with pytest.raises(PackQViTError, match=reason):
+        evaluate.predict_program(tmp_path / "program.pte", folder, preprocessing, 1)
+    with pytest.raises(PackQViTError, match=reason):
+        evaluate.predict_float(plain_model(), folder, preprocessing)
 
 
 def test_bytes_and_best_classes(run, tmp_path, monkeypatch):

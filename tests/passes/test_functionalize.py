@@ -74,6 +74,12 @@ def activations(m: nn.Module, x: Tensor) -> Tensor:
     return F.silu(y.sub_(0.5), inplace=True).neg_().clamp_(-1, 0.2)
 
 
+def after_dropout(m: nn.Module, x: Tensor) -> Tensor:
+    y = F.dropout(m.linear(x), 0.1, training=False)
+    y += x
+    return y
+
+
 def every_second(m: nn.Module, x: Tensor) -> Tensor:
     y = m.linear(x)
     y[:, ::2] = x[:, ::2]
@@ -91,6 +97,7 @@ FUNCTIONS = (
     into_the_input,
     read_afterwards,
     activations,
+    after_dropout,
     every_second,
 )
 
@@ -192,7 +199,7 @@ def test_a_model_that_writes_keeps_its_layers() -> None:
 
 def test_the_standard_flow_functionalises_too() -> None:
     model, x = writing_model(), images(1)
-    graph = export(model, x)
+    graph = torch.export.export(model.eval(), (x,)).module()
     assert functionalize_graph(graph) is not graph
     prepared = prepare_pt2e(graph, PackQViTQuantizer(bits=8))
     prepared(x)

@@ -267,6 +267,21 @@ def test_methods_that_make_no_sense(field: str, value: Any, message: str) -> Non
         method(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.full((16,), 10), "the data set has the label 10, the model has 10 classes, from 0 on"),
+        (torch.full((16,), -1), "the data set has the label -1, the model has 10 classes"),
+        (torch.zeros(16), r"the data set's labels are a tensor float32 \[8\], but must be whole numbers"),
+        (torch.zeros(16, 3), r"labels are a tensor float32 \[8, 3\]"),
+    ],
+)
+def test_labels_that_the_model_has_no_class_for(labels: torch.Tensor, words: str) -> None:
+    dataset, chosen = TensorDataset(images(16), labels), method(distillation="none", label_weight=1.0)
+    with pytest.raises(PackQViTError, match=words):
+        qat.train(prepared(), dataset, method=chosen)
+
+
 def test_mixtures_and_labels_do_not_go_together() -> None:
     with pytest.raises(PackQViTError, match="mixup and cutmix are for training without labels"):
         method(mixup=0.5, label_weight=0.5)
