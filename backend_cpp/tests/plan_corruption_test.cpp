@@ -7,13 +7,16 @@
 #include <vector>
 
 #include "tests/support/delegate.h"
+#include "tests/support/windows_plan.h"
 
 namespace packqvit {
 namespace {
 
 using executorch::runtime::Error;
 
-class PlanCorruptionTest : public testing::TestWithParam<bool> {
+using MakePlan = PlanBuilder (*)(Random&);
+
+class PlanCorruptionTest : public testing::TestWithParam<MakePlan> {
  protected:
   // Loads and, where it loads, runs with the arguments of the intact plan.
   void load_and_run(const std::vector<uint8_t>& plan) {
@@ -32,7 +35,7 @@ class PlanCorruptionTest : public testing::TestWithParam<bool> {
   size_t pick(size_t size) { return static_cast<size_t>(random_.uniform(0, static_cast<int64_t>(size) - 1)); }
 
   Random random_{7};
-  PlanBuilder builder_ = tiny_transformer(random_, GetParam());
+  PlanBuilder builder_ = GetParam()(random_);
   std::vector<uint8_t> plan_ = builder_.packed_plan();
   FakeDataMap data_ = builder_.data_map();
   size_t refused_ = 0;
@@ -92,7 +95,14 @@ TEST_P(PlanCorruptionTest, RandomFieldsOfTheObjects) {
   EXPECT_GT(refused_, 500u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Streams, PlanCorruptionTest, testing::Bool());
+constexpr WindowsCase kWindowsCase{2, 4, 9, 2, 4, false, true, false};
+constexpr MakePlan kPlans[] = {
+    [](Random& random) { return tiny_transformer(random, false); },
+    [](Random& random) { return tiny_transformer(random, true); },
+    [](Random& random) { return windows_plan(random, kWindowsCase, true); },
+};
+
+INSTANTIATE_TEST_SUITE_P(Plans, PlanCorruptionTest, testing::ValuesIn(kPlans));
 
 }  // namespace
 }  // namespace packqvit
