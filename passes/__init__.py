@@ -12,6 +12,7 @@ from .fold_input_normalization import fold_input_normalization
 from .fold_layer_scale import fold_layer_scale
 from .functionalize import functionalize_graph
 from .hoist_token_select import hoist_token_select
+from .join_rows import join_rows
 from .lower_to_integer import lower_to_integer
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
@@ -22,6 +23,7 @@ from .rank_classes import rank_classes
 from .remove_no_ops import remove_no_ops
 from .rotate_residual import rotate_residual
 from .rotate_values import rotate_values
+from .select_before_norm import select_before_norm
 from .sink_layouts import sink_layouts
 from .split_outlier_channels import split_outlier_channels
 from .split_qkv import split_qkv
@@ -43,6 +45,7 @@ __all__ = [
     "fold_layer_scale",
     "functionalize_graph",
     "hoist_token_select",
+    "join_rows",
     "lower_to_integer",
     "match_attention",
     "merge_adapters",
@@ -54,6 +57,7 @@ __all__ = [
     "remove_no_ops",
     "rotate_residual",
     "rotate_values",
+    "select_before_norm",
     "sink_layouts",
     "split_outlier_channels",
     "split_qkv",

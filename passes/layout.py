@@ -57,7 +57,8 @@ LISTS = {
 """What cuts a tensor into a list of parts."""
 PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
 """What takes one part."""
-_PADS = {aten.constant_pad_nd.default, aten.pad.default}
+PADS = {aten.constant_pad_nd.default, aten.pad.default}
+"""What puts something around a tensor."""
 
 NOTHING = -1
 """Stands in an index map for an element that comes from nowhere: a zero that a pad puts in."""
@@ -82,7 +83,7 @@ def is_layout(node: Node) -> bool:
 
 
 def _pads_zeros(node: Node) -> bool:
-    if not is_call(node, *_PADS):
+    if not is_call(node, *PADS):
         return False
     given = arguments(node)
     return given.get("mode", "constant") == "constant" and not given["value"]
@@ -115,7 +116,7 @@ def apply(node: Node, value: Tensor) -> Tensor:
         return value.reshape(shape_of(node))
     if node.target is aten.index_select.default:
         return value.index_select(node.args[1], constant_index(node))  # type: ignore[arg-type]
-    if node.target in _PADS:
+    if node.target in PADS:
         filling = 0.0 if value.is_floating_point() else NOTHING
         return torch.nn.functional.pad(value, node.args[1], value=filling)  # type: ignore[arg-type]
     return node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]

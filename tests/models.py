@@ -418,3 +418,41 @@ FULL_CASES: dict[str, Case] = {
 }
 
 logging.getLogger("torch.export").setLevel(logging.ERROR)
+
+
+def timm_swin() -> nn.Module:
+    """timm's Swin Transformer of micro size: windows of 4 x 4 tokens."""
+    import timm
+
+    return randomize(
+        timm.create_model(
+            "swin_tiny_patch4_window7_224",
+            img_size=32,
+            window_size=4,
+            embed_dim=24,
+            depths=(2, 2),
+            num_heads=(2, 4),
+            num_classes=10,
+        )
+    )
+
+
+def hugging_face_swin() -> nn.Module:
+    """Hugging Face's, which merges patches by slices and a concatenation."""
+    import transformers
+
+    config = transformers.SwinConfig(
+        image_size=32, window_size=4, embed_dim=24, depths=[2, 2], num_heads=[2, 4], num_labels=10
+    )
+    return Logits(randomize(transformers.SwinForImageClassification(config)))
+
+
+def torchvision_swin() -> nn.Module:
+    """torchvision's, which makes its masks anew at every call, in place."""
+    import torchvision
+
+    return randomize(
+        torchvision.models.SwinTransformer(
+            patch_size=[4, 4], embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4], num_classes=10
+        )
+    )

@@ -18,6 +18,11 @@ from packqvit_delegate.models import LoadedModel, load
 PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 
 
+def signal_to_noise(real: torch.Tensor, approximate: torch.Tensor) -> float:
+    """In dB."""
+    return float(10 * torch.log10(real.square().sum() / (real - approximate).square().sum()))
+
+
 def eager_logits(program: Program, batch: torch.Tensor) -> torch.Tensor:
     """What the integer graph of a program for one image gives for each of a batch, one behind the other."""
     with torch.no_grad():

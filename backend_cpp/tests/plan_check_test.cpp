@@ -221,6 +221,15 @@ const std::vector<Rule>& rules() {
        "unknown format 2"},
       {"SoftmaxBias", [](auto& b) { set_constant<int32_t>(b, op(b, kSoftmax).AsSoftmax()->bias, 97, 1 << 30); },
        "bias[97]"},
+      {"SoftmaxBiasShift", [](auto& b) { op(b, kSoftmax).AsSoftmax()->bias_shift = 1; }, "bias_shift is of int16"},
+      {"SoftmaxBiasShiftLarge",
+       [](auto& b) {
+         plan::SoftmaxT& softmax = *op(b, kSoftmax).AsSoftmax();
+         const Shape shape(constant(b, softmax.bias).shape.begin(), constant(b, softmax.bias).shape.end());
+         softmax.bias = b.constant(shape, std::vector<int16_t>(element_count(shape)));
+         softmax.bias_shift = 15;
+       },
+       "bias_shift is 15, at most 14"},
       {"SoftmaxBiasHeads", [](auto& b) { constant(b, op(b, kSoftmax).AsSoftmax()->bias).shape = {7, 2, 7}; },
        "bias has 7 heads"},
       {"ValuesFormat",
@@ -409,7 +418,7 @@ const std::vector<Rule>& windows_rules() {
       {"NormRowsGroups", [](auto& b) { constant(b, norm(b).rows).shape = {35, 1}; }, "do not divide 72 rows"},
       {"NormRowsOfX", [](auto& b) { constant(b, norm(b, kWindowsMerged).rows).shape = {8, 2}; }, "do not divide 40"},
       {"NormRowsBeyond", [](auto& b) { set_constant<int32_t>(b, norm(b).rows, 5, 36); }, "x has 36 rows in a group"},
-      {"NormRowsNegative", [](auto& b) { set_constant<int32_t>(b, norm(b).rows, 5, -1); }, "rows[5] = -1"},
+      {"NormRowsNegative", [](auto& b) { set_constant<int32_t>(b, norm(b).rows, 5, -2); }, "rows[5] = -2"},
       {"NormChannels",
        [](auto& b) {
          norm(b, kWindowsMerged).x = 0;

@@ -115,7 +115,9 @@ def emit_patch_embedding(plan: PlanBuilder, node: Node) -> fb.PatchEmbeddingT:
     table.x, table.bias = plan.read_shaped(x), plan.constant(bias)
     table.weight = plan.constant(weight, nibbles=_is_narrow(weight_bits))
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
-    table.position = plan.constant(position)
+    real = plan.constant_value(position)
+    needs_none = plan.constant_value(prefix).dtype == torch.int16 and not bool(real.any())
+    table.position = -1 if needs_none else plan.constant(position)
     table.prefix = plan.constant(prefix) if plan.constant_value(prefix).shape[0] else -1
     table.patchHeight, table.patchWidth = height, width
     return table
@@ -134,10 +136,25 @@ def _format(log2: Any) -> int:
     return fb.ProbabilityFormat.Log2 if log2 else fb.ProbabilityFormat.Linear
 
 
+_MAX_BIAS_SHIFT = 14
+
+
+def _in_16_bits(bias: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """A bias as int16 and the power of two that it counts, where that is exact; else as it is, and 0."""
+    largest = int(torch.maximum(bias, -1 - bias).amax())  # -2^15 fits as 2^15 - 1 does
+    shift = max(0, largest.bit_length() - 15)
+    if shift > _MAX_BIAS_SHIFT or bool((bias & ((1 << shift) - 1)).any()):
+        return bias, 0
+    return (bias >> shift).to(torch.int16), shift
+
+
 def _set_softmax(plan: PlanBuilder, table: fb.SoftmaxT | fb.AttentionT, node: Node) -> None:
     """Gives an operator the bias, the masks and the numbers of a softmax."""
     bias, multiplier, shift, log2, *groups = node.args[1:]
-    table.bias, table.multiplier, table.shift = plan.constant(bias), multiplier, shift
+    table.multiplier, table.shift = multiplier, shift
+    if bias is not None:
+        stored, table.biasShift = _in_16_bits(plan.constant_value(bias))
+        table.bias = plan.constants.add(stored)
     table.format = _format(log2)
     table.groups = plan.constant(groups[0] if groups else node.kwargs.get("groups"))
 
@@ -231,7 +248,9 @@ def _makes_rows(select: Node, norm: Node) -> bool:
     index: Any = select.args[1]
     source: Any = select.args[0]
     channels, size = _shape(source)[-1], _shape(norm)[-1]
-    whole = size % channels == 0 and len(index) % (size // channels) == 0 and min(index) >= 0
+    whole = size % channels == 0 and len(index) % (size // channels) == 0
+    if min(index) < 0 and any(select.args[2:]):  # a LayerNorm fills in codes 0
+        return False
     return whole and _shape(behind_views(source))[-1] == channels
 
 

@@ -18,10 +18,10 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from ..batching import ImageAxes
 from ..grids import Grid, values_of
 from ..passes.codes import is_dequantize, is_quantize
-from ..passes.graph import aten, find, is_call, is_constant
+from ..passes.graph import aten, find, is_call, is_constant, shape_of
 from ..passes.integer.context import RULES, Codes, LoweringContext, NotLowered
-from ..passes.integer.token_rules import moves_tokens
-from ..passes.layout import trace
+from ..passes.integer.token_rules import code_of_zero, moves_tokens, side_by_side
+from ..passes.layout import PADS, trace
 from ..passes.lower_to_integer import float_output, quantize_float
 from ..passes.propagate_values import propagate_values
 from .grids import LearnedWeight
@@ -133,8 +133,9 @@ class IntegerPass:
         if codes is not None:
             moved = _tensor(codes)
             for move in chain:
-                moved = context.moved(move, moved)
-            context.codes[node] = Codes(moved, codes.grid)
+                moved = context.moved(move, moved, code_of_zero(codes.grid))
+            joined = shape_of(node)[-1] // shape_of(base)[-1]
+            context.codes[node] = Codes(moved, side_by_side(codes.grid, joined))
 
     def float_output(self, name: str, simulated: torch.Tensor) -> torch.Tensor:
         """What the integer program has in the place of a linear's result that stays in float.
@@ -202,8 +203,10 @@ class _EagerContext(LoweringContext):
             args = (args[0], self._axes.sizes(self._twins[source.name], args[1], self._images))
         return target(*(self._value(argument) for argument in args))
 
-    def moved(self, node: Node, codes: torch.Tensor) -> torch.Tensor:
-        """Codes behind an operator that moves them: what it does to any tensor."""
+    def moved(self, node: Node, codes: torch.Tensor, zero: int) -> torch.Tensor:
+        """Codes behind an operator that moves them: what it does to any tensor. The zeros of a pad have a code too."""
+        if is_call(node, *PADS):
+            return torch.nn.functional.pad(codes, node.args[1], value=zero)  # type: ignore[arg-type]
         operands = (self.tensor(a).to(self._device) if is_constant(a) else a for a in node.args[1:])
         args = self._axes.arguments(self._twins[node.name], (codes, *operands), self._images)
         result: torch.Tensor = node.target(*args, **node.kwargs)  # type: ignore[operator]

@@ -26,6 +26,8 @@ from .masks import split_mask
 
 MAX_KEYS = 1031
 _MAX_BIAS = 1 << 29
+_INVISIBLE = 2.0**-8
+"""Half of it changes a probability by 0.2 %: less than the codes of probabilities show."""
 _ZERO_OCTAVES = 16
 """A score this far below its row's largest has probability 0."""
 
@@ -85,11 +87,17 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
             f"its mask or bias reaches too far below 0 for scores that are multiples of {step:.3g}: scores or it "
             "would have to be scaled"
         )
-    codes = codes.clamp_min(-_MAX_BIAS).to(torch.int32)
+    codes = _for_16_bits(codes.clamp_min(-_MAX_BIAS), step).to(torch.int32)
     return (
         context.constant("attention_bias", codes) if bool(codes.any()) else None,
         None if groups is None else context.constant("attention_groups", groups),
     )
+
+
+def _for_16_bits(codes: torch.Tensor, step: float) -> torch.Tensor:
+    """Codes <= 0 that a plan can keep in 16 bits, times a power of two, where that changes no score visibly."""
+    unit = 2.0 ** max(0, (-int(codes.min()) - 1).bit_length() - 15)
+    return codes if unit * step > _INVISIBLE else (codes / unit).round().clamp_min(-(1 << 15)) * unit
 
 
 @lowers(aten.reshape.default)

@@ -42,19 +42,20 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
         groups, index = row_groups(order, leading)
         if shape != [groups, rows // groups, channels]:
             codes = context.call(aten.reshape.default, (codes, [groups, rows // groups, channels]), node)
-        fill = (_code_of_zero(x.grid),) if NOTHING in index else ()
+        fill = (code_of_zero(x.grid),) if NOTHING in index else ()
         codes = context.call(ops.select_tokens.default, (codes, index, *fill), node)
         shape = [groups, len(index), channels]
     if shape != list(shape_of(node)):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
-    return Codes(codes, _side_by_side(x.grid, positions.shape[-1]))
+    return Codes(codes, side_by_side(x.grid, positions.shape[-1]))
 
 
-def _code_of_zero(grid: Grid) -> int:
+def code_of_zero(grid: Grid) -> int:
+    """The code that stands for 0."""
     return grid.zero_point if isinstance(grid, AffineGrid) else 0
 
 
-def _side_by_side(grid: Grid, count: int) -> Grid:
+def side_by_side(grid: Grid, count: int) -> Grid:
     """The grid of rows that are made of so many rows of another one."""
     if count == 1 or not isinstance(grid, ResidualGrid) or grid.shift is None:
         return grid

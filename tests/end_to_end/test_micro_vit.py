@@ -10,14 +10,9 @@ import torch
 from models import CASES, images, plain_model
 from packqvit_delegate import LayerOverride, PackQViTError, Program, QuantizationConfig, export, quantize, runtime
 from packqvit_delegate.passes import float_operators
-from programs import micro_program
+from programs import micro_program, signal_to_noise
 
 PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def signal_to_noise(real: torch.Tensor, approximate: torch.Tensor) -> float:
-    """In dB."""
-    return float(10 * torch.log10(real.square().sum() / (real - approximate).square().sum()))
 
 
 def assert_same_bits(program: Program, inputs: list[torch.Tensor]) -> None:

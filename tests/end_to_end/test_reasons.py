@@ -19,6 +19,7 @@ from packqvit_delegate.passes import float_operators
 
 CHEAP = CalibrationMethod(rounding="nearest", bias_correction=False, compensation=False, token_importance=False)
 DIM = MICRO["dim"]
+TOKENS = (MICRO["image"] // MICRO["patch"]) ** 2 + 1
 
 
 class SoftsignBlock(nn.Module):
@@ -141,10 +142,10 @@ class Channels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.out = nn.Linear(DIM, 4)
+        self.out = nn.Linear(TOKENS, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(x.transpose(1, 2).mean(2))
+        return self.out(x.mean(2))
 
 
 class Wrapped(nn.Module):

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from models import images, plain_model
+from models import images, plain_model, randomize
 from packqvit_delegate import PackQViTError
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.config import QuantizationConfig
+from packqvit_delegate.models import SwinConfig, SwinTransformer
 from packqvit_delegate.passes import float_operators, lower_to_integer
 from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.training import TrainableModel
@@ -146,3 +147,22 @@ def test_a_scale_that_ran_away_is_an_error() -> None:
         grid.log_scale.fill_(-1000.0)
     with pytest.raises(PackQViTError, match="a learned scale has become 0.0; lower the learning rates"):
         model(images(1))
+
+
+@pytest.mark.parametrize(("size", "residual"), [(32, "int16"), (36, "int8")])
+def test_windows_masks_and_pads(size: int, residual: str) -> None:
+    config = SwinConfig(image_size=size, window=4, dim=16, heads=2, depths=(2, 1), num_classes=5)
+    prepared = make_pair(
+        randomize(SwinTransformer(config)),
+        (images(1, size),),
+        Batches([images(8, size)], (images(1, size),)),
+        QuantizationConfig(residual=residual),
+        None,
+        None,
+    ).prepared
+    model, x = TrainableModel(prepared, integer_functions=True), images(3, size, seed=2)
+    (model(x) - 3.0).square().mean().backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    expected = program_of(model.eval(), x)
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)

@@ -10,7 +10,7 @@
 
 namespace packqvit {
 
-// Stands in SelectTokens.index for a token of `fill`.
+// Stands in SelectTokens.index for a token of `fill`, and in LayerNorm.rows for a row of zeros.
 inline constexpr uint32_t kNoToken = UINT32_MAX;
 
 // Indices of the values that a node reads and the one that it writes.

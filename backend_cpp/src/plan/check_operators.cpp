@@ -16,6 +16,7 @@ namespace {
 // The limits of docs/numerics.md, "Why nothing overflows".
 constexpr size_t kMaxFeatures = 4096;
 constexpr int64_t kMaxBias = int64_t{1} << 29;
+constexpr uint64_t kMaxBiasShift = 14;  // 2^15 << 14 is kMaxBias
 constexpr int64_t kMaxLayerNormBias = (int64_t{1} << 30) - 1;
 constexpr int64_t kMaxEpsilon = int64_t{1} << 57;
 constexpr size_t kMaxSoftmaxKeys = 65536;
@@ -151,7 +152,9 @@ bool check(NodeChecker& checker, const plan::PatchEmbedding& op) {
          checker.bias(op.bias(), kMaxBias, bounds) &&
          checker.requantizer(op.requantizer(), channels, *std::max_element(bounds.begin(), bounds.end())) &&
          check_grid_limit(checker, output->type, *op.requantizer()) &&
-         checker.constant(op.position(), "position", DataType::Int16, {patches, channels}) != nullptr &&
+         (op.position() == -1
+              ? output->type == DataType::Int16 || checker.fail("int8 tokens need positions")
+              : checker.constant(op.position(), "position", DataType::Int16, {patches, channels}) != nullptr) &&
          ((op.prefix() == -1 && prefix == 0) ||
           checker.constant(op.prefix(), "prefix", output->type, {prefix, channels}) != nullptr);
 }
@@ -197,7 +200,13 @@ bool check_softmax(const NodeChecker& checker, const Op& op, const Shape& scores
   if (heads % bias->shape[0] != 0) {
     return checker.fail("bias has %zu heads, needs a divisor of %zu", bias->shape[0], heads);
   }
-  return checker.bounded(op.bias(), "bias", {bias->shape[0], scores[2], scores[3]}, kMaxBias);
+  const Shape shape{bias->shape[0], scores[2], scores[3]};
+  if (bias->type != DataType::Int16) {
+    return (op.bias_shift() == 0 || checker.fail("bias_shift is of int16, it is %d", op.bias_shift())) &&
+           checker.bounded(op.bias(), "bias", shape, kMaxBias);
+  }
+  return checker.at_most("bias_shift", op.bias_shift(), kMaxBiasShift) &&
+         checker.constant(op.bias(), "bias", DataType::Int16, shape) != nullptr;
 }
 
 bool check(NodeChecker& checker, const plan::Softmax& op) {

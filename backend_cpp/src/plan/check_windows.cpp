@@ -52,7 +52,7 @@ bool check_sources(const NodeChecker& checker, int32_t index, const Value& x, si
   const size_t available = x_rows / (count / size);
   for (size_t i = 0; i < rows->size(); ++i) {
     const int32_t row = rows->get<int32_t>(i);
-    if (row < 0 || static_cast<size_t>(row) >= available) {
+    if (static_cast<uint32_t>(row) != kNoToken && (row < 0 || static_cast<size_t>(row) >= available)) {
       return checker.fail("rows[%zu] = %" PRId32 ", x has %zu rows in a group", i, row, available);
     }
   }

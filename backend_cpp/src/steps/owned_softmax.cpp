@@ -10,11 +10,14 @@ constexpr int32_t kMask = -(1 << 29);
 
 }  // namespace
 
-bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t index) {
+bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t index, unsigned shift) {
   if (index == -1) return true;
   const Constant& bias = plan.constant(index);
   view_.bias_heads = bias.shape[0];
-  return bias.copy_to(bias_, bias.size());
+  if (bias.type == plan::DataType::Int32) return bias.copy_to(bias_, bias.size());
+  if (!bias_.allocate(bias.size())) return false;
+  for (size_t i = 0; i < bias.size(); ++i) bias_.data()[i] = bias.get<int16_t>(i) * (1 << shift);
+  return true;
 }
 
 bool OwnedSoftmax::init_groups(const CheckedPlan& plan, int32_t index) {

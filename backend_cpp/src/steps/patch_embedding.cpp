@@ -39,11 +39,13 @@ class PatchEmbeddingStep final : public Step {
       if (!prefix_.allocate(prefix_bytes_)) return false;
       std::memcpy(prefix_.data(), plan.constant(op.prefix()).data, prefix_bytes_);
     }
-    const Constant& position = plan.constant(op.position());
-    return position.copy_to(position_, position.size()) &&
-           rows_.allocate(image_.channels * image_.height * image_.width) &&
-           gemm_.init(plan, {op.weight(), op.bias(), op.requantizer(), -1, -1, Epilogue::kAddPosition, wide_, range_},
-                      patches_);
+    if (op.position() != -1) {
+      const Constant& position = plan.constant(op.position());
+      if (!position.copy_to(position_, position.size())) return false;
+    }
+    const Epilogue epilogue = op.position() != -1 ? Epilogue::kAddPosition : Epilogue::kRequantize;
+    return rows_.allocate(image_.channels * image_.height * image_.width) &&
+           gemm_.init(plan, {op.weight(), op.bias(), op.requantizer(), -1, -1, epilogue, wide_, range_}, patches_);
   }
 
   size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }
@@ -73,6 +75,8 @@ class PatchEmbeddingStep final : public Step {
 
   void gather_patch(const int8_t* image, size_t patch) const {
     switch (patch_width_) {  // a copy of constant size is one instruction or two
+      case 4:
+        return gather_rows<4>(image, patch);
       case 8:
         return gather_rows<8>(image, patch);
       case 16:

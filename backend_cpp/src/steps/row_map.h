@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/aligned_array.h"
+#include "src/plan/check.h"
 #include "src/plan/plan.h"
 
 namespace packqvit {
@@ -64,8 +65,12 @@ class RowMap {
   }
 
   void gather(const uint8_t* x, size_t row, uint8_t* output) const {
-    for (size_t part = 0; part < parts_; ++part) {
-      std::memcpy(output + part * row_bytes_, source(x, row, part), row_bytes_);
+    for (size_t part = 0; part < parts_; ++part, output += row_bytes_) {
+      if (sources_[row % size_ * parts_ + part] == kNoToken) {
+        std::memset(output, 0, row_bytes_);
+      } else {
+        std::memcpy(output, source(x, row, part), row_bytes_);
+      }
     }
   }
 
@@ -74,7 +79,7 @@ class RowMap {
     runs_.assign(size_, 0);
     for (size_t row = size_; row-- > 0;) {
       const uint32_t* parts = sources_.data() + row * parts_;
-      bool whole = true;
+      bool whole = parts[0] != kNoToken && parts[parts_ - 1] != kNoToken;
       for (size_t part = 1; part < parts_; ++part) whole = whole && parts[part] == parts[part - 1] + 1;
       if (!whole) continue;
       const bool goes_on = row + 1 < size_ && parts[parts_] == parts[parts_ - 1] + 1;

@@ -177,7 +177,9 @@ class Interpreter {
     const Shape x = shape(op.x);
     const auto weight = constant(op.weight);
     const auto bias = constant(op.bias);
-    const auto position = typed<int16_t>(op.position);
+    const auto position = op.position != -1
+                              ? typed<int16_t>(op.position)
+                              : std::vector<int16_t>(element_count(shape(op.output)) / shape(op.output)[0]);
     const auto prefix = constant(op.prefix);
     const naive::Requantizer scale = requantizer(*op.requantizer);
     for (size_t b = 0; b < x[0]; ++b) {
@@ -235,7 +237,7 @@ class Interpreter {
         const size_t head = index / matrix % (bias.size() / matrix);
         const double* window = groups.data() + row / x[2] / x[1] % (groups.size() / x[3]) * x[3];
         const bool sees = op.groups == -1 || window[row % x[2]] == window[j];
-        const double added = sees ? bias[head * matrix + index % matrix] : -(1 << 29);
+        const double added = sees ? std::ldexp(bias[head * matrix + index % matrix], op.bias_shift) : -(1 << 29);
         scores.push_back(integer(op.x, index) + static_cast<int64_t>(added));
       }
       for (const int64_t code : softmax.row(scores)) values_[op.output].push_back(static_cast<double>(code));
