@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export
 from packqvit_delegate.data import synthetic_images
 from packqvit_delegate.models import RANDOM, load
+from packqvit_delegate.models.swin import WindowAttention
 from packqvit_delegate.models.vit import Attention
 
 from .terminal import progress
 
 PRESETS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 ALL_PRESETS = list(PRESETS)
-XNNPACK_INT8, XNNPACK_FP32 = "XNNPACK int8", "XNNPACK fp32"
+XNNPACK_INT8, XNNPACK_DYNAMIC, XNNPACK_FP32 = "XNNPACK int8", "XNNPACK dynamic", "XNNPACK fp32"
 CALIBRATION_IMAGES = 8
 CALIBRATION_METHOD = CalibrationMethod(
     rounding="nearest", bias_correction=False, compensation=False, token_importance=False
@@ -59,12 +60,28 @@ class PlainAttention(nn.Module):
         return self.proj((probabilities @ value).transpose(1, 2).reshape(batch, tokens, dim))
 
 
+class PlainWindowAttention(WindowAttention):
+    """The same of Swin Transformers."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B * windows, N, dim] -> the same."""
+        batch, tokens, dim = x.shape
+        size = dim // self.heads
+        query, key, value = self.qkv(x).reshape(batch, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.relative_position_bias_table[self.offsets()].permute(2, 0, 1).unsqueeze(0)
+        bias = bias if mask is None else (bias + mask.unsqueeze(1)).repeat(batch // len(mask), 1, 1, 1)
+        probabilities = torch.softmax(query @ key.transpose(-2, -1) * size**-0.5 + bias, dim=-1)
+        return self.proj((probabilities @ value).transpose(1, 2).reshape(batch, tokens, dim))
+
+
 def with_plain_attention(model: nn.Module) -> nn.Module:
-    """A copy of a model of packqvit_delegate.models with PlainAttention."""
+    """A copy of a model of packqvit_delegate.models whose attention is written out."""
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, Attention):
             model.set_submodule(name, PlainAttention(module))
+        elif isinstance(module, WindowAttention):
+            module.__class__ = PlainWindowAttention
     return model.eval()
 
 
@@ -104,8 +121,15 @@ class Workshop:
         return Contestant(preset, "executorch", path)
 
     def xnnpack_int8(self) -> Contestant:
-        """Static 8-bit quantisation, weights per channel: the fastest that XNNPACK offers in ExecuTorch."""
-        path = self.folder / "xnnpack_int8.pte"
+        """Static 8-bit quantisation, weights per channel: fast, and useless for trained models (docs/benchmarks.md)."""
+        return self._xnnpack_int8(XNNPACK_INT8, "xnnpack_int8.pte", is_dynamic=False)
+
+    def xnnpack_dynamic(self) -> Contestant:
+        """8-bit weights per channel, activations of linear layers in 8 bits with ranges taken anew at each run."""
+        return self._xnnpack_int8(XNNPACK_DYNAMIC, "xnnpack_dynamic.pte", is_dynamic=True)
+
+    def _xnnpack_int8(self, name: str, file: str, *, is_dynamic: bool) -> Contestant:
+        path = self.folder / file
         if self._is_missing(path):
             from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
                 XNNPACKQuantizer,
@@ -113,14 +137,15 @@ class Workshop:
             )
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-            quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+            config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=is_dynamic)
             model = with_plain_attention(self.loaded.module)
-            prepared = prepare_pt2e(torch.export.export(model, (self.images[:1],)).module(), quantizer)
+            exported = torch.export.export(model, (self.images[:1],)).module()
+            prepared = prepare_pt2e(exported, XNNPACKQuantizer().set_global(config))
             with torch.no_grad():
                 for image in self.images.split(1):
                     prepared(image)
             self._lower_to_xnnpack(convert_pt2e(prepared), path)
-        return Contestant(XNNPACK_INT8, "executorch", path)
+        return Contestant(name, "executorch", path)
 
     def xnnpack_fp32(self) -> Contestant:
         """Float32."""
