@@ -118,8 +118,8 @@ void Executor::group_steps(const CheckedPlan& plan, size_t threads) {
   for (const TracedStep& traced : steps_) rest.push_back(traced.step.get());
   size_t first = 0;
   while (!rest.empty()) {
-    // One thread gains nothing: it goes through whole matrices, each panel of weights once.
-    RowChain chain(threads > 1 ? rest : std::vector<const Step*>{}, plan, threads);
+    RowChain chain(rest, plan, threads);
+    if (chain.parts() == 1) chain = RowChain({}, plan, threads);
     const size_t length = std::max<size_t>(chain.length(), 1);
     groups_.push_back({first, std::move(chain)});
     first += length;

@@ -1,11 +1,19 @@
 #include "src/row_chain.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 namespace packqvit {
 
 using executorch::runtime::Error;
+
+namespace {
+
+// Of all values of a part together: they share a second-level cache with the weights.
+constexpr size_t kPartBytes = 256 * 1024;
+
+}  // namespace
 
 RowChain::RowChain(const std::vector<const Step*>& steps, const CheckedPlan& plan, size_t threads) : threads_(threads) {
   for (const Step* step : steps) {
@@ -48,19 +56,30 @@ bool RowChain::joins(const RowStep& step, const CheckedPlan& plan) {
   return true;
 }
 
-size_t RowChain::scratch_bytes() const {
+size_t RowChain::parts() const {
+  if (steps_.empty()) return 1;
+  const size_t tiles = divide_up(steps_[0]->rows(), multiple_);
+  size_t weights = kPartBytes;
+  for (const RowStep* step : steps_) weights = std::max(weights, step->weight_bytes());
+  std::map<size_t, size_t> values;  // bytes by place: some are operands of several steps
+  for (const Operand& operand : operands_) values[operand.location] = operand.bytes;
   size_t bytes = 0;
-  for (const RowStep* step : steps_) {
-    const size_t tiles = divide_up(step->rows(), multiple_);
-    bytes = std::max(bytes, step->row_scratch_bytes(divide_up(tiles, part_count(tiles, threads_)) * multiple_));
-  }
+  for (const auto& value : values) bytes += value.second;
+  return std::min(tiles, std::max(part_count(tiles, threads_), bytes / weights));
+}
+
+size_t RowChain::scratch_bytes() const {
+  if (steps_.empty()) return 0;
+  const size_t rows = divide_up(divide_up(steps_[0]->rows(), multiple_), parts()) * multiple_;
+  size_t bytes = 0;
+  for (const RowStep* step : steps_) bytes = std::max(bytes, step->row_scratch_bytes(rows));
   return bytes;
 }
 
 Error RowChain::run(const Memory& memory) const {
   const size_t rows = steps_[0]->rows();
   const size_t tiles = divide_up(rows, multiple_);
-  const size_t parts = part_count(tiles, threads_);
+  const size_t parts = this->parts();
   return parallel_tasks(parts, threads_, [&](size_t part) {
     const Range range = part_of(tiles, parts, part);
     const ScratchPool::Lease lease(memory.scratch);

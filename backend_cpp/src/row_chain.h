@@ -18,6 +18,11 @@ class RowChain {
   RowChain(const std::vector<const Step*>& steps, const CheckedPlan& plan, size_t threads);
 
   size_t length() const { return steps_.size(); }
+
+  // How many parts the rows are cut into: some for each thread, and as many as keep what the steps hand on in cache,
+  // where that is more than the weights, which each part reads again. 1: to run step after step is as well.
+  size_t parts() const;
+
   size_t scratch_bytes() const;
   executorch::runtime::Error run(const Memory& memory) const;
 

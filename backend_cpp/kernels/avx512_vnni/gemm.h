@@ -57,19 +57,27 @@ __attribute__((always_inline)) inline void for_each_step(const Tile& tile, const
   }
 }
 
-template <size_t kRows, typename Route, typename Store>
+// kUsed: registers of a panel that have channels; the last panel of a matrix may be half empty.
+template <size_t kRows, size_t kUsed, typename Route, typename Store>
 __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, size_t row) {
-  __m512i acc[kRows][kVectors];
+  __m512i acc[kRows][kUsed];
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-    unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+    unroll<kUsed>([&](auto j) __attribute__((always_inline)) {
       acc[i][j] = _mm512_loadu_si512(tile.bias + 16 * j);
       if constexpr (Route::kRowBias) acc[i][j] = _mm512_add_epi32(acc[i][j], _mm512_set1_epi32(tile.row_bias[i]));
     });
   });
-  Route::template multiply<kRows>(tile, acc);
+  Route::multiply(tile, acc);
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
     // Whatever the compiler does with this copy, the accumulators themselves stay in registers.
-    const __m512i sums[kVectors] = {acc[i][0], acc[i][1], acc[i][2], acc[i][3]};
+    __m512i sums[kVectors];
+    unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+      if constexpr (j < kUsed) {
+        sums[j] = acc[i][j];
+      } else {
+        sums[j] = _mm512_setzero_si512();
+      }
+    });
     store(row + i, sums);
   });
 }
@@ -111,25 +119,34 @@ class Gemm {
         }
         NextPanel next(weights, panel, divide_up(count, kTileRows) * divide_up(stride, kTilePart));
         tile.next = &next;
-        size_t row = rows.begin;
-        const auto run_rows = [&](auto height) __attribute__((always_inline)) {
-          run_tile<height, Route>(tile, store, row);
-          tile.x += height * stride;
-          tile.row_bias += height;
-          row += height;
-        };
-        while (row + kTileRows <= rows.end) {
-          run_rows(std::integral_constant<size_t, kTileRows>{});
+        if (weights.n - panel * kPanel > kPanel / 2) {
+          run_panel<kVectors>(tile, store, rows, stride);
+        } else {
+          run_panel<kVectors / 2>(tile, store, rows, stride);
         }
-        unroll<kTileRows - 1>([&](auto missing) {
-          constexpr size_t kRows = kTileRows - 1 - decltype(missing)::value;
-          if (rows.end - row == kRows) run_rows(std::integral_constant<size_t, kRows>{});
-        });
       }
     });
   }
 
  private:
+  template <size_t kUsed, typename Store>
+  static void run_panel(Tile& tile, const Store& store, Range rows, size_t stride) {
+    size_t row = rows.begin;
+    const auto run_rows = [&](auto height) __attribute__((always_inline)) {
+      run_tile<height, kUsed, Route>(tile, store, row);
+      tile.x += height * stride;
+      tile.row_bias += height;
+      row += height;
+    };
+    while (row + kTileRows <= rows.end) {
+      run_rows(std::integral_constant<size_t, kTileRows>{});
+    }
+    unroll<kTileRows - 1>([&](auto missing) {
+      constexpr size_t kRows = kTileRows - 1 - decltype(missing)::value;
+      if (rows.end - row == kRows) run_rows(std::integral_constant<size_t, kRows>{});
+    });
+  }
+
   static bool copies(const PackedWeights& weights) { return Route::kCopies || weights.k != weights.padded_k; }
   static size_t copy_bytes(const PackedWeights& weights, size_t rows) {
     return copies(weights) ? round_up(rows * weights.padded_k, kAlignment) : 0;

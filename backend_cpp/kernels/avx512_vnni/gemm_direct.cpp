@@ -23,18 +23,18 @@ struct Direct {
     }
   }
 
-  template <size_t kRows>
-  __attribute__((always_inline)) static void multiply(const Tile& tile, __m512i (&acc)[kRows][kVectors]) {
+  template <size_t kRows, size_t kUsed>
+  __attribute__((always_inline)) static void multiply(const Tile& tile, __m512i (&acc)[kRows][kUsed]) {
     for_each_step<4>(tile, [&](size_t k, const int8_t* ahead) __attribute__((always_inline)) {
-      __m512i w[kVectors];
-      unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+      __m512i w[kUsed];
+      unroll<kUsed>([&](auto j) __attribute__((always_inline)) {
         w[j] = _mm512_load_si512(tile.panel + kPanel * k + 64 * j);
         _mm_prefetch(ahead + 64 * j, _MM_HINT_T0);
       });
       unroll<kRows>([&](auto i) __attribute__((always_inline)) {
         __m512i x = broadcast(tile.x + i * tile.stride + k);
         if constexpr (kInPlace) x = flip(x);
-        unroll<kVectors>([&](auto j) __attribute__((always_inline)) { multiply_add(acc[i][j], x, w[j]); });
+        unroll<kUsed>([&](auto j) __attribute__((always_inline)) { multiply_add(acc[i][j], x, w[j]); });
       });
     });
   }

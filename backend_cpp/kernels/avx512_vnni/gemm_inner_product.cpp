@@ -63,13 +63,13 @@ struct InnerProduct {
     multiply_add(sum, first, codes);
   }
 
-  template <size_t kRows>
-  __attribute__((always_inline)) static void multiply(const Tile& tile, __m512i (&acc)[kRows][kVectors]) {
+  template <size_t kRows, size_t kUsed>
+  __attribute__((always_inline)) static void multiply(const Tile& tile, __m512i (&acc)[kRows][kUsed]) {
     for_each_step<8>(tile, [&](size_t k, const int8_t* ahead) __attribute__((always_inline)) {
       const int8_t* panel = tile.panel + kPanel * k;
-      __m512i w1[kVectors];
-      __m512i w2[kVectors];
-      unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+      __m512i w1[kUsed];
+      __m512i w2[kUsed];
+      unroll<kUsed>([&](auto j) __attribute__((always_inline)) {
         w1[j] = _mm512_load_si512(panel + 64 * j);
         w2[j] = _mm512_load_si512(panel + 64 * (kVectors + j));
         _mm_prefetch(ahead + 64 * j, _MM_HINT_T0);
@@ -78,7 +78,7 @@ struct InnerProduct {
       unroll<kRows>([&](auto i) __attribute__((always_inline)) {
         const __m512i x1 = broadcast(tile.x + i * tile.stride + k);
         const __m512i x2 = broadcast(tile.x + i * tile.stride + k + 4);
-        unroll<kVectors>([&](auto j) __attribute__((always_inline)) {
+        unroll<kUsed>([&](auto j) __attribute__((always_inline)) {
           multiply_add(acc[i][j], _mm512_add_epi8(x1, w2[j]), _mm512_add_epi8(x2, w1[j]));
         });
       });

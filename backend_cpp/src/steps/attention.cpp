@@ -176,12 +176,32 @@ class AttentionStep final : public Step {
 
   // Copies a head's columns of one image's rows to where the rows go.
   void move_rows(const int8_t* from, size_t head, Range queries, int8_t* output) const {
-    const size_t column = head % shape_.heads * shape_.head_size;
+    switch (shape_.head_size) {  // a copy of constant size is one instruction or two
+      case 32:
+        return move_columns<32>(from, head, queries, output);
+      case 64:
+        return move_columns<64>(from, head, queries, output);
+      default:
+        return move_columns<0>(from, head, queries, output);
+    }
+  }
+
+  // kWidth: the size of a head, or 0 for any.
+  template <size_t kWidth>
+  void move_columns(const int8_t* from, size_t head, Range queries, int8_t* output) const {
+    const size_t width = kWidth != 0 ? kWidth : shape_.head_size;
+    const size_t column = head % shape_.heads * width;
     const size_t size = rows_.size();
+    const size_t first = head / shape_.heads * shape_.queries + queries.begin;
+    size_t in_group = first % size;
+    int8_t* group = output + (first - in_group) * channels() + column;
     for (size_t query = queries.begin; query < queries.end; ++query) {
-      const size_t row = head / shape_.heads * shape_.queries + query;
-      const size_t to = row / size * size + static_cast<size_t>(rows_[row % size]);
-      std::memcpy(output + to * channels() + column, from + query * channels() + column, shape_.head_size);
+      int8_t* to = group + static_cast<size_t>(rows_[in_group]) * channels();
+      std::memcpy(to, from + query * channels() + column, width);
+      if (++in_group == size) {
+        in_group = 0;
+        group += size * channels();
+      }
     }
   }
 

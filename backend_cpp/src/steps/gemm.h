@@ -29,6 +29,7 @@ class Gemm {
   size_t scratch_bytes() const;
   size_t scratch_bytes(size_t rows) const { return route_->scratch(weights_, rows); }  // of run_rows()
   size_t row_multiple() const { return route_->tile.mr; }
+  size_t weight_bytes() const { return weights_.bytes(); }
 
   // x [rows, k], addend [rows, n] or nullptr, output [rows, n] = epilogue(x * weights + bias, addend).
   struct Matrices {

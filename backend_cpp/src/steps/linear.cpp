@@ -46,6 +46,7 @@ class LinearStep final : public RowStep {
     if (residual_ < 0) return {x_, output_};
     return {x_, static_cast<uint32_t>(residual_), output_};
   }
+  size_t weight_bytes() const override { return gemm_.weight_bytes(); }
   size_t row_scratch_bytes(size_t rows) const override { return gemm_.scratch_bytes(rows); }
   void run_rows(const Memory& memory, Range rows, void* scratch) const override {
     gemm_.run_rows(matrices(memory), rows, scratch);

@@ -23,6 +23,9 @@ class RowStep : public Step {
   // Values of which it reads any rows: nothing may be written over them as long as a thread is at this step.
   virtual std::vector<uint32_t> scattered_operands() const { return {}; }
 
+  // Bytes of weights that run_rows() reads, however few the rows are.
+  virtual size_t weight_bytes() const { return 0; }
+
   // Scratch memory of run_rows() on up to `rows` rows.
   virtual size_t row_scratch_bytes(size_t) const { return 0; }
 
