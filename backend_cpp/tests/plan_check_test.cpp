@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 
@@ -59,6 +60,16 @@ void set_constant(PlanBuilder& builder, int32_t constant, size_t index, T number
 
 plan::ConstantT& constant(PlanBuilder& builder, int32_t index) {
   return *builder.plan.constants[static_cast<size_t>(index)];
+}
+
+// Gives the softmax a bias of so many columns, and an index that begins with these.
+void set_bias_index(PlanBuilder& builder, size_t columns, const std::vector<int16_t>& begin) {
+  plan::SoftmaxT& softmax = *op(builder, kSoftmax).AsSoftmax();
+  const auto shape = constant(builder, softmax.bias).shape;
+  std::vector<int16_t> index(shape[1] * shape[2]);
+  std::copy(begin.begin(), begin.end(), index.begin());
+  softmax.bias = builder.constant(Shape{shape[0], columns}, std::vector<int32_t>(shape[0] * columns));
+  softmax.bias_index = builder.constant(Shape{shape[1], shape[2]}, index);
 }
 
 const std::vector<Rule>& rules() {
@@ -230,6 +241,15 @@ const std::vector<Rule>& rules() {
          softmax.bias_shift = 15;
        },
        "bias_shift is 15, at most 14"},
+      {"SoftmaxBiasIndexRank", [](auto& b) { op(b, kSoftmax).AsSoftmax()->bias_index = 0; }, "has 2 axes"},
+      {"SoftmaxBiasIndex", [](auto& b) { set_bias_index(b, 2, {0, 1, 2}); }, "bias_index[2] = 2 is no column of 2"},
+      {"SoftmaxBiasIndexNegative", [](auto& b) { set_bias_index(b, 2, {0, -1}); }, "bias_index[1] = -1"},
+      {"SoftmaxBiasIndexShape",
+       [](auto& b) {
+         set_bias_index(b, 2, {0});
+         constant(b, op(b, kSoftmax).AsSoftmax()->bias_index).shape[0] -= 1;
+       },
+       "bias_index is Int16"},
       {"SoftmaxBiasHeads", [](auto& b) { constant(b, op(b, kSoftmax).AsSoftmax()->bias).shape = {7, 2, 7}; },
        "bias has 7 heads"},
       {"ValuesFormat",

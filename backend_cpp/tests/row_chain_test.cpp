@@ -22,6 +22,7 @@ class FakeStep final : public RowStep {
   size_t row_multiple() const override { return multiple_; }
   std::vector<uint32_t> operands() const override { return operands_; }
   std::vector<uint32_t> scattered_operands() const override { return scattered_; }
+  size_t weight_bytes() const override { return weights; }
   size_t row_scratch_bytes(size_t rows) const override { return rows; }
   void run_rows(const Memory&, Range rows, void* scratch) const override {
     ASSERT_NE(scratch, nullptr);
@@ -29,6 +30,7 @@ class FakeStep final : public RowStep {
     ranges.push_back(rows);
   }
 
+  size_t weights = 0;
   mutable std::mutex mutex;
   mutable std::vector<Range> ranges;
 
@@ -45,7 +47,7 @@ class RowChainTest : public testing::Test {
   uint32_t value(size_t columns, uint64_t location) {
     const uint32_t index = builder_.arena(plan::DataType::Int8, {40, columns});
     builder_.plan.values[index]->location = location;
-    builder_.plan.arena_size = 1 << 16;
+    builder_.plan.arena_size = 1 << 22;
     return index;
   }
 
@@ -134,6 +136,20 @@ TEST_F(RowChainTest, CutsAllStepsAtTheSameRows) {
     }
     EXPECT_EQ(rows, 40u);
   }
+}
+
+TEST_F(RowChainTest, CutsRowsSoThatTheyStayInCache) {
+  const uint32_t large = value(1 << 16, 0);  // 2.5 MiB
+  const FakeStep first(40, 2, {large});
+  FakeStep second(40, 1, {large});
+  EXPECT_EQ(chain({&first, &second}, 1).parts(), 10u);
+  EXPECT_EQ(chain({&first, &second}, 4).parts(), 10u);
+  second.weights = 1 << 20;  // each part would read them again
+  EXPECT_EQ(chain({&first, &second}, 1).parts(), 2u);
+  second.weights = 1 << 23;
+  EXPECT_EQ(chain({&first, &second}, 1).parts(), 1u);
+  EXPECT_EQ(chain({&first, &second}, 4).parts(), 8u) << "some for each thread";
+  EXPECT_EQ(chain({}, 1).parts(), 1u);
 }
 
 }  // namespace

@@ -148,13 +148,33 @@ def _in_16_bits(bias: torch.Tensor) -> tuple[torch.Tensor, int]:
     return (bias >> shift).to(torch.int16), shift
 
 
+def _by_index(bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A bias [Hb, Nq, Nk] as the different columns of heads that it has, [Hb, U], and which each pair has, [Nq, Nk].
+
+    Of relative positions there are few; they are numbered as they come, so that all blocks have the same index.
+    """
+    heads, queries, keys = bias.shape
+    columns, inverse = torch.unique(bias.reshape(heads, -1), dim=1, return_inverse=True)
+    pairs = torch.arange(inverse.numel())
+    first = torch.full((columns.shape[1],), inverse.numel()).scatter_reduce(0, inverse, pairs, "amin")
+    order = first.argsort()
+    index_type = torch.uint8 if len(order) <= 256 else torch.int16
+    index = order.argsort()[inverse].reshape(queries, keys)
+    if len(order) > 1 << 15 or columns.nbytes + index.to(index_type).nbytes >= bias.nbytes:
+        return bias, None
+    return columns[:, order].contiguous(), index.to(index_type)
+
+
 def _set_softmax(plan: PlanBuilder, table: fb.SoftmaxT | fb.AttentionT, node: Node) -> None:
     """Gives an operator the bias, the masks and the numbers of a softmax."""
     bias, multiplier, shift, log2, *groups = node.args[1:]
     table.multiplier, table.shift = multiplier, shift
     if bias is not None:
         stored, table.biasShift = _in_16_bits(plan.constant_value(bias))
+        stored, index = _by_index(stored)
         table.bias = plan.constants.add(stored)
+        if index is not None:
+            table.biasIndex = plan.constants.add(index)
     table.format = _format(log2)
     table.groups = plan.constant(groups[0] if groups else node.kwargs.get("groups"))
 

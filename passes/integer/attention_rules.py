@@ -79,7 +79,10 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
     distinct = next(n for n in (1, heads, batch * heads) if bool((bias == bias[:n].repeat(len(bias) // n, 1, 1)).all()))
     bias = bias[:distinct]
     # A softmax does not see what is the same for all of a row; scores may make up for all but the largest differences.
-    codes = torch.round((bias - bias.amax(-1, keepdim=True)) / step)
+    # Where the largest of a head will do, what belongs to a relative position has one code in all rows.
+    codes = torch.round((bias - bias.amax((-2, -1), keepdim=True)) / step)
+    if float(codes.min()) < -_MAX_BIAS:
+        codes = torch.round((bias - bias.amax(-1, keepdim=True)) / step)
     scores = 2 * 127 * 127 * shape_of(attention.query)[-1] // heads
     is_masked = groups is not None or float(codes.min()) < -_MAX_BIAS
     if is_masked and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):

@@ -185,6 +185,21 @@ bool check(NodeChecker& checker, const plan::AttentionScores& op) {
          checker.has_shape(*output, "output", {q->dim(0), op.heads(), q->dim(1), k->dim(1)});
 }
 
+// Which of `count` columns of a bias each pair of a query and a key has.
+bool check_bias_index(const NodeChecker& checker, int32_t index, size_t count, const Shape& shape) {
+  const Constant* found = checker.find_constant(index, "bias_index");
+  if (found == nullptr) return false;
+  const DataType type = found->type == DataType::UInt8 ? DataType::UInt8 : DataType::Int16;
+  if (checker.constant(index, "bias_index", type, shape) == nullptr) return false;
+  for (size_t i = 0; i < found->size(); ++i) {
+    const int column = type == DataType::UInt8 ? found->get<uint8_t>(i) : found->get<int16_t>(i);
+    if (column < 0 || static_cast<size_t>(column) >= count) {
+      return checker.fail("bias_index[%zu] = %d is no column of %zu", i, column, count);
+    }
+  }
+  return true;
+}
+
 // Multiplier, shift, format, groups and bias of a softmax over scores [batch, heads, queries, keys].
 template <typename Op>
 bool check_softmax(const NodeChecker& checker, const Op& op, const Shape& scores) {
@@ -200,7 +215,13 @@ bool check_softmax(const NodeChecker& checker, const Op& op, const Shape& scores
   if (heads % bias->shape[0] != 0) {
     return checker.fail("bias has %zu heads, needs a divisor of %zu", bias->shape[0], heads);
   }
-  const Shape shape{bias->shape[0], scores[2], scores[3]};
+  Shape shape{bias->shape[0], scores[2], scores[3]};
+  if (op.bias_index() != -1) {
+    if (bias->shape.size() != 2)
+      return checker.fail("a bias with an index has 2 axes, this one is %s", to_string(bias->shape).c_str());
+    shape = bias->shape;
+    if (!check_bias_index(checker, op.bias_index(), shape[1], {scores[2], scores[3]})) return false;
+  }
   if (bias->type != DataType::Int16) {
     return (op.bias_shift() == 0 || checker.fail("bias_shift is of int16, it is %d", op.bias_shift())) &&
            checker.bounded(op.bias(), "bias", shape, kMaxBias);

@@ -10,13 +10,27 @@ constexpr int32_t kMask = -(1 << 29);
 
 }  // namespace
 
-bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t index, unsigned shift) {
-  if (index == -1) return true;
-  const Constant& bias = plan.constant(index);
+bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t constant, unsigned shift, int32_t index) {
+  if (constant == -1) return true;
+  const Constant& bias = plan.constant(constant);
+  const auto code = [&](size_t i) {
+    return bias.type == plan::DataType::Int32 ? bias.get<int32_t>(i) : bias.get<int16_t>(i) * (1 << shift);
+  };
   view_.bias_heads = bias.shape[0];
-  if (bias.type == plan::DataType::Int32) return bias.copy_to(bias_, bias.size());
-  if (!bias_.allocate(bias.size())) return false;
-  for (size_t i = 0; i < bias.size(); ++i) bias_.data()[i] = bias.get<int16_t>(i) * (1 << shift);
+  const size_t pairs = queries_ * keys_;
+  if (!bias_.allocate(view_.bias_heads * pairs)) return false;
+  if (index == -1) {
+    for (size_t i = 0; i < bias.size(); ++i) bias_.data()[i] = code(i);
+    return true;
+  }
+  const Constant& columns = plan.constant(index);
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const size_t column = columns.type == plan::DataType::UInt8 ? columns.get<uint8_t>(pair)
+                                                                : static_cast<size_t>(columns.get<int16_t>(pair));
+    for (size_t head = 0; head < view_.bias_heads; ++head) {
+      bias_.data()[head * pairs + pair] = code(head * bias.shape[1] + column);
+    }
+  }
   return true;
 }
 

@@ -19,7 +19,7 @@ class OwnedSoftmax {
     heads_ = heads;
     queries_ = queries;
     keys_ = keys;
-    return init_bias(plan, op.bias(), op.bias_shift()) && init_groups(plan, op.groups());
+    return init_bias(plan, op.bias(), op.bias_shift(), op.bias_index()) && init_groups(plan, op.groups());
   }
 
   Probabilities format() const { return view_.format; }
@@ -42,7 +42,7 @@ class OwnedSoftmax {
   SoftmaxParameters for_head(size_t head, Range queries, void* scratch) const;
 
  private:
-  [[nodiscard]] bool init_bias(const CheckedPlan& plan, int32_t bias, unsigned shift);
+  [[nodiscard]] bool init_bias(const CheckedPlan& plan, int32_t bias, unsigned shift, int32_t index);
   [[nodiscard]] bool init_groups(const CheckedPlan& plan, int32_t groups);
   void write_bias(const uint8_t* groups, const int32_t* bias, Range queries, int32_t* output) const;
 

@@ -229,7 +229,16 @@ class Interpreter {
   void run(const plan::SoftmaxT& op) {
     const Shape x = shape(op.x);
     const size_t matrix = x[2] * x[3];
-    const auto bias = op.bias != -1 ? constant(op.bias) : std::vector<double>(matrix);
+    auto bias = op.bias != -1 ? constant(op.bias) : std::vector<double>(matrix);
+    if (op.bias_index != -1) {
+      const auto index = typed<size_t>(op.bias_index);
+      const size_t columns = builder_.plan.constants[static_cast<size_t>(op.bias)]->shape[1];
+      std::vector<double> all;
+      for (size_t first = 0; first < bias.size(); first += columns) {
+        for (const size_t column : index) all.push_back(bias[first + column]);
+      }
+      bias = all;
+    }
     const auto groups = op.groups != -1 ? constant(op.groups) : std::vector<double>(x[3]);
     const naive::Softmax softmax{op.multiplier, op.shift, op.format == plan::ProbabilityFormat::Log2};
     for (size_t row = 0; row < x[0] * x[1] * x[2]; ++row) {
