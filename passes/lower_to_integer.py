@@ -12,18 +12,12 @@ from .codes import is_dequantize, is_quantize
 from .explain import explain
 from .graph import add_constant, aten, clean_up, complete_modules, find, is_call, shape_of
 from .hoist_token_select import hoist_token_select
-from .integer.context import RULES, Codes, LoweringContext, NotLowered, grid_of
+from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
 from .propagate_values import propagate_values
 from .reasons import describe, name_cause, set_reason
 from .select_before_norm import select_before_norm
-
-GRID = "packqvit_grid"
-"""Key of node.meta: the grid of an integer node's codes."""
-
-FLOAT_NAME = "packqvit_float_name"
-"""Key of node.meta: the name of the float value that an integer node stands for."""
 
 ops = torch.ops.packqvit
 

@@ -6,7 +6,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .graph import aten, call, clean_up, find, is_call, reshape, shape_of
-from .integer.context import keep_trace
+from .integer.context import FLOAT_NAME, keep_trace
 
 ops = torch.ops.packqvit
 
@@ -28,8 +28,17 @@ def select_before_norm(graph_module: GraphModule) -> GraphModule:
             rows = reshape(graph_module, x, shape_of(select.args[0]))  # type: ignore[arg-type]
             moved = keep_trace(call(graph_module, ops.select_tokens.default, rows, *select.args[1:]), select)
             result = keep_trace(call(graph_module, ops.layer_norm.default, moved, *rest), norm)
+        result.meta.update(_stands_for(select))
         select.replace_all_uses_with(result)
     return clean_up(graph_module)
+
+
+def _stands_for(select: Node) -> dict[str, object]:
+    """Which float value the rearranged rows are, as the selection or the reshape behind it tells."""
+    for node in (select, *select.users):
+        if FLOAT_NAME in node.meta:
+            return {FLOAT_NAME: node.meta[FLOAT_NAME]}
+    return {}
 
 
 def _norm_before(select: Node) -> Node | None:

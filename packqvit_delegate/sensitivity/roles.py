@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..passes.graph import aten, find, is_call
+from ..passes.graph import aten, find, is_call, shape_of
 from ..passes.patterns import layer_name
 
 ops = torch.ops.packqvit
@@ -76,12 +76,12 @@ def places(integer: GraphModule) -> dict[Node, Place]:
 
 
 def selected_tokens(integer: GraphModule) -> dict[Node, list[int]]:
-    """For each node that holds only some of the tokens, behind a select_tokens: which ones."""
+    """For each node that holds only some of the tokens, behind a select_tokens that leaves some out: which ones."""
     tokens: dict[Node, list[int]] = {}
     for node in integer.graph.nodes:
         source = node.args[0] if node.op == "call_function" and node.args else None
         before = tokens.get(source) if isinstance(source, Node) else None
-        if is_call(node, ops.select_tokens.default):
+        if is_call(node, ops.select_tokens.default) and len(node.args[1]) < shape_of(source)[1]:
             index = [int(i) for i in node.args[1]]
             tokens[node] = index if before is None else [before[i] for i in index]
         elif before is not None:

@@ -16,10 +16,16 @@ from ..graph import add_constant, call, constant, is_call, is_constant, keep_mod
 from ..layout import is_layout
 from ..reasons import NotLowered, describe, is_integer, listed, origin, read_by
 
+GRID = "packqvit_grid"
+"""Key of node.meta: the grid of an integer node's codes."""
+
+FLOAT_NAME = "packqvit_float_name"
+"""Key of node.meta: the name of the float value that an integer node stands for."""
+
 
 def keep_trace(node: Node, source: Node) -> Node:
     """Lets a new node tell the module and the source line of the one it replaces, and its codes; returns it."""
-    for key in ("packqvit_grid", "packqvit_float_name"):
+    for key in (GRID, FLOAT_NAME):
         if key in source.meta:
             node.meta[key] = source.meta[key]
     return keep_module(node, source)
@@ -214,6 +220,8 @@ def output_codes(grid: Grid, channels: int) -> tuple[torch.Tensor, int, int, int
 
 
 __all__ = [
+    "FLOAT_NAME",
+    "GRID",
     "RULES",
     "Codes",
     "LoweringContext",

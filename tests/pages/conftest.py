@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from models import randomize
-from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig, loading
+from packqvit_delegate.models import ZOO, SwinConfig, SwinTransformer, VisionTransformer, ViTConfig, loading
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ViTConfig(image_size=224, patch_size=32, num_classes=10, dim=48, depth=1)
+SWIN = SwinConfig(image_size=64, window=4, num_classes=10, dim=16, heads=2, depths=(2, 2))
 NAMES = ("n01440764", "n02102040")
 
 
@@ -34,6 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _draw(data / "imagenet_one_per_class_1000", 24)
     for path in ("deit_tiny.safetensors", "vit_tiny.safetensors", data / "vit_tiny_patch16_224.in1k.safetensors"):
         save_file(weights, root / path)
+    swin = randomize(SwinTransformer(SWIN)).state_dict()
+    save_file(swin, data / "swin_tiny_patch4_window7_224.distilled.safetensors")
     (root / "class_names.txt").write_text("".join(f"class {i}\n" for i in range(CONFIG.num_classes)))
     (root / "image.bin").write_bytes(torch.zeros(1, 3, 224, 224).numpy().tobytes())
     _picture(0).save(root / "photo.ppm")
@@ -41,6 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(root)
         for name in ("deit_tiny", "vit_tiny"):
             patch.setitem(ZOO, name, replace(ZOO[name], config=CONFIG))
+        patch.setitem(ZOO, "swin_tiny", replace(ZOO["swin_tiny"], config=SWIN))
         patch.setattr(loading, "_download", lambda repository, file: str(root / "vit_tiny.safetensors"))  # the hub
         yield root
 
