@@ -11,8 +11,10 @@ from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
 from .graph import signature
 from .join_rows import join_rows
+from .mark_activations import mark_activations
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
+from .normalize_rms import normalize_rms
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
@@ -28,6 +30,7 @@ _PASSES = (
     remove_no_ops,
     normalize_convolution,
     normalize_unary,
+    normalize_rms,
     merge_adapters,
     join_rows,
     sink_layouts,
@@ -91,4 +94,4 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
             run(graph_module)
     else:
         logger.warning("the canonical form was not reached in %d rounds", _MAX_ROUNDS)
-    return graph_module
+    return mark_activations(graph_module)

@@ -58,6 +58,8 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     for node in list(graph_module.graph.nodes):
         if is_dequantize(node):
             _replace_dequantize(context, node)
+    for node in find(graph_module, ops.activation.default):  # what is left of them concerns float operators
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
     for node, reason in context.reasons.items():

@@ -21,6 +21,7 @@ from packqvit_delegate.requantizer import (
 from ..attention import Attention, match_attention
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
+from ..head_norm import HeadNorm
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 from .masks import split_mask
 
@@ -32,11 +33,17 @@ _ZERO_OCTAVES = 16
 ops = torch.ops.packqvit
 
 
-def _symmetric(context: LoweringContext, linear: Node, what: str) -> tuple[Codes, AffineGrid]:
-    codes = context.codes_of(linear, what)
+def _symmetric(
+    context: LoweringContext, linear: Node, what: str, norm: HeadNorm | None = None
+) -> tuple[Codes, AffineGrid]:
+    """Codes [B, N, H * d] of q, k or v, of the norm behind their linear where there is one."""
+    codes = context.codes_of(linear if norm is None else norm.value, what)
     grid = require_affine(codes.grid, what)
     if grid.zero_point != 0 or grid.qmin < -127:
         raise NotLowered(f"{what} is not on a symmetric grid")
+    if norm is not None:
+        rows = context.call(aten.reshape.default, (codes.node, list(shape_of(linear))), linear)
+        codes = Codes(rows, grid)
     return codes, grid
 
 
@@ -46,8 +53,8 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     attention = match_attention(node)
     if attention is None or not isinstance(grid, ProbabilityGrid):
         raise NotLowered("it is not the softmax of an attention softmax(scale * q k^T + constant) v of linear layers")
-    q, q_grid = _symmetric(context, attention.query, "q")
-    k, k_grid = _symmetric(context, attention.key, "k")
+    q, q_grid = _symmetric(context, attention.query, "q", attention.query_norm)
+    k, k_grid = _symmetric(context, attention.key, "k", attention.key_norm)
     keys = shape_of(node)[-1]
     if keys > MAX_KEYS:
         raise NotLowered(f"it attends to {keys} tokens; at most {MAX_KEYS} are supported")
