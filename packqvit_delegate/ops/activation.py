@@ -6,19 +6,20 @@ import torch
 
 from .library import LIBRARY
 
-LIBRARY.define("activation(Tensor x) -> Tensor")
+LIBRARY.define("activation(Tensor x, Tensor? factor=None) -> Tensor")
 
 
-def activation(x: torch.Tensor) -> torch.Tensor:
-    """The same values; they get codes of their own, as the result of a LayerNorm does.
+def activation(x: torch.Tensor, factor: torch.Tensor | None = None) -> torch.Tensor:
+    """The same values, times a factor for each channel; they get codes of their own, as a LayerNorm's result does.
 
     Args:
-        x: Float, any shape.
+        x: Float [..., C].
+        factor: Float [C]; None: all 1.
 
     Returns:
         Of x's type and shape.
     """
-    return x.clone()
+    return x.clone() if factor is None else x * factor
 
 
 LIBRARY.impl("activation", activation, "CompositeImplicitAutograd")

@@ -145,10 +145,12 @@ def _norm_constants(steps: torch.Tensor, offset: torch.Tensor, channels: int) ->
 
 @lowers(ops.activation.default)
 def lower_activation(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(activation(x)) -> packqvit.requantize."""
+    """quantize(activation(x, factor)) -> packqvit.requantize."""
     x = context.codes_of(node.args[0], "its input")
     channels = shape_of(node)[-1]
     steps = require_residual(x.grid, "its input").channel_scales(channels)
+    if len(node.args) > 1:
+        steps = steps * context.tensor(node.args[1]).double()
     scales, zero_point, qmin, qmax = output_codes(grid, channels)
     fraction_bits = FRACTION_BITS_INT8 if qmax <= 127 else 0
     requantizer = make_requantizer(steps / scales, 1 << 15, fraction_bits)

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "src/plan/check.h"
+
 namespace packqvit {
 namespace {
 
