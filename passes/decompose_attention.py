@@ -226,8 +226,13 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     query = _projection(graph_module, scores.query, "q", transposed=False)
     key = _projection(graph_module, scores.key, "k", transposed=scores.key_transposed)
     values = _projection(graph_module, value, "v", transposed=False)
-    if values.norm is not None or not bool((values.factor == 1).all()):
-        raise NotLowered("v is scaled or normalised ahead of the attention: put a factor into its linear layer")
+    if values.norm is not None:
+        raise NotLowered(f"v is normalised by {describe(values.norm)} ahead of the attention: only q and k may be")
+    if not bool((values.factor == 1).all()):
+        raise NotLowered(
+            f"v is scaled by {values.factor.abs().max():.4g} ahead of the attention: put the factor into its linear "
+            "layer"
+        )
     heads = len(query.features)
     batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
     if len(key.features) != heads or len(values.features) != heads:

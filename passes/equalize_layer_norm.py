@@ -59,7 +59,7 @@ def equalize_layer_norm(
         qmin, qmax = codes(node)
         is_norm = is_call(node, aten.layer_norm.default)
         step, zero = channel_grids(samples[node], qmin, qmax, clipping, symmetric=not is_norm)
-        factor = (step / step.mean()) ** (1.0 if qmax - qmin < WIDE else WIDE_EXPONENT)
+        factor = (step / step.mean()) ** (1.0 if is_norm and qmax - qmin < WIDE else WIDE_EXPONENT)
         if is_norm:
             _fold(graph_module, node, linears, step, zero, factor)
         else:
