@@ -63,9 +63,13 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
     * attention: q, k and v are three linears [B, N, D], each followed by reshape [B, N, H, d] and permute [0, 2, 1, 3];
       transpose.int(k, -2, -1); matmul(q, kT); mul.Tensor(scores, float), always there, even for 1.0; add.Tensor(scores,
       bias [B or 1, H or 1, N, N] get_attr) only when the bias is not zero, masked elements hold the smallest float32;
-      softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D].
+      softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D]. Between reshape and permute q and
+      k may have a norm of each head, rms_norm.default or layer_norm.default over [d], and behind it mul.Tensor(x,
+      [H, 1] or [H, d] get_attr); L2 normalisation is rms_norm and a factor on the scores.
     * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale, other constant factors and signs are in
-      the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch).
+      the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch). Or
+      the branch is layer_norm.default(linear), a post-norm.
+    * linears that read the stream itself read packqvit.activation.default(stream, or moved tokens of it).
     * activation: gelu.default(x), gelu.default(x, approximate="tanh") or another operator of one argument.
     * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear; the mean of two heads is add.Tensor and
       mul.Tensor(x, 0.5).

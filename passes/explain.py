@@ -262,6 +262,14 @@ def _pooling(node: Node) -> str:
     )
 
 
+@_explains(aten.rms_norm.default)
+def _rms_norm(node: Node) -> str:
+    return (
+        f"it normalises {listed(_computed(node))}: an RMSNorm runs in integers only over the channels of each head of "
+        "q or k of an attention, right behind their linear layers"
+    )
+
+
 @_explains(aten.layer_norm.default, aten.mean.dim, *UNARY_FUNCTIONS)
 def _read_by_others(node: Node) -> str:
     return not_for_linears(node)
