@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -42,9 +43,16 @@ def _symmetric(
     if grid.zero_point != 0 or grid.qmin < -127:
         raise NotLowered(f"{what} is not on a symmetric grid")
     if norm is not None:
-        rows = context.call(aten.reshape.default, (codes.node, list(shape_of(linear))), linear)
-        codes = Codes(rows, grid)
+        codes = Codes(_rows(context, codes.node, linear), grid)
     return codes, grid
+
+
+def _rows(context: LoweringContext, heads: Any, linear: Node) -> Any:
+    """Codes [B, N, H, d] as [B, N, H * d], where they come from if they do."""
+    shape = shape_of(linear)
+    if is_call(heads, aten.reshape.default) and shape_of(heads.args[0]) == shape:
+        return heads.args[0]
+    return context.call(aten.reshape.default, (heads, list(shape)), linear)
 
 
 @lowers(aten.softmax.int)

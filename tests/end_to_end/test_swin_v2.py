@@ -13,7 +13,7 @@ from end_to_end.test_micro_vit import assert_same_bits, signal_to_noise
 from models import images, randomize
 from packqvit_delegate import Program, QuantizationConfig, export, prepare
 from packqvit_delegate.passes import float_operators
-from packqvit_delegate.passes.graph import find
+from packqvit_delegate.passes.graph import find, shape_of
 from packqvit_delegate.sensitivity.roles import places
 from packqvit_delegate.training import TrainableModel
 
@@ -126,3 +126,29 @@ def test_it_trains_on_the_integer_values() -> None:
     trainable.commit([])
     integer = pair.to_integer()
     assert torch.equal(torch.cat([integer(image) for image in batch.split(1)]), expected)
+
+
+class PostNormViT(nn.Module):
+    """A class token, cosine attention and post-norm: what only other tokens need is not computed in the last block."""
+
+    def __init__(self, dim: int = 32) -> None:
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(3, dim, 8, 8), nn.Parameter(torch.zeros(1, 1, dim))
+        self.block, self.head = Block(dim, 2, 0), nn.Linear(dim, 10)
+        self.block.table = torch.zeros(1, 17, 17)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = x + self.block.norm1(self.block.attention(x))
+        x = x + self.block.norm2(self.block.fc2(F.gelu(self.block.fc1(x))))
+        return self.head(x[:, 0])
+
+
+def test_only_the_class_token_is_computed() -> None:
+    made = export(randomize(PostNormViT()), (images(1),), images(8), bits=8)
+    assert made.report.is_whole, made.report.render()
+    integer = made.integer_module
+    assert sorted(shape_of(node)[1] for node in find(integer, ops.head_norm.default)) == [1, 17]
+    assert all(shape_of(node) == (1, 1, 32) for node in find(integer, ops.layer_norm_add.default))
+    assert_same_bits(made, list(images(2, seed=5).split(1)))
