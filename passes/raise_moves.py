@@ -46,4 +46,6 @@ def _raise(graph_module: GraphModule, moved: Node) -> Node:
         rows = gather_rows(graph_module, source, positions)
         raised = call(graph_module, branch.target, rows, *branch.args[1:])
     moved.replace_all_uses_with(keep_module(raised, branch))
+    for node in (*reversed(chain), branch):  # else it would read what is in front of it a second time
+        graph_module.graph.erase_node(node)
     return raised
