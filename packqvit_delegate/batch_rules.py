@@ -64,6 +64,7 @@ def _pointwise(call: Call) -> ImageAxis:
     aten._to_copy.default,
     aten.hardswish.default,
     aten.log_sigmoid.default,
+    _packqvit.activation.default,
     _packqvit.saturating_gelu.default,
     _packqvit.lookup_table.default,
 )
@@ -218,6 +219,8 @@ def _cat(call: Call) -> ImageAxis:
     _packqvit.linear.default,
     _packqvit.linear_accumulate.default,
     _packqvit.layer_norm.default,
+    _packqvit.head_norm.default,
+    _packqvit.requantize.default,
     _packqvit.top_k.default,
 )
 def _last(call: Call) -> ImageAxis:

@@ -7,6 +7,7 @@ from torch.fx import Node
 
 from .codes import skip_codes, value_users
 from .graph import aten, is_call, is_constant, shape_of
+from .head_norm import HeadNorm, match_head_norm
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Attention:
         values: The matmul of the probabilities and v, [B, H, Nq, dv].
         output: The reshape that gives [B, Nq, H * dv], or the same rows in another shape.
         heads: H.
+        query_norm: What normalises each head of q, as in cosine attention and QK-norm, or None.
+        key_norm: The same of k.
     """
 
     query: Node
@@ -36,6 +39,8 @@ class Attention:
     values: Node
     output: Node
     heads: int
+    query_norm: HeadNorm | None = None
+    key_norm: HeadNorm | None = None
 
 
 def match_attention(softmax: Node) -> Attention | None:
@@ -58,7 +63,9 @@ def match_attention(softmax: Node) -> Attention | None:
     transposed: Any = scores.args[1]
     if not is_call(transposed, aten.transpose.int) or transposed.args[1:] != (-2, -1):
         return None
-    query, key, value = (_projection(node) for node in (scores.args[0], transposed.args[0], values.args[1]))
+    query, query_norm = _normed_projection(scores.args[0])
+    key, key_norm = _normed_projection(transposed.args[0])
+    value = _projection(values.args[1])
     permute = _only_user(values, aten.permute.default)
     output = permute and _only_user(permute, aten.reshape.default)
     if query is None or key is None or value is None or permute is None or not output:
@@ -66,12 +73,19 @@ def match_attention(softmax: Node) -> Attention | None:
     _, heads, _, channels = shape_of(values)
     if not _is_head_exchange(permute) or shape_of(output)[-1] != heads * channels:
         return None
-    return Attention(query, key, value, scores, scaled.args[1], bias, softmax, values, output, heads)
+    scale = scaled.args[1]
+    return Attention(query, key, value, scores, scale, bias, softmax, values, output, heads, query_norm, key_norm)
 
 
 def _is_head_exchange(node: Any) -> bool:
     """Whether `node` exchanges heads and tokens."""
     return is_call(node, aten.permute.default) and list(node.args[1]) == [0, 2, 1, 3]
+
+
+def _normed_projection(heads: Any) -> tuple[Node | None, HeadNorm | None]:
+    """The linear behind linear -> reshape [B, N, H, d] [-> norm] -> permute [0, 2, 1, 3], and the norm."""
+    norm = match_head_norm(skip_codes(heads.args[0])) if _is_head_exchange(heads) else None
+    return (_projection(heads), None) if norm is None else (norm.linear, norm)
 
 
 def _projection(heads: Any) -> Node | None:

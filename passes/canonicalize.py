@@ -14,8 +14,10 @@ from .fold_layer_scale import fold_layer_scale
 from .functionalize import needs_functionalization
 from .graph import signature
 from .join_rows import join_rows
+from .mark_activations import mark_activations
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
+from .normalize_rms import normalize_rms
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
@@ -30,6 +32,7 @@ _PASSES = (
     remove_no_ops,
     normalize_convolution,
     normalize_unary,
+    normalize_rms,
     merge_adapters,
     join_rows,
     sink_layouts,
@@ -62,9 +65,13 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
     * attention: q, k and v are three linears [B, N, D], each followed by reshape [B, N, H, d] and permute [0, 2, 1, 3];
       transpose.int(k, -2, -1); matmul(q, kT); mul.Tensor(scores, float), always there, even for 1.0; add.Tensor(scores,
       bias [B or 1, H or 1, N, N] get_attr) only when the bias is not zero, masked elements hold the smallest float32;
-      softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D].
+      softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D]. Between reshape and permute q and
+      k may have a norm of each head, rms_norm.default or layer_norm.default over [d], and behind it mul.Tensor(x,
+      [H, 1] or [H, d] get_attr); L2 normalisation is rms_norm and a factor on the scores.
     * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale, other constant factors and signs are in
-      the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch).
+      the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch). Or
+      the branch is layer_norm.default(linear), a post-norm.
+    * linears that read the stream itself read packqvit.activation.default(stream, or moved tokens of it).
     * activation: gelu.default(x), gelu.default(x, approximate="tanh") or another operator of one argument.
     * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear; the mean of two heads is add.Tensor and
       mul.Tensor(x, 0.5).
@@ -95,4 +102,4 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
             run(graph_module)
     else:
         logger.warning("the canonical form was not reached in %d rounds", _MAX_ROUNDS)
-    return graph_module
+    return mark_activations(graph_module)

@@ -44,7 +44,7 @@ class _Scores:
         key: [..., Nk, d], or [..., d, Nk] when `key_transposed`.
         key_transposed: Whether the model transposed k itself.
         shape: Shape of the scores, [..., Nq, Nk].
-        scale: Factor on the product.
+        scale: Factor on the product, float64 [], or broadcastable to `shape` where heads have factors of their own.
         bias: What is added to the scaled scores, broadcastable to `shape`.
         trainable: Whether the bias was made of parameters.
     """
@@ -53,7 +53,7 @@ class _Scores:
     key: Node
     key_transposed: bool
     shape: tuple[int, ...]
-    scale: float = 1.0
+    scale: Tensor
     bias: Tensor | None = None
     trainable: bool = False
 
@@ -67,14 +67,16 @@ class _Projection:
         batch: B, images or windows that attend to themselves.
         tokens: N.
         features: Its output feature by head and channel, [H, d].
-        factor: The number that the model multiplies its output with.
+        factor: What the model multiplies its output with, float64 [H, d].
+        norm: The norm of each head's channels that `factor` is behind, or None.
     """
 
     linear: Node
     batch: int
     tokens: int
     features: Tensor
-    factor: float
+    factor: Tensor
+    norm: Node | None = None
 
 
 def decompose_attention(graph_module: GraphModule) -> GraphModule:
@@ -120,7 +122,7 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
         raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: it would have to be constant")
     shape = (*shape_of(query)[:-1], shape_of(key)[-2])
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
-    scores = _Scores(query, key, False, shape, float(scale))
+    scores = _Scores(query, key, False, shape, torch.tensor(float(scale), dtype=torch.float64))
     if mask is not None:
         scores.bias = constant(graph_module, mask)
         scores.trainable = is_trainable(graph_module, mask)
@@ -141,12 +143,15 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
             f"the softmax is over dim {softmax.args[1]} of {len(shape_of(softmax))}: it would have to be over the last "
             "dimension, the keys of an attention"
         )
-    scale, bias, trainable = 1.0, torch.zeros(()), False
+    scale, bias, trainable = torch.ones((), dtype=torch.float64), torch.zeros(()), False
     while not is_call(node, aten.matmul.default, aten.bmm.default, aten.baddbmm.default):
-        if (scaled := scaling(graph_module, node)) is not None:
+        if (scaled := _scaled(graph_module, node)) is not None:
             node, scale = scaled[0], scale * scaled[1]
         elif is_call(node, *RESHAPES):
-            bias = bias.expand(shape_of(node)).reshape(shape_of(node.args[0])) if bias.dim() else bias
+            bias, scale = (
+                value.expand(shape_of(node)).reshape(shape_of(node.args[0])) if value.dim() else value
+                for value in (bias, scale)
+            )
             node = node.args[0]
         elif is_call(node, aten.add.Tensor) and arguments(node)["alpha"] == 1:
             constants = [argument for argument in node.args[:2] if is_constant(argument)]
@@ -156,13 +161,13 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
                     f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: one of them would "
                     "have to be a constant (a mask, relative positions), the other the scores q k^T of an attention"
                 )
-            bias = bias + scale * constant(graph_module, constants[0])
+            bias = bias + (scale * constant(graph_module, constants[0])).float()
             trainable |= is_trainable(graph_module, *constants)
             node = others[0]
         else:
             raise NotLowered(
-                f"the softmax reads {describe(node)}: nothing but a factor (a number) and the addition of a constant "
-                "would have to be between the product q k^T of an attention and its softmax"
+                f"the softmax reads {describe(node)}: nothing but a factor (a number, or one for each head) and the "
+                "addition of a constant would have to be between the product q k^T of an attention and its softmax"
             )
     query, key = node.args[-2:]
     if is_call(node, aten.baddbmm.default):
@@ -170,10 +175,25 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
         if named["beta"] != 0:
             if not is_constant(named["self"]):
                 raise NotLowered(f"baddbmm adds {describe(named['self'])} to the scores: it would have to be constant")
-            bias = bias + scale * named["beta"] * constant(graph_module, named["self"])
+            bias = bias + (scale * named["beta"] * constant(graph_module, named["self"])).float()
             trainable |= is_trainable(graph_module, named["self"])
         query, key, scale = named["batch1"], named["batch2"], scale * named["alpha"]
     return _Scores(query, key, True, shape_of(node), scale, bias, trainable)
+
+
+def _scaled(graph_module: GraphModule, node: Node) -> tuple[Node, Tensor] | None:
+    """`(x, factor)` when `node` multiplies or divides x by a number or a constant tensor, else None."""
+    if (scaled := scaling(graph_module, node)) is not None:
+        return scaled[0], torch.tensor(scaled[1], dtype=torch.float64)
+    if not is_call(node, aten.mul.Tensor, aten.div.Tensor):
+        return None
+    x, factor = node.args[:2]
+    if is_call(node, aten.mul.Tensor) and is_constant(x):
+        x, factor = factor, x
+    if not is_constant(factor) or not isinstance(x, Node) or is_constant(x) or shape_of(x) != shape_of(node):
+        return None
+    value = constant(graph_module, factor).double()  # type: ignore[arg-type]
+    return x, value if is_call(node, aten.mul.Tensor) else 1 / value
 
 
 def _weighted_sum(softmax: Node) -> Node:
@@ -205,9 +225,14 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     query = _projection(graph_module, scores.query, "q", transposed=False)
     key = _projection(graph_module, scores.key, "k", transposed=scores.key_transposed)
     values = _projection(graph_module, value, "v", transposed=False)
-    if values.factor != 1.0:
+    if values.norm is not None:
         raise NotLowered(
-            f"v is scaled by {values.factor:.4g} ahead of the attention: its linear layer would have to have the factor"
+            f"v is normalised by {describe(values.norm)} ahead of the attention: v would have to come from its linear layer"
+        )
+    if not bool((values.factor == 1).all()):
+        raise NotLowered(
+            f"v is scaled by {values.factor.abs().max():.4g} ahead of the attention: its linear layer would have to "
+            "have the factor"
         )
     heads = len(query.features)
     batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
@@ -227,7 +252,11 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
             "the attention's mask leaves a query no key at all: every query would have to see at least one"
         )
     output = _output(result, batch, heads, tokens)
-    scale = scores.scale * query.factor * key.factor
+    by_head = scores.scale.expand(scores.shape).reshape(batch, heads, tokens, key_tokens)
+    if not torch.equal(by_head[:1, :, :1, :1].expand_as(by_head), by_head):
+        raise NotLowered("the scores of the attention have different factors: there would have to be one for each head")
+    query.factor = query.factor * by_head[0, :, 0, :1]
+    scale = _common_factor(query) * _common_factor(key)
     with replacing(graph_module, output.node, like=result):
         q, k, v = (_heads(graph_module, projection) for projection in (query, key, values))
         node = call(graph_module, aten.matmul.default, q, call(graph_module, aten.transpose.int, k, -2, -1))
@@ -245,22 +274,31 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     output.node.replace_all_uses_with(placed)  # type: ignore[arg-type]
 
 
+def _common_factor(projection: _Projection) -> float:
+    """Takes the largest factor out of a projection's; what is left is 1, or concerns single heads or channels."""
+    largest = projection.factor.abs().max()
+    if bool((projection.factor == projection.factor[0, 0]).all()):
+        largest = projection.factor[0, 0]
+    projection.factor = projection.factor / largest
+    return float(largest)
+
+
 def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bool) -> _Projection:
-    """Walks from an operand of attention back over moves and scalings to the linear it comes from.
+    """Walks from an operand of attention back over moves, scalings and one norm to the linear it comes from.
 
     Raises:
         NotLowered: It comes from something else, or not all channels of each token are in it once.
     """
-    factors = []
 
     def accept(passed: Node) -> bool:
-        scaled = scaling(graph_module, passed)
-        if scaled is None or passed.args[0] is not scaled[0]:
-            return is_layout(passed)
-        factors.append(scaled[1])
-        return True
+        return is_layout(passed) or _scaled_first(graph_module, passed) is not None
 
-    linear, chain = trace(node, accept)
+    norm, chain = trace(node, accept)
+    if is_call(norm, aten.rms_norm.default, aten.layer_norm.default) and len(norm.users) == 1:
+        linear, before = trace(norm.args[0])  # type: ignore[arg-type]
+        chain = [*before, norm, *chain]
+    else:
+        linear = norm
     if is_constant(linear):
         raise NotLowered(
             f"{name} of the attention is a constant of the model: a linear layer would have to compute it from "
@@ -269,7 +307,8 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
     if linear_parameters(graph_module, linear) is None:
         raise NotLowered(
             f"{name} of the attention comes from {describe(linear)}: it would have to come from a linear layer with "
-            "constant weights, with nothing but the split into heads and a factor (a number) in between"
+            "constant weights, with nothing but the split into heads, a norm of each head and constant factors in "
+            "between"
         )
     *leading, width = shape_of(linear)
     if len(leading) < 2:
@@ -286,26 +325,73 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
             f"{name} of the attention is not {describe(linear)} with its channels split into heads: every head would "
             "have to take its own channels of every token, and all of them would have to be used"
         )
-    return _Projection(linear, rows // tokens, tokens, features, math.prod(factors))
+    if linear is norm:
+        norm = None  # type: ignore[assignment]
+    elif not _keeps_heads(norm, index_map(linear, before), index):
+        raise NotLowered(
+            f"{name} of the attention is normalised by {describe(norm)} over other channels than those of a head"
+        )
+    factor = _factors(graph_module, linear, chain)
+    factor = (factor.transpose(-1, -2) if transposed else factor).reshape(rows // tokens, -1, tokens, index.shape[-1])
+    if not torch.equal(factor[:1, :, :1].expand_as(factor), factor):
+        raise NotLowered(f"{name} of the attention is multiplied by constants that differ between tokens")
+    return _Projection(linear, rows // tokens, tokens, features, factor[0, :, 0], norm)
+
+
+def _keeps_heads(norm: Node, normalised: Tensor, index: Tensor) -> bool:
+    """Whether a norm is over the channels of one head of one token, which stay in their order behind it."""
+    channels = index.shape[-1]
+    if list(norm.args[1]) != [channels] or normalised.shape[-1] != channels:  # type: ignore[arg-type]
+        return False
+    before, after = (rows.reshape(-1, channels) for rows in (normalised, index))
+    before = before[before[:, 0].argsort()]
+    return torch.equal(before[torch.searchsorted(before[:, 0].contiguous(), after[:, 0].contiguous())], after)
+
+
+def _factors(graph_module: GraphModule, linear: Node, chain: list[Node]) -> Tensor:
+    """What each element behind a chain of moves, scalings and a norm was multiplied with behind the norm: float64."""
+    value = torch.ones(shape_of(linear), dtype=torch.float64)
+    for node in chain:
+        if is_layout(node):
+            value = apply(node, value)
+        elif (scaled := _scaled_first(graph_module, node)) is not None:
+            value = value * scaled
+    return value
+
+
+def _scaled_first(graph_module: GraphModule, node: Node) -> Tensor | None:
+    """What a node multiplies its first operand with, where that is constant."""
+    scaled = _scaled(graph_module, node)
+    return scaled[1] if scaled is not None and node.args[0] is scaled[0] else None
 
 
 def _heads(graph_module: GraphModule, projection: _Projection) -> Node:
-    """Inserts linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3].
+    """Inserts linear -> reshape [B, N, H, d] [-> norm [-> mul]] -> permute [0, 2, 1, 3].
 
-    The linear is new if its features move, or if its rows are to be grouped as attention takes them.
+    The linear is new if its features move or are scaled, or if its rows are to be grouped as attention takes them.
     """
-    linear, features = projection.linear, projection.features.flatten()
+    linear, features, factor = projection.linear, projection.features.flatten(), projection.factor
     leading = [projection.batch, projection.tokens]
     x: Any = linear.args[0]
     if list(shape_of(linear)[:-1]) != leading:
         x = reshape(graph_module, x, [*leading, shape_of(x)[-1]])
         linear = keep_module(call(graph_module, aten.linear.default, x, *linear.args[1:]), linear)
-    if not torch.equal(features, torch.arange(len(features))):
+    is_scaled = not bool((factor == 1).all())
+    folds = is_scaled and projection.norm is None
+    if folds or not torch.equal(features, torch.arange(len(features))):
         weight, bias = linear_parameters(graph_module, linear)  # type: ignore[misc]
-        bias = None if bias is None else bias[features]
-        linear = add_linear(graph_module, linear, weight[features], bias, "by_head", x)
-    split = call(graph_module, aten.reshape.default, linear, [*leading, *projection.features.shape])
-    return call(graph_module, aten.permute.default, split, [0, 2, 1, 3])
+        by_row = factor.flatten().to(weight.dtype) if folds else torch.ones(len(features), dtype=weight.dtype)
+        bias = None if bias is None else bias[features] * by_row
+        linear = add_linear(graph_module, linear, weight[features] * by_row.unsqueeze(1), bias, "by_head", x)
+    heads = call(graph_module, aten.reshape.default, linear, [*leading, *projection.features.shape])
+    if projection.norm is not None:
+        norm = projection.norm
+        heads = call(graph_module, norm.target, heads, *norm.args[1:], **norm.kwargs)  # type: ignore[arg-type]
+        if is_scaled:
+            alike = torch.equal(factor[:, :1].expand_as(factor), factor)
+            number = (factor[:, :1] if alike else factor).to(heads.meta["val"].dtype)
+            heads = call(graph_module, aten.mul.Tensor, heads, add_constant(graph_module, number, "head_factor"))
+    return call(graph_module, aten.permute.default, heads, [0, 2, 1, 3])
 
 
 def _bias(scores: _Scores, shape: tuple[int, int, int, int]) -> Tensor:

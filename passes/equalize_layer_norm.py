@@ -1,4 +1,4 @@
-"""Moves the different ranges of a LayerNorm's channels into its own weights and those of the layers behind it."""
+"""Moves the different ranges of the channels that linears read into the weights in front of them and their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.row_sample import RowSample
 
-from .graph import add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
+from .graph import add_constant, add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
 from .patterns import is_padded, linears_behind
 from .recorder import sample_values
 
@@ -42,6 +42,8 @@ def equalize_layer_norm(
     the batches (RepQ-ViT, ICCV 2023, eq. 5-8, with the search of the range added). Of wide grids, f is the square root
     of the step, which leaves half of the difference to the weights (Xiao et al., "SmoothQuant", ICML 2023, eq. 4).
 
+    What linears read of the stream itself (`activation`) gets the factors 1 / f, and no offset.
+
     Args:
         graph_module: Canonical float graph; changed in place.
         batches: Inputs of the graph.
@@ -55,12 +57,19 @@ def equalize_layer_norm(
     samples = sample_values(graph_module, consumers, batches)
     for node, linears in consumers.items():
         qmin, qmax = codes(node)
-        step, zero = channel_grids(samples[node], qmin, qmax, clipping)
-        _fold(graph_module, node, linears, step, zero, 1.0 if qmax - qmin < WIDE else WIDE_EXPONENT)
+        is_norm = is_call(node, aten.layer_norm.default)
+        step, zero = channel_grids(samples[node], qmin, qmax, clipping, symmetric=not is_norm)
+        factor = (step / step.mean()) ** (1.0 if is_norm and qmax - qmin < WIDE else WIDE_EXPONENT)
+        if is_norm:
+            _fold(graph_module, node, linears, step, zero, factor)
+        else:
+            _scale(graph_module, node, linears, factor)
     return clean_up(graph_module)
 
 
-def channel_grids(sample: RowSample, qmin: int, qmax: int, clipping: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def channel_grids(
+    sample: RowSample, qmin: int, qmax: int, clipping: bool = True, symmetric: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Affine grid of least squared error for each channel alone.
 
     Args:
@@ -68,11 +77,15 @@ def channel_grids(sample: RowSample, qmin: int, qmax: int, clipping: bool = True
         qmin: Smallest code.
         qmax: Largest code.
         clipping: Whether a range may end before the extremes; with 129 codes or more it never does.
+        symmetric: Whether ranges are around 0.
 
     Returns:
         Step and value of code 0, float32 [C] each.
     """
     rows, (low, high) = sample.rows(), sample.channel_range()
+    if symmetric:
+        high = torch.maximum(high, -low)
+        low = -high
     steps = qmax - qmin
     least = torch.full_like(low, float("inf"))
     best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
@@ -89,7 +102,9 @@ def channel_grids(sample: RowSample, qmin: int, qmax: int, clipping: bool = True
 
 
 def _consumers(graph_module: GraphModule, node: Node) -> list[Node]:
-    """The linears that an affine LayerNorm feeds, when it feeds nothing else."""
+    """The linears that an affine LayerNorm or an `activation` feeds, when it feeds nothing else."""
+    if is_call(node, torch.ops.packqvit.activation.default):
+        return linears_behind(node) or [] if len(node.args) == 1 else []
     if not is_call(node, aten.layer_norm.default) or len(node.args) < 4:
         return []
     if not all(is_constant(argument) and len(argument.users) == 1 for argument in node.args[2:4]):  # type: ignore
@@ -103,9 +118,8 @@ def _fold(
     linears: list[Node],
     step: torch.Tensor,
     zero: torch.Tensor,
-    exponent: float,
+    factor: torch.Tensor,
 ) -> None:
-    factor = (step / step.mean()) ** exponent
     if is_padded(norm):  # zeros between its rows have to stay zeros, so that no offset can be taken out
         zero = torch.zeros_like(zero)
     else:
@@ -116,4 +130,13 @@ def _fold(
     for linear in linears:
         weight = constant(graph_module, linear.args[1])  # type: ignore[arg-type]
         add_to_bias(graph_module, linear, weight @ zero)
+        replace_constant(graph_module, linear, 1, weight * factor)
+
+
+def _scale(graph_module: GraphModule, activation: Node, linears: list[Node], factor: torch.Tensor) -> None:
+    with graph_module.graph.inserting_before(activation):
+        constant_node = add_constant(graph_module, 1 / factor, f"{activation.name}_factor")
+    activation.args = (activation.args[0], constant_node)
+    for linear in linears:
+        weight = constant(graph_module, linear.args[1])  # type: ignore[arg-type]
         replace_constant(graph_module, linear, 1, weight * factor)

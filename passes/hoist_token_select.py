@@ -13,6 +13,8 @@ ops = torch.ops.packqvit
 _PER_TOKEN: dict[object, tuple[int, ...]] = {
     ops.layer_norm.default: (0,),
     ops.layer_norm_add.default: (0, 4),
+    ops.head_norm.default: (0,),
+    ops.requantize.default: (0,),
     ops.lookup_table.default: (0,),
     ops.linear.default: (0,),
     ops.linear_add.default: (0, 5),

@@ -10,7 +10,7 @@ from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGri
 
 from .codes import is_dequantize, is_quantize
 from .explain import explain
-from .graph import add_constant, aten, clean_up, complete_modules, find, is_call, shape_of
+from .graph import add_constant, aten, call, clean_up, complete_modules, find, is_call, replacing, shape_of
 from .hoist_token_select import hoist_token_select
 from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
@@ -52,6 +52,10 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
     for node in list(graph_module.graph.nodes):
         if is_dequantize(node):
             _replace_dequantize(context, node)
+    for node in find(graph_module, ops.activation.default):  # what is left of them concerns float operators
+        with replacing(graph_module, node):
+            product = call(graph_module, aten.mul.Tensor, *node.args) if len(node.args) > 1 else node.args[0]
+        node.replace_all_uses_with(product)  # type: ignore[arg-type]
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
     for node, reason in context.reasons.items():

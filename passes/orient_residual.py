@@ -1,15 +1,16 @@
-"""Brings every residual addition to one form: the stream first, then a linear."""
+"""Brings every residual addition to one form: the stream first, then a linear, or a LayerNorm behind one."""
 
 from torch.fx import GraphModule, Node
 
 from .graph import aten, clean_up, find, is_call, is_constant, shape_of
-from .sums import is_branch, is_sum, parts_of, read_sum, write_sum
+from .sums import branches_of, is_branch, is_norm_branch, is_sum, parts_of, read_sum, write_sum
 
 
 def orient_residual(graph_module: GraphModule) -> GraphModule:
     """Rewrites sums of skips and linears, in any order, scaled or subtracted, as additions of linears to a stream.
 
-    Constant factors and signs of a linear, one for all channels or one each, become part of it. A factor of the skip
+    Where there are LayerNorms and no linears (post-norm), it is LayerNorms that are added. Constant factors and signs
+    of a linear or a LayerNorm, one for all channels or one each, become part of it. A factor of the skip
     stays in front of it. Afterwards the stream is computed before the linear that is added to it.
 
     before: sub(stream, mul(linear, 0.5)), add(branch, stream), add(stream, linear, alpha=2), lerp(stream, linear, 0.1)
@@ -20,11 +21,10 @@ def orient_residual(graph_module: GraphModule) -> GraphModule:
         if node in seen or not is_sum(node):
             continue
         found = read_sum(graph_module, node)
-        branches = [term for term in found.terms if is_branch(graph_module, term)]
         if _is_oriented(graph_module, node):
             continue
         seen.update(parts_of(graph_module, node))
-        if branches and len(branches) < len(found.terms):
+        if branches_of(graph_module, found):
             write_sum(graph_module, node, found)
     clean_up(graph_module)
     _order(graph_module)
@@ -35,7 +35,8 @@ def _is_oriented(graph_module: GraphModule, node: Node) -> bool:
     if not is_call(node, aten.add.Tensor) or node.kwargs.get("alpha", 1) != 1:
         return False
     stream, branch = node.args
-    return is_branch(graph_module, branch) and not is_branch(graph_module, stream) and _is_stream(stream, node)
+    branches = is_branch(graph_module, branch) or is_norm_branch(graph_module, branch)
+    return branches and not is_branch(graph_module, stream) and _is_stream(stream, node)
 
 
 def _is_stream(value: object, addition: Node) -> bool:

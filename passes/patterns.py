@@ -33,6 +33,8 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
 )
 """Functions of one variable: each becomes a 256-entry table."""
 
+_STREAM_READERS = (aten.layer_norm.default, torch.ops.packqvit.activation.default)
+
 
 def layer_name(node: Node) -> str:
     """The module that a node came from, e.g. `blocks.0.mlp.fc1`; the node's name where export kept none."""
@@ -142,13 +144,40 @@ def is_residual_add(node: Node) -> bool:
     )
 
 
+def is_post_norm_add(node: Node) -> bool:
+    """Whether a node adds a LayerNorm's output, which nothing else reads, into the residual stream (post-norm)."""
+    if not is_call(node, aten.add.Tensor) or len(node.args) != 2 or not all(isinstance(a, Node) for a in node.args):
+        return False
+    stream, norm = node.args
+    return bool(
+        is_channel_norm(norm)
+        and len(norm.users) == 1  # type: ignore[union-attr]
+        and not is_constant(stream)
+        and shape_of(stream) == shape_of(norm)  # type: ignore[arg-type]
+    )
+
+
+def adds_to_stream(node: Node) -> bool:
+    """Whether a node adds a branch into the residual stream: a linear's output, or that of a LayerNorm behind it."""
+    return is_residual_add(node) or is_post_norm_add(node)
+
+
+def is_channel_norm(node: Any) -> bool:
+    """Whether a node is a LayerNorm of the last axis with constant parameters, or none."""
+    if not is_call(node, aten.layer_norm.default):
+        return False
+    given = arguments(node)
+    constants = (given["weight"], given["bias"])
+    return len(given["normalized_shape"]) == 1 and all(value is None or is_constant(value) for value in constants)
+
+
 def stream_of(reader: Node) -> Node:
-    """The value in the residual stream that a LayerNorm or a residual addition reads, seen through moves of tokens.
+    """The value in the residual stream that a LayerNorm, a linear or an addition reads, seen through moves of tokens.
 
     And through the constant factor of a scaled skip.
     """
     stream: Any = reader.args[0]
-    if is_residual_add(reader) and is_call(stream, aten.mul.Tensor):
+    if adds_to_stream(reader) and is_call(stream, aten.mul.Tensor):
         factor = stream.args[1]
         if isinstance(factor, float) or is_constant(factor):
             stream = stream.args[0]
@@ -190,10 +219,10 @@ def is_padded(value: Node) -> bool:
 
 
 def carries_stream(value: Node) -> bool:
-    """Whether a value [..., C] is one of the residual stream: only LayerNorms and residual additions read it."""
+    """Whether a value [..., C] is one of the residual stream: LayerNorms, additions and `activation` alone read it."""
     behind = readers(value)
     return bool(behind) and all(
-        reader.args[0] is through and (is_residual_add(reader) or is_call(reader, aten.layer_norm.default))
+        reader.args[0] is through and (adds_to_stream(reader) or is_call(reader, *_STREAM_READERS))
         for reader, through in behind or ()
     )
 

@@ -22,6 +22,8 @@ _CONSUMERS = {
     aten.mul.Scalar,
     aten.div.Tensor,
     aten.div.Scalar,
+    aten.rms_norm.default,
+    aten.layer_norm.default,
 }
 
 

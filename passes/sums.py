@@ -1,4 +1,4 @@
-"""Sums of skips and linears, however they are spelled: what is added, and times what."""
+"""Sums of skips, linears and LayerNorms, however they are spelled: what is added, and times what."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from .graph import (
     linear_parameters,
     shape_of,
 )
+from .patterns import is_channel_norm
 
 _SUMS = (aten.add.Tensor, aten.sub.Tensor, aten.lerp.Scalar, aten.lerp.Tensor)
 _PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default)
@@ -77,15 +78,30 @@ def is_branch(graph_module: GraphModule, node: Any) -> bool:
     )
 
 
-def write_sum(graph_module: GraphModule, root: Node, found: Sum) -> None:
-    """Puts the canonical form of a sum in the place of a node: skips first, then one linear after the other.
+def is_norm_branch(graph_module: GraphModule, node: Any) -> bool:
+    """Whether a node is a LayerNorm with constant weight and bias that no more than one operator reads."""
+    return (
+        is_channel_norm(node) and len(node.users) < 2 and all(map(is_constant, node.args[2:4])) and len(node.args) > 3
+    )
 
-    Factors of linears, and the constant, become part of their weights and biases. That of a skip stays a product, right
-    behind the skip: its value is there before that of the linear is wanted.
+
+def branches_of(graph_module: GraphModule, found: Sum) -> list[Node]:
+    """What a sum adds into the stream: its linears, or else (post-norm) its LayerNorms; none where nothing is left."""
+    branches = [node for node in found.terms if is_branch(graph_module, node)]
+    if not branches:
+        branches = [node for node in found.terms if is_norm_branch(graph_module, node)]
+    return branches if len(branches) < len(found.terms) else []
+
+
+def write_sum(graph_module: GraphModule, root: Node, found: Sum) -> None:
+    """Puts the canonical form of a sum in the place of a node: skips first, then one branch after the other.
+
+    Factors of branches, and the constant, become part of their weights and biases. That of a skip stays a product,
+    right behind the skip: its value is there before that of the linear is wanted.
 
     after: add(add(mul(x, factor), linear(y)), linear(z))
     """
-    branches = [node for node in found.terms if is_branch(graph_module, node)]
+    branches = branches_of(graph_module, found)
     skips = [node for node in found.terms if node not in branches]
     total: Node | None = None
     for node in skips:
@@ -93,9 +109,10 @@ def write_sum(graph_module: GraphModule, root: Node, found: Sum) -> None:
         total = scaled if total is None else _inserted(graph_module, root, total, scaled)
     shift = found.constant
     for node in branches:
-        linear = _scaled_linear(graph_module, root, node, found.terms[node], shift)
+        scaled_branch = _scaled_norm if is_channel_norm(node) else _scaled_linear
+        branch = scaled_branch(graph_module, root, node, found.terms[node], shift)
         shift = torch.zeros_like(shift)
-        total = linear if total is None else _inserted(graph_module, root, total, linear)
+        total = branch if total is None else _inserted(graph_module, root, total, branch)
     assert total is not None
     if bool(shift.any()):
         with graph_module.graph.inserting_before(root):
@@ -195,3 +212,14 @@ def _scaled_linear(graph_module: GraphModule, root: Node, linear: Node, factor: 
     if bool(shift.any()):
         add_to_bias(graph_module, linear, shift.expand(len(weight)).to(weight.dtype))
     return linear
+
+
+def _scaled_norm(graph_module: GraphModule, root: Node, norm: Node, factor: Tensor, shift: Tensor) -> Node:
+    """A LayerNorm whose result is times a factor and plus a constant, right before the sum."""
+    weight, bias = (constant(graph_module, operand) for operand in norm.args[2:4])  # type: ignore[arg-type]
+    args = list(norm.args)
+    with graph_module.graph.inserting_before(root):
+        if not bool((factor == 1).all()) or bool(shift.any()):
+            scaled = (weight.double() * factor, bias.double() * factor + shift)
+            args[2:4] = [add_constant(graph_module, value.to(weight.dtype), f"{norm.name}_scaled") for value in scaled]
+        return keep_module(call(graph_module, aten.layer_norm.default, *args), norm)

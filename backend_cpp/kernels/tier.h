@@ -144,6 +144,10 @@ struct LayerNormArguments {
   const void* residual = nullptr;
   const int16_t* residual_multiplier = nullptr;
   unsigned fraction_bits = 0;
+  bool centred = true;    // whether the mean is taken out; only without a residual it is not
+  size_t row_stride = 0;  // elements from one row to the next, of x and of the output; 0: `channels`
+
+  size_t stride() const { return row_stride != 0 ? row_stride : channels; }
 };
 
 // x is [outer, channels, inner] around the axis of the vectors; a vector of one element serves all channels.
@@ -185,6 +189,15 @@ struct MeanTokensArguments {
   bool wide_output;
 };
 
+struct RequantizeArguments {
+  const void* x;  // rows of `channels`
+  bool wide_input;
+  size_t channels;
+  Requantizer requantizer;
+  void* output;
+  bool wide_output;
+};
+
 struct KernelTier {
   const char* name;
   bool (*is_supported)();  // by this CPU
@@ -211,6 +224,7 @@ struct KernelTier {
   void (*quantize)(const QuantizeArguments& arguments, Range rows);  // a row is one (outer, channel) pair of `inner`
   void (*dequantize)(const DequantizeArguments& arguments, Range rows);
   void (*mean_tokens)(const MeanTokensArguments& arguments, Range channels);
+  void (*requantize)(const RequantizeArguments& arguments, Range rows);
 };
 
 // The first route of a tier that computes `weight_bits` by `x` exactly and pays on this CPU.

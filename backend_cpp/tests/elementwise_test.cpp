@@ -171,6 +171,37 @@ TEST_P(ElementwiseTest, MeanTokensAgreesWithTheDefinition) {
   check_mean<int16_t, int8_t>(tier(), random, 8192, 3, true);
 }
 
+template <typename In, typename Out>
+void check_requantize(const KernelTier& tier, Random& random, size_t rows, size_t channels) {
+  const auto x = random.numbers<In>(rows * channels, std::numeric_limits<In>::min(), std::numeric_limits<In>::max());
+  naive::Requantizer plain = random.requantizer(channels, 8 * static_cast<int64_t>(sizeof(In)) - random.number(0, 8),
+                                                sizeof(Out) == 2 ? 0 : random.uniform(0, 6), 14);
+  if (sizeof(Out) == 2) {
+    plain.zero_point = random.number(-32768, 32767);
+    plain.qmin = -32768;
+    plain.qmax = 32767;
+  }
+  const PaddedRequantizer requantizer(plain);
+  std::vector<Out> output(x.size());
+  const RequantizeArguments arguments{x.data(),         sizeof(In) == 2, channels,
+                                      requantizer.view, output.data(),   sizeof(Out) == 2};
+  tier.requantize(arguments, {0, rows / 2});
+  tier.requantize(arguments, {rows / 2, rows});
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(output[i], plain.requantize(x[i], i % channels)) << i;
+}
+
+TEST_P(ElementwiseTest, RequantizeAgreesWithTheDefinition) {
+  Random random(5);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    for (const size_t channels : {1, 5, 64, 67, 384}) {
+      check_requantize<int8_t, int8_t>(tier(), random, 5, channels);
+      check_requantize<int8_t, int16_t>(tier(), random, 5, channels);
+      check_requantize<int16_t, int8_t>(tier(), random, 5, channels);
+      check_requantize<int16_t, int16_t>(tier(), random, 5, channels);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Tiers, ElementwiseTest, every_tier(), tier_name);
 
 }  // namespace

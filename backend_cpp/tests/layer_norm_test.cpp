@@ -27,8 +27,14 @@ class LayerNormTest : public TierTest {
     const size_t channels = plain.weight.size();
     const size_t rows = x.size() / channels;
     constexpr bool kWide = sizeof(Output) == 2;
-    std::vector<Output> output(x.size());
-    LayerNormArguments arguments{x.data(),
+    // Rows may be parts of wider ones.
+    const size_t stride = sum == nullptr ? channels + static_cast<size_t>(random.uniform(0, 2)) * channels : channels;
+    std::vector<Code> wider(rows * stride, Code{7});
+    for (size_t row = 0; row < rows; ++row) {
+      std::copy_n(x.data() + row * channels, channels, wider.data() + row * stride);
+    }
+    std::vector<Output> output(wider.size(), Output{7});
+    LayerNormArguments arguments{wider.data(),
                                  sizeof(Code) == 2,
                                  channels,
                                  plain.channel_shift.empty() ? nullptr : plain.channel_shift.data(),
@@ -40,6 +46,8 @@ class LayerNormTest : public TierTest {
                                  static_cast<int32_t>(plain.qmax),
                                  output.data(),
                                  kWide};
+    arguments.centred = plain.centred;
+    arguments.row_stride = stride;
     if (sum != nullptr) {
       arguments.residual = sum->residual.data();
       arguments.residual_multiplier = sum->multiplier.data();
@@ -58,8 +66,9 @@ class LayerNormTest : public TierTest {
           expected[c] =
               naive::onto_residual(expected[c], sum->residual[i], sum->multiplier[c], sum->fraction_bits, kWide);
         }
-        ASSERT_EQ(output[i], expected[c]) << channels << " channels, " << row << "," << c;
+        ASSERT_EQ(output[row * stride + c], expected[c]) << channels << " channels, " << row << "," << c;
       }
+      for (size_t c = channels; c < stride; ++c) ASSERT_EQ(output[row * stride + c], Output{7}) << "beyond the row";
     }
   }
 
@@ -67,8 +76,11 @@ class LayerNormTest : public TierTest {
   template <typename Code>
   void check_all(Random& random, const std::vector<Code>& x, size_t channels) {
     const bool shifts = sizeof(Code) == 1 && random.uniform(0, 3) > 0;
-    check<int8_t>(random, x, random_parameters(random, channels, shifts));
     naive::LayerNorm plain = random_parameters(random, channels, shifts);
+    check<int8_t>(random, x, plain);
+    plain.centred = false;
+    check<int8_t>(random, x, plain);
+    plain = random_parameters(random, channels, shifts);
     plain.qmin = random.number(-32768, 0);
     plain.qmax = random.number(plain.qmin, 32767);
     check<int16_t>(random, x, plain);

@@ -4,21 +4,24 @@ Importing this package registers them with torch.library; they run on any tensor
 what every native kernel produces.
 """
 
+from .activation import activation
 from .attention import attention_scores, attention_values, softmax
 from .ends import pixel_codes, take_scores, top_k
-from .layer_norm import layer_norm, layer_norm_add
+from .layer_norm import head_norm, layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
 from .saturating_gelu import saturating_gelu
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
-from .tokens import lookup_table, mean_tokens, select_tokens
+from .tokens import lookup_table, mean_tokens, requantize_codes, select_tokens
 
 __all__ = [
+    "activation",
     "attention_scores",
     "attention_values",
     "dequantize",
     "dequantize_offset",
     "dequantize_probabilities",
+    "head_norm",
     "layer_norm",
     "layer_norm_add",
     "linear",
@@ -30,6 +33,7 @@ __all__ = [
     "pixel_codes",
     "quantize",
     "quantize_probabilities",
+    "requantize_codes",
     "saturating_gelu",
     "select_tokens",
     "softmax",

@@ -1,4 +1,4 @@
-"""Int-LayerNorm, alone and added into the residual stream."""
+"""Int-LayerNorm, alone, added into the residual stream, and of the heads of an attention."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def _normalize(
     bias: torch.Tensor,
     epsilon: int,
     output_shift: int,
+    centred: bool = True,
 ) -> torch.Tensor:
     """`v` of docs/numerics.md: the affine normalised values, before anything clamps them; |v| < 2^30."""
     values = x.long()
     if channel_shift is not None:
         values = values << channel_shift.long()
     channels = x.shape[-1]
-    total = values.sum(-1, keepdim=True)
+    total = values.sum(-1, keepdim=True) if centred else values.new_zeros(())
     squares = (values * values).sum(-1, keepdim=True)
     mean = torch.div(total * 8192 + channels, 2 * channels, rounding_mode="floor")
     variance = (channels * squares - total * total + epsilon).clamp_min(1)
@@ -45,9 +46,9 @@ def _normalize(
     reciprocal = torch.where(carried, 1 << 14, reciprocal)
     drop = torch.where(carried, drop + 1, drop)
     shift = (45 - drop - half_shift - normalized_fraction_bits(channels)).clamp_max(31)
-    centred = ((values << 12) - mean) << (-shift).clamp_min(0)
-    centred = saturate16(rounding_shift_right(centred, shift.clamp_min(0)))
-    normalized = multiply_high(centred, reciprocal)
+    deviation = ((values << 12) - mean) << (-shift).clamp_min(0)
+    deviation = saturate16(rounding_shift_right(deviation, shift.clamp_min(0)))
+    normalized = multiply_high(deviation, reciprocal)
     return (normalized * weight.long() + bias.long()) >> output_shift
 
 
@@ -141,3 +142,55 @@ def layer_norm_add(
     """
     branch = _normalize(x, channel_shift, weight, bias, epsilon, output_shift)
     return onto_residual(scale_residual(residual, residual_multiplier), branch, fraction_bits, residual.dtype)
+
+
+def _head_norm_meta(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    heads: Any,
+    centred: Any,
+    epsilon: Any,
+    output_shift: Any,
+    qmin: Any,
+    qmax: Any,
+) -> torch.Tensor:
+    return torch.empty_like(x, dtype=torch.int8)
+
+
+@integer_op(
+    "head_norm(Tensor x, Tensor weight, Tensor bias, int heads, bool centred, int epsilon, int output_shift, "
+    "int qmin, int qmax) -> Tensor",
+    _head_norm_meta,
+)
+def head_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    heads: int,
+    centred: bool,
+    epsilon: int,
+    output_shift: int,
+    qmin: int,
+    qmax: int,
+) -> torch.Tensor:
+    """Int-LayerNorm of q or k, each head by itself; without the mean where it is an RMSNorm, as in cosine attention.
+
+    Args:
+        x: int8 or int16 [..., H * d].
+        weight: int16 [H * d], gamma over the output step times 2^(output_shift - Q), Q of d channels.
+        bias: int32 [H * d], as of layer_norm.
+        heads: H.
+        centred: Whether the mean is taken out.
+        epsilon: eps / step^2 * d^2.
+        output_shift: S, in 1..30.
+        qmin: Smallest output code.
+        qmax: Largest output code.
+
+    Returns:
+        int8 [..., H * d].
+    """
+    split = (heads, x.shape[-1] // heads)
+    by_head = (x.unflatten(-1, split), None, weight.reshape(split), bias.reshape(split))
+    steps = _normalize(*by_head, epsilon, output_shift, centred).flatten(-2)
+    return steps.clamp(qmin, qmax).to(torch.int8)

@@ -1,4 +1,4 @@
-"""Operators on single codes and on tokens: look-up table, token selection, mean pooling."""
+"""Operators on single codes and on tokens: look-up table, requantisation, token selection, mean pooling."""
 
 from __future__ import annotations
 
@@ -26,6 +26,53 @@ def lookup_table(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         int8 of x's shape.
     """
     return table[x.long() + 128]
+
+
+def _requantize_meta(
+    x: Any,
+    multiplier: Any,
+    shift: Any,
+    left_shift: Any,
+    fraction_bits: Any,
+    zero_point: Any,
+    qmin: Any,
+    qmax: Any,
+) -> torch.Tensor:
+    return torch.empty_like(x, dtype=code_dtype(qmin, qmax))
+
+
+@integer_op(
+    "requantize(Tensor x, Tensor multiplier, Tensor shift, int left_shift, int fraction_bits, int zero_point, "
+    "int qmin, int qmax) -> Tensor",
+    _requantize_meta,
+)
+def requantize_codes(
+    x: torch.Tensor,
+    multiplier: torch.Tensor,
+    shift: torch.Tensor,
+    left_shift: int,
+    fraction_bits: int,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+) -> torch.Tensor:
+    """Codes of a residual stream as linear layers read them.
+
+    Args:
+        x: int8 or int16 [..., C], on grids around 0.
+        multiplier: int16 [C].
+        shift: uint8 [C].
+        left_shift: l of the requantisation.
+        fraction_bits: F of the requantisation; 0 for an int16 output.
+        zero_point: Of the output.
+        qmin: Smallest output code.
+        qmax: Largest output code.
+
+    Returns:
+        [..., C], int8, or int16 when [qmin, qmax] does not fit.
+    """
+    codes = requantize(x.long(), multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
+    return codes.to(code_dtype(qmin, qmax))
 
 
 def _select_tokens_meta(x: Any, index: Any, fill: Any = 0) -> torch.Tensor:

@@ -24,18 +24,22 @@ from ..passes.canonicalize import canonicalize
 from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, pixel_grid
 from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
+from ..passes.head_norm import match_head_norm
 from ..passes.integer.linear_rules import MAX_FEATURES
 from ..passes.kinds import by_kind, not_for_linears
 from ..passes.layout import is_layout, moved_rows, trace
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
     Embedding,
+    adds_to_stream,
     attentions,
     carries_stream,
+    is_post_norm_add,
     is_residual_add,
     layer_name,
     linears_behind,
     match_embedding,
+    readers,
     stream_of,
 )
 from ..passes.reasons import NotLowered, describe, name_cause, origin, reason_of, set_reason
@@ -43,8 +47,7 @@ from ..passes.remove_no_ops import active_dropouts
 from .specs import SpecFactory
 
 _ANNOTATION = "quantization_annotation"
-_IS_STREAM = "packqvit_is_stream"
-"""Key of node.meta: the codes are those of a residual stream, which linears do not read."""
+_ACTIVATION = torch.ops.packqvit.activation.default
 
 
 class PackQViTQuantizer(Quantizer):
@@ -135,7 +138,7 @@ class PackQViTQuantizer(Quantizer):
 
     def _check_overrides(self, model: GraphModule) -> None:
         values = {attention.output for attention in attentions(model)}
-        values.update(find(model, aten.layer_norm.default, aten.mean.dim, *UNARY_FUNCTIONS))
+        values.update(find(model, aten.layer_norm.default, aten.mean.dim, _ACTIVATION, *UNARY_FUNCTIONS))
         layers = {
             "weight_bits": {layer_name(n) for n in find(model, aten.linear.default, aten.conv2d.default)},
             "activation_bits": {layer_name(n) for n in values},
@@ -159,11 +162,11 @@ class PackQViTQuantizer(Quantizer):
         obstacle = _embedding_obstacle(model, embedding)
         if obstacle is not None:  # in float, on its own weights; its tokens get codes all the same
             set_reason(convolution, obstacle)
-            _set_stream(embedding.output, self.specs.residual())
+            _set_output(embedding.output, self.specs.residual())
             return
         bits = self.config.weight_bits_of(layer_name(convolution), edge=True)
         _set_input(convolution, 1, self.specs.weight(bits))
-        _set_stream(embedding.output, self.specs.residual())
+        _set_output(embedding.output, self.specs.residual())
         image = convolution.args[0]
         assert isinstance(image, Node)
         if self.config.input_normalization is not None and PIXELS in image.meta:
@@ -172,8 +175,14 @@ class PackQViTQuantizer(Quantizer):
             _set_output(image, self.specs.activation(8))
 
     def _annotate_attention(self, attention: Attention) -> None:
-        for linear in {attention.query, attention.key, attention.value}:
-            _set_output(linear, self.specs.attention_input())
+        for linear, norm in (
+            (attention.query, attention.query_norm),
+            (attention.key, attention.key_norm),
+            (attention.value, None),
+        ):
+            if norm is not None:
+                _set_output(linear, self.specs.branch())
+            _set_output(linear if norm is None else norm.value, self.specs.attention_input())
         _set_output(attention.softmax, self.specs.probabilities())
         bits = self.config.activation_bits_of(layer_name(attention.output))
         _set_output(attention.output, self.specs.activation(bits))
@@ -181,26 +190,33 @@ class PackQViTQuantizer(Quantizer):
     def _annotate_node(self, node: Node) -> None:
         if is_call(node, aten.linear.default):
             self._annotate_linear(node)
-        elif is_call(node, aten.layer_norm.default, *UNARY_FUNCTIONS, aten.mean.dim):
+        elif is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node)):
+            pass  # of q or k; or without codes of its own, as what it is added to
+        elif is_call(node, aten.layer_norm.default, _ACTIVATION, *UNARY_FUNCTIONS, aten.mean.dim):
             bits = self._bits_of(node)
             if bits is not None:
                 _set_output(node, self.specs.activation(bits))
             elif is_call(node, aten.mean.dim, aten.layer_norm.default) and carries_stream(node):
-                _set_stream(node, self.specs.residual())
+                _set_output(node, self.specs.residual())
             else:
                 set_reason(node, not_for_linears(node))
-        elif is_residual_add(node):
-            _set_stream(node, self.specs.residual())
+        elif adds_to_stream(node):
+            _set_output(node, self.specs.residual())
         elif is_call(node, aten.add.Tensor, aten.conv2d.default) and not _has_codes(node) and reason_of(node) is None:
             set_reason(node, by_kind(node))
 
     def _annotate_stream(self, node: Node) -> None:
-        """What a LayerNorm or a residual addition reads from operators without codes is rounded to the stream's."""
-        if not is_residual_add(node) and not (is_call(node, aten.layer_norm.default) and self._bits_of(node)):
+        """What a LayerNorm or a residual addition reads from operators without codes is rounded to the stream's.
+
+        A linear that only a LayerNorm reads, as in a post-norm, gets a grid of its own.
+        """
+        is_norm = is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node))
+        if not is_norm and not adds_to_stream(node) or match_head_norm(node) is not None:
             return
         source = stream_of(node)
         if source.op == "call_function" and not is_call(source, aten.layer_norm.default):
-            _set_stream(source, self.specs.residual())
+            alone = is_norm and is_call(source, aten.linear.default) and len(readers(source) or ()) == 1
+            _set_output(source, self.specs.branch() if alone else self.specs.residual())
 
     def _bits_of(self, node: Node) -> int | None:
         """Width of a value that linears read; None where anything else reads it."""
@@ -251,11 +267,6 @@ def _obstacle(linear: Node) -> NotLowered | None:
     base, _ = trace(value, lambda passed: is_layout(passed) and not _has_codes(passed))
     if moved_rows(base, value) is None:
         base = value
-    if base.meta.get(_IS_STREAM):
-        return NotLowered(
-            f"its input is the residual stream, {describe(base)}: a LayerNorm, an attention or a function of one "
-            "variable would have to stand between, which gives codes of 8 bits or less"
-        )
     if not _has_codes(base):
         source = origin(value)
         return NotLowered(f"its input comes from {describe(source)}, which has no integer codes", source)
@@ -270,11 +281,6 @@ def _has_codes(node: Node) -> bool:
     return annotation is not None and annotation.output_qspec is not None
 
 
-def _set_stream(node: Node, spec: QuantizationSpecBase) -> None:
-    _set_output(node, spec)
-    node.meta[_IS_STREAM] = True
-
-
 def _set_output(node: Node, spec: QuantizationSpecBase) -> None:
     if _annotation(node).output_qspec is None:
         _annotation(node).output_qspec = spec
@@ -286,6 +292,10 @@ def _set_input(node: Node, index: int, spec: QuantizationSpecBase) -> None:
     _annotation(node).input_qspec_map[argument] = spec
 
 
+def _is_post_norm(norm: Node) -> bool:
+    return any(is_post_norm_add(user) and user.args[1] is norm for user in norm.users)
+
+
 def _feeds_output(linear: Node) -> bool:
     """Whether a linear's result leaves in float: it is not one of a block's."""
     consumed = (aten.reshape.default, aten.add.Tensor, *UNARY_FUNCTIONS)
@@ -294,8 +304,12 @@ def _feeds_output(linear: Node) -> bool:
         if is_residual_add(user) or is_call(user, *UNARY_FUNCTIONS):
             return False
         if is_call(user, *consumed) and user.op == "call_function" and is_call(user, aten.reshape.default):
-            return not any(is_call(after, aten.permute.default) for after in user.users)
+            return not any(is_call(after, aten.permute.default) or _norms_heads(after) for after in user.users)
     return True
+
+
+def _norms_heads(norm: Node) -> bool:
+    return match_head_norm(norm) is not None
 
 
 def _as_function(activation: Node) -> Callable[[torch.Tensor], torch.Tensor]:

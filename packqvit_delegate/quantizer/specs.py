@@ -83,10 +83,14 @@ class SpecFactory:
         log2 = self.config.probabilities == "log2"
         return self._spec(ProbabilityObserver, 0, 15 if log2 else 255, torch.uint8, log2=log2)
 
+    def branch(self) -> QuantizationSpec:
+        """Symmetric per tensor, 16 bits: what a norm reads, which nothing else does."""
+        return self._spec(Int16ResidualObserver, -32767, 32767, torch.int16)
+
     def residual(self) -> QuantizationSpec:
         """The residual stream."""
         if self.config.residual == "int16":
-            return self._spec(Int16ResidualObserver, -32767, 32767, torch.int16)
+            return self.branch()
         return self._spec(ChannelShiftObserver, -128, 127, max_shift=self.config.max_channel_shift)
 
     def pixels(self, scale: float, offset: tuple[float, ...]) -> QuantizationSpec:

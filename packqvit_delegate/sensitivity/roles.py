@@ -94,6 +94,7 @@ def _role(node: Node) -> str | None:
         ops.quantize.default: lambda: "image" if _from_input(node) else None,
         ops.patch_embedding.default: lambda: "embedding",
         ops.layer_norm.default: lambda: _norm(node),
+        ops.requantize.default: lambda: _norm(node),
         ops.linear.default: lambda: _linear(node) or "linear",
         ops.softmax.default: lambda: "probabilities",
         ops.attention_values.default: lambda: "attention",
@@ -120,6 +121,8 @@ def _linear(node: Node) -> str | None:
             return "q" if argument == 0 else "k"
         if is_call(user, ops.attention_values.default):
             return "v"
+        if is_call(user, ops.head_norm.default):
+            return _linear(user)
         if is_call(user, ops.lookup_table.default):
             return "fc1"
     return None

@@ -264,7 +264,7 @@ def emit_layer_norm_add(plan: PlanBuilder, node: Node) -> fb.LayerNormT:
 
 
 def _makes_rows(select: Node, norm: Node) -> bool:
-    """Whether each row of a layer norm is made of whole rows of what the tokens are selected from, of one group."""
+    """Whether each row of an operator is made of whole rows of what the tokens are selected from, of one group."""
     index: Any = select.args[1]
     source: Any = select.args[0]
     channels, size = _shape(source)[-1], _shape(norm)[-1]
@@ -278,8 +278,42 @@ def _makes_rows(select: Node, norm: Node) -> bool:
 def emit_gathering_layer_norm(plan: PlanBuilder, select: Node, norm: Node) -> fb.LayerNormT:
     """A layer norm that reads its rows where they are: windows of a map, or four tokens side by side."""
     table = emit_layer_norm(plan, norm, source=select.args[0])
+    table.rows = _source_rows(plan, select, norm)
+    return table
+
+
+def _source_rows(plan: PlanBuilder, select: Node, reader: Node) -> int:
+    """The constant of the rows that each row of a group of the reader's is made of."""
     rows = torch.tensor(select.args[1], dtype=torch.int32)
-    table.rows = plan.constants.add(rows.reshape(-1, _shape(norm)[-1] // _shape(select)[-1]))
+    return plan.constants.add(rows.reshape(-1, _shape(reader)[-1] // _shape(select)[-1]))
+
+
+@emits("head_norm")
+def emit_head_norm(plan: PlanBuilder, node: Node) -> fb.HeadNormT:
+    """packqvit.head_norm."""
+    x, weight, bias, heads, centred, epsilon, output_shift, qmin, qmax = node.args
+    table = fb.HeadNormT()
+    table.x, table.weight, table.bias = plan.read(x), plan.constant(weight), plan.constant(bias)
+    table.heads, table.centred = heads, centred
+    table.epsilon, table.outputShift, table.qmin, table.qmax = epsilon, output_shift, qmin, qmax
+    return table
+
+
+@emits("requantize")
+def emit_requantize(plan: PlanBuilder, node: Node, source: Any = None) -> fb.RequantizeT:
+    """packqvit.requantize, of its first operand or of what that was selected from."""
+    x, multiplier, shift, *rest = node.args
+    table = fb.RequantizeT()
+    table.x = plan.read(x if source is None else source)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
+@emits_fused("select_tokens", "requantize", where=_makes_rows)
+def emit_gathering_requantize(plan: PlanBuilder, select: Node, requantize: Node) -> fb.RequantizeT:
+    """A requantisation that reads its rows where they are, as a layer norm does."""
+    table = emit_requantize(plan, requantize, source=select.args[0])
+    table.rows = _source_rows(plan, select, requantize)
     return table
 
 

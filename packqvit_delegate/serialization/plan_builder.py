@@ -34,7 +34,15 @@ EMITTERS: dict[str, Emitter] = {}
 FUSED_EMITTERS: dict[Chain, Emitter] = {}
 FUSION_CONDITIONS: dict[Chain, Condition] = {}
 
-_WRITES_ROWS = (fb.QuantizeT, fb.LinearT, fb.LayerNormT, fb.LookupTableT, fb.SelectTokensT)
+_WRITES_ROWS = (
+    fb.QuantizeT,
+    fb.LinearT,
+    fb.LayerNormT,
+    fb.LookupTableT,
+    fb.SelectTokensT,
+    fb.HeadNormT,
+    fb.RequantizeT,
+)
 """Operators whose output may have any shape with the same rows."""
 
 
@@ -44,7 +52,7 @@ def _writes_rows(operator: Any) -> bool:
 
 def _reads_other_rows(operator: Any) -> bool:
     """Whether a row-wise operator reads rows of its first operand that are not those that it writes."""
-    return isinstance(operator, fb.LayerNormT) and operator.rows != -1
+    return isinstance(operator, (fb.LayerNormT, fb.RequantizeT)) and operator.rows != -1
 
 
 def emits(name: str) -> Callable[[Emitter], Emitter]:
@@ -314,6 +322,6 @@ class PlanBuilder:
 
     def _chain_rows(self, node: fb.NodeT) -> int | None:
         """Rows of a node that works on each row by itself; None for other nodes."""
-        if not isinstance(node.op, (fb.LinearT, fb.LayerNormT)):
+        if not isinstance(node.op, (fb.LinearT, fb.LayerNormT, fb.HeadNormT, fb.RequantizeT)):
             return None
         return math.prod(self._values[node.op.output].shape[:-1])

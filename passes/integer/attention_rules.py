@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -21,6 +22,7 @@ from packqvit_delegate.requantizer import (
 from ..attention import Attention, match_attention
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
+from ..head_norm import HeadNorm
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 from .masks import split_mask
 
@@ -34,12 +36,25 @@ _ZERO_OCTAVES = 16
 ops = torch.ops.packqvit
 
 
-def _symmetric(context: LoweringContext, linear: Node, what: str) -> tuple[Codes, AffineGrid]:
-    codes = context.codes_of(linear, what)
+def _symmetric(
+    context: LoweringContext, linear: Node, what: str, norm: HeadNorm | None = None
+) -> tuple[Codes, AffineGrid]:
+    """Codes [B, N, H * d] of q, k or v, of the norm behind their linear where there is one."""
+    codes = context.codes_of(linear if norm is None else norm.value, what)
     grid = require_affine(codes.grid, what)
     if grid.zero_point != 0 or grid.qmin < -127:
         raise NotLowered(f"{what} is not on a symmetric grid: its zero point would have to be 0")
+    if norm is not None:
+        codes = Codes(_rows(context, codes.node, linear), grid)
     return codes, grid
+
+
+def _rows(context: LoweringContext, heads: Any, linear: Node) -> Any:
+    """Codes [B, N, H, d] as [B, N, H * d], where they come from if they do."""
+    shape = shape_of(linear)
+    if is_call(heads, aten.reshape.default) and shape_of(heads.args[0]) == shape:
+        return heads.args[0]
+    return context.call(aten.reshape.default, (heads, list(shape)), linear)
 
 
 @lowers(aten.softmax.int)
@@ -48,8 +63,8 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     attention = match_attention(node)
     if attention is None or not isinstance(grid, ProbabilityGrid):
         raise NotLowered
-    q, q_grid = _symmetric(context, attention.query, "q")
-    k, k_grid = _symmetric(context, attention.key, "k")
+    q, q_grid = _symmetric(context, attention.query, "q", attention.query_norm)
+    k, k_grid = _symmetric(context, attention.key, "k", attention.key_norm)
     keys = shape_of(node)[-1]
     if keys > MAX_KEYS:
         raise NotLowered(f"it attends to {keys} tokens: they would have to be at most {MAX_KEYS}")

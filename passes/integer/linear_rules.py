@@ -25,6 +25,7 @@ from ..patterns import Embedding, match_embedding
 from ..reasons import describe
 from ..sums import channel_constant
 from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
+from .norm_rules import norm_operands
 
 MAX_FEATURES = 4096
 MAX_BIAS = 1 << 29
@@ -186,7 +187,7 @@ def lower_linear(context: LoweringContext, node: Node, grid: Grid) -> Codes:
 
 @lowers(aten.add.Tensor)
 def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(add(stream, linear(x))) -> packqvit.linear_add.
+    """quantize(add(stream, linear(x))) -> packqvit.linear_add; with a LayerNorm behind the linear layer_norm_add.
 
     An embedding without prefix tokens also ends in an add.
     """
@@ -194,24 +195,14 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     if embedding is not None:
         return lower_embedding(context, node, grid)
     branch = skip_codes(node.args[1]) if isinstance(node.args[1], Node) else None
-    if not is_call(branch, aten.linear.default):
+    if branch is None or not is_call(branch, aten.linear.default, aten.layer_norm.default):
         raise NotLowered
-    assert branch is not None
     out = require_residual(grid)
-    stream, factor = _skip(context, node.args[0])
-    old = require_residual(stream.grid, "what the linear layer is added to")
-    if old.dtype != out.dtype:
-        raise NotLowered(
-            f"the residual stream changes from {old.dtype} to {out.dtype} here: it would have to have one width "
-            "(residual_bits) all through"
-        )
-    coarsest = old.scale * float(factor.max())
-    if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser
-        out = dataclasses.replace(out, scale=coarsest)
+    if is_call(branch, aten.layer_norm.default):
+        return _lower_post_norm(context, node, branch, out)
+    stream, out, ratio = _onto(context, node, out)
     x, layer = linear_operands(context, branch)
-    channels = layer.weight.shape[0]
-    new_scales = out.channel_scales(channels)
-    ratio = old.channel_scales(channels) * factor / new_scales
+    new_scales = out.channel_scales(len(ratio))
     fraction_bits = residual_fraction_bits(ratio, out.dtype)
     requantizer = layer.requantizer(new_scales, fraction_bits)
     weight, bias = layer.constants(context, branch.name)
@@ -230,6 +221,35 @@ def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         requantizer.fraction_bits,
     )
     return Codes(context.call(ops.linear_add.default, args, branch), out)
+
+
+def _lower_post_norm(context: LoweringContext, node: Node, norm: Node, out: ResidualGrid) -> Codes:
+    """quantize(add(stream, layer_norm(x))) -> packqvit.layer_norm_add."""
+    stream, out, ratio = _onto(context, node, out)
+    fraction_bits = residual_fraction_bits(ratio, out.dtype)
+    fine = out.channel_scales(len(ratio)) * 2.0**-fraction_bits
+    operands = norm_operands(context, norm, fine, 0)
+    multiplier = residual_multiplier(ratio, out.dtype, fraction_bits)
+    factors = context.constant(f"{norm.name}_residual_multiplier", multiplier)
+    args = (*operands.operands, stream.node, factors, *operands.numbers, fraction_bits)
+    return Codes(context.call(ops.layer_norm_add.default, args, norm), out)
+
+
+def _onto(context: LoweringContext, node: Node, out: ResidualGrid) -> tuple[Codes, ResidualGrid, torch.Tensor]:
+    """What a branch is added to, the grid of the sum, and the old over the new steps, float64 [C].
+
+    Raises:
+        NotLowered: It is no residual stream, or one of another type.
+    """
+    stream, factor = _skip(context, node.args[0])
+    old = require_residual(stream.grid, "what the branch is added to")
+    if old.dtype != out.dtype:
+        raise NotLowered("the residual stream changes its type here")
+    coarsest = old.scale * float(factor.max())
+    if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser
+        out = dataclasses.replace(out, scale=coarsest)
+    channels = shape_of(node)[-1]
+    return stream, out, old.channel_scales(channels) * factor / out.channel_scales(channels)
 
 
 def _skip(context: LoweringContext, value: Any) -> tuple[Codes, torch.Tensor]:

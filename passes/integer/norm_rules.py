@@ -1,7 +1,8 @@
-"""LayerNorm, functions of one variable, and pooling."""
+"""LayerNorm and what it is part of, requantisation, functions of one variable, and pooling."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,8 @@ from packqvit_delegate.ops.arithmetic import INT16_MAX
 from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
 from packqvit_delegate.requantizer import FRACTION_BITS_INT8, make_requantizer
 
-from ..graph import arguments, aten, shape_of
+from ..graph import arguments, aten, is_call, shape_of
+from ..head_norm import match_head_norm
 from ..patterns import UNARY_FUNCTIONS
 from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
 
@@ -28,6 +30,33 @@ ops = torch.ops.packqvit
 @lowers(aten.layer_norm.default)
 def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(layer_norm(x)) -> packqvit.layer_norm; its result may be the residual stream."""
+    if match_head_norm(node) is not None:
+        return lower_head_norm(context, node, grid)
+    scales, zero_point, qmin, qmax = output_codes(grid, shape_of(node)[-1])
+    norm = norm_operands(context, node, scales, zero_point)
+    return Codes(context.call(ops.layer_norm.default, (*norm.operands, *norm.numbers, qmin, qmax), node), grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormOperands:
+    """What every operator with a LayerNorm of the last axis reads.
+
+    Attributes:
+        operands: Codes, channel shift, weight and bias.
+        numbers: Epsilon and output shift.
+    """
+
+    operands: tuple[Any, ...]
+    numbers: tuple[int, int]
+
+
+def norm_operands(context: LoweringContext, node: Node, scales: torch.Tensor, zero_point: int) -> NormOperands:
+    """The operands of a LayerNorm for results with these steps.
+
+    Raises:
+        NotLowered: Its input has no codes of a stream, or it is over other axes than the last one.
+        PlanError: Its weights are not finite, or too large.
+    """
     x = context.codes_of(node.args[0], "its input")
     stream = require_residual(x.grid, "its input")
     given = arguments(node)
@@ -37,29 +66,72 @@ def lower_layer_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         raise NotLowered(
             f"it normalises over the last {len(shape)} axes, {shape}: it would have to be the last one alone"
         )
-    if channels > MAX_CHANNELS or channels < 2:
-        raise NotLowered(f"it has {channels} channels: they would have to be 2 to {MAX_CHANNELS}")
+    _require_channels(channels)
     gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
     beta = torch.zeros(channels) if given["bias"] is None else context.tensor(given["bias"])
-    scales, zero_point, qmin, qmax = output_codes(grid, channels)
-    weight, bias, output_shift = _layer_norm_constants(gamma.double() / scales, beta.double() / scales + zero_point)
-    shift = None if stream.shift is None else context.constant(f"{node.name}_channel_shift", stream.shift)
-    args = (
+    offset = beta.double() / scales + zero_point
+    weight, bias, output_shift = _norm_constants(gamma.double() / scales, offset, channels)
+    operands = (
         x.node,
-        shift,
+        None if stream.shift is None else context.constant(f"{node.name}_channel_shift", stream.shift),
         context.constant(f"{node.name}_weight", weight),
         context.constant(f"{node.name}_bias", bias),
-        min(round(given["eps"] / stream.scale**2 * channels**2), 1 << 57),
-        output_shift,
-        qmin,
-        qmax,
     )
-    return Codes(context.call(ops.layer_norm.default, args, node), grid)
+    return NormOperands(operands, (_epsilon(given["eps"], stream.scale, channels), output_shift))
 
 
-def _layer_norm_constants(steps: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Weight, bias and output shift, from gamma in output steps and from beta in output codes."""
-    fraction_bits = normalized_fraction_bits(steps.numel())
+def _require_channels(channels: int) -> None:
+    if channels > MAX_CHANNELS or channels < 2:
+        raise NotLowered(f"it has {channels} channels: they would have to be 2 to {MAX_CHANNELS}")
+
+
+def _epsilon(eps: float, step: float, channels: int) -> int:
+    return min(round(eps / step**2 * channels**2), 1 << 57)
+
+
+@lowers(aten.rms_norm.default, aten.mul.Tensor)
+def lower_head_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
+    """quantize(mul(rms_norm(reshape(q)), factor)) -> packqvit.head_norm; the same for a LayerNorm."""
+    out = require_affine(grid)
+    head_norm = match_head_norm(node)
+    if head_norm is None:
+        raise NotLowered(
+            "it would have to be a norm over the channels of each head of q or k of an attention: linear layer, split "
+            "into heads, norm, at most one constant factor for each head"
+        )
+    x = context.codes_of(head_norm.linear, "its input")
+    step = require_residual(x.grid, "its input").scale
+    given = arguments(head_norm.norm)
+    heads, channels = shape_of(node)[-2:]
+    _require_channels(channels)
+    gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
+    beta = torch.zeros(channels) if given.get("bias") is None else context.tensor(given["bias"])
+    factor = torch.ones(1) if head_norm.factor is None else context.tensor(head_norm.factor)
+    scaled = (factor.double() / out.scale).expand(heads, channels)
+    offset = (scaled * beta.double()).flatten() + out.zero_point
+    weight, bias, output_shift = _norm_constants((scaled * gamma.double()).flatten(), offset, channels)
+    eps = torch.finfo(torch.float32).eps if given["eps"] is None else given["eps"]
+    args = (
+        x.node,
+        context.constant(f"{node.name}_weight", weight),
+        context.constant(f"{node.name}_bias", bias),
+        heads,
+        is_call(head_norm.norm, aten.layer_norm.default),
+        _epsilon(eps, step, channels),
+        output_shift,
+        out.qmin,
+        out.qmax,
+    )
+    codes = context.call(ops.head_norm.default, args, head_norm.linear)
+    return Codes(context.call(aten.reshape.default, (codes, list(shape_of(node))), node), out)
+
+
+def _norm_constants(steps: torch.Tensor, offset: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Weight, bias and output shift, from gamma in output steps and from beta in output codes.
+
+    `channels` are normalised together.
+    """
+    fraction_bits = normalized_fraction_bits(channels)
     largest = max(float(steps.abs().max()), 1e-12)
     if not math.isfinite(largest) or not bool(torch.isfinite(offset).all()):
         raise PlanError("a LayerNorm has weights that are not finite")
@@ -71,6 +143,30 @@ def _layer_norm_constants(steps: torch.Tensor, offset: torch.Tensor) -> tuple[to
     weight = torch.round(steps * 2.0 ** (output_shift - fraction_bits)).clamp(-INT16_MAX, INT16_MAX).to(torch.int16)
     bias = torch.round(offset * 2.0**output_shift) + 2 ** (output_shift - 1)
     return weight, bias.clamp(-_MAX_BIAS, _MAX_BIAS).to(torch.int32), output_shift
+
+
+@lowers(ops.activation.default)
+def lower_activation(context: LoweringContext, node: Node, grid: Grid) -> Codes:
+    """quantize(activation(x, factor)) -> packqvit.requantize."""
+    x = context.codes_of(node.args[0], "its input")
+    channels = shape_of(node)[-1]
+    steps = require_residual(x.grid, "its input").channel_scales(channels)
+    if len(node.args) > 1:
+        steps = steps * context.tensor(node.args[1]).double()
+    scales, zero_point, qmin, qmax = output_codes(grid, channels)
+    fraction_bits = FRACTION_BITS_INT8 if qmax <= 127 else 0
+    requantizer = make_requantizer(steps / scales, 1 << 15, fraction_bits)
+    args = (
+        x.node,
+        context.constant(f"{node.name}_multiplier", requantizer.multiplier),
+        context.constant(f"{node.name}_shift", requantizer.shift),
+        requantizer.left_shift,
+        requantizer.fraction_bits,
+        zero_point,
+        qmin,
+        qmax,
+    )
+    return Codes(context.call(ops.requantize.default, args, node), grid)
 
 
 @lowers(*UNARY_FUNCTIONS)

@@ -335,6 +335,30 @@ def layer_norm_add(r: Random) -> Iterator[Case]:
             yield Input(x), shift, weight, bias, Input(residual), factors, scale % 7, scale, fraction_bits
 
 
+def head_norm(r: Random) -> Iterator[Case]:
+    for x, _, weight, bias in _norms(r):
+        channels = x.shape[-1]
+        for heads, centred in ((1, False), (3, True), (2, False)):
+            if channels * heads > 4096:
+                continue
+            many = torch.cat([x.roll(head, 0) for head in range(heads)], -1)
+            weights, biases = weight.repeat(heads), bias.repeat(heads)
+            yield Input(many), weights.roll(1), biases, heads, centred, 0, 20, -127, 127
+            yield Input(many), weights >> 2, biases.roll(1) >> 9, heads, centred, 5, 14, -127, 127
+
+
+def requantize(r: Random) -> Iterator[Case]:
+    for dtype in (torch.int8, torch.int16):
+        limits = torch.iinfo(dtype)
+        for channels in (1, 7, 96, 131):
+            x = r.integers(limits.min, limits.max, (2, 5, channels), dtype)
+            x[0, :2] = torch.tensor([limits.min, limits.max], dtype=dtype).unsqueeze(1)
+            multiplier, shift = r.requantizer(channels, 3 if dtype == torch.int8 else 7)
+            yield Input(x), multiplier, shift, 0, 6, -9, -128, 127
+            yield Input(x), multiplier, shift, 5, 4, 100, -8, 7
+            yield Input(x), multiplier, shift, 0, 0, 0, -32768, 32767
+
+
 def lookup_table(r: Random) -> Iterator[Case]:
     yield Input(torch.arange(-128, 128, dtype=torch.int8)), r.codes(256)
     yield Input(r.codes(2, 7, 13)), torch.arange(127, -129, -1).to(torch.int8)
@@ -427,6 +451,8 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "attention_values": (ops.attention_values.default, attention_values),
     "layer_norm": (ops.layer_norm.default, layer_norm),
     "layer_norm_add": (ops.layer_norm_add.default, layer_norm_add),
+    "head_norm": (ops.head_norm.default, head_norm),
+    "requantize": (ops.requantize.default, requantize),
     "lookup_table": (ops.lookup_table.default, lookup_table),
     "select_tokens": (ops.select_tokens.default, select_tokens),
     "mean_tokens": (ops.mean_tokens.default, mean_tokens),

@@ -172,13 +172,15 @@ def attention_values(p, v, multiplier, shift, log2, left_shift, fraction_bits, z
     return _requantize(acc, scale, zero_point, qmin, qmax, error)
 
 
-def _norm(x, channel_shift, weight, bias, epsilon, output_shift) -> Real:
+def _norm(x, channel_shift, weight, bias, epsilon, output_shift, centred=True) -> Real:
     """The affine norm in steps of the output times 2^F, with its error but for the last rounding."""
     values = x.double() if channel_shift is None else x.double() * torch.exp2(channel_shift.double())
     channels = x.shape[-1]
     bits = 14 - math.ceil((channels - 1).bit_length() / 2)
-    sigma = (values.var(-1, correction=0, keepdim=True) + epsilon / channels**2).clamp_min(channels**-2.0).sqrt()
-    normalized = (values - values.mean(-1, keepdim=True)) / sigma * 2.0**bits
+    mean = values.mean(-1, keepdim=True) if centred else 0.0
+    variance = (values - mean).square().mean(-1, keepdim=True)
+    sigma = (variance + epsilon / channels**2).clamp_min(channels**-2.0).sqrt()
+    normalized = (values - mean) / sigma * 2.0**bits
     allowed = 1.0 + 2.0**-15 * normalized.abs() + 2.0 ** (bits - 13) / sigma
     real = (normalized * weight + bias.double()) * 2.0**-output_shift - 0.5  # the bias holds half a step
     return Real(real, allowed * weight.double().abs() * 2.0**-output_shift)
@@ -201,7 +203,26 @@ def layer_norm_add(
     return Real(_clamp_to(residual.dtype, real), last + (1.0 + norm.error) * steps)
 
 
+@oracle("head_norm")
+def head_norm(x, weight, bias, heads, centred, epsilon, output_shift, qmin, qmax) -> Real:
+    split = (heads, x.shape[-1] // heads)
+    by_head = (x.unflatten(-1, split), None, weight.reshape(split), bias.reshape(split))
+    norm = _norm(*by_head, epsilon, output_shift, centred)
+    return Real(norm.value.flatten(-2).clamp(qmin, qmax), 0.5 + norm.error.flatten(-2))
+
+
 # Single codes, tokens and the ends.
+
+
+@oracle("activation")
+def activation(x) -> Real:
+    return Real(x.double())
+
+
+@oracle("requantize")
+def requantize(x, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    return _requantize(x.double(), scale, zero_point, qmin, qmax, 0.0)
 
 
 @oracle("lookup_table")

@@ -143,12 +143,68 @@ def test_transformer_encoder_layer() -> None:
     assert len(attentions(graph_module)) == 1 and operators(graph_module)["transpose.int"] == 1
 
 
+def cosine(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
+    return (scores * m.by_head.clamp(max=4.6).exp()).softmax(-1) @ v
+
+
+def cosine_spelled_out(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q = q / (q * q).sum(-1, keepdim=True).sqrt().clamp(min=1e-6) * m.by_head.exp()
+    k = k * torch.rsqrt(k.pow(2).sum(3, True) + 1e-9)
+    return (q @ k.mT).softmax(-1) @ v
+
+
+def query_key_norm(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(m.q_norm(q), m.k_norm(k), v)
+
+
+def scale_by_head(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT * m.by_head).softmax(-1) @ v
+
+
+class RMSNorm(nn.Module):
+    """As language models spell it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(tensor(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+RMS, LAYER = torch.ops.aten.rms_norm.default, torch.ops.aten.layer_norm.default
+NORMED: dict[str, tuple[Callable[..., Tensor], dict[str, Any], Any, bool]] = {
+    "cosine": (cosine, {"by_head": tensor(H, 1, 1)}, RMS, True),
+    "cosine_alike": (cosine, {"by_head": torch.full((H, 1, 1), 2.0)}, RMS, False),
+    "cosine_spelled_out": (cosine_spelled_out, {"by_head": tensor(H, 1, 1)}, RMS, True),
+    "layer_norm": (query_key_norm, {"q_norm": nn.LayerNorm(D), "k_norm": nn.LayerNorm(D)}, LAYER, False),
+    "rms_norm": (query_key_norm, {"q_norm": nn.RMSNorm(D), "k_norm": nn.RMSNorm(D)}, RMS, False),
+    "rms_norm_spelled_out": (query_key_norm, {"q_norm": RMSNorm(), "k_norm": RMSNorm()}, RMS, False),
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_norms_of_query_and_key(name: str) -> None:
+    function, members, norm, has_factor = NORMED[name]
+    (attention,) = attentions(run_pass(canonicalize, model(function, True, **members), tensor(B, N, C)))
+    assert attention.query_norm is not None and attention.key_norm is not None
+    assert attention.query_norm.norm.target is norm is attention.key_norm.norm.target
+    assert (attention.query_norm.factor is not None) == has_factor
+
+
+def test_factors_of_heads_go_into_the_linear() -> None:
+    built = model(scale_by_head, True, by_head=tensor(H, 1, 1))
+    (attention,) = attentions(run_pass(canonicalize, built, tensor(B, N, C)))
+    assert attention.query_norm is None
+
+
 def from_input(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=(q @ k.mT).relu())
 
 
-def normalised(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(F.layer_norm(q, (D,)), k, v)
+def normalised_tokens(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(F.layer_norm(q.mT, (N,)).mT, k, v)
 
 
 def probabilities_returned(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -164,18 +220,18 @@ def nothing_visible(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, torch.zeros(N, N, dtype=torch.bool))
 
 
-def scale_by_head(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q @ k.mT * m.by_head).softmax(-1) @ v
+def scale_by_key(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT * m.by_key).softmax(-1) @ v
 
 
 LEFT_ALONE: dict[str, tuple[Callable[..., Any], bool]] = {
     "causal": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), True),
     "mask_from_input": (from_input, True),
-    "normalised_query": (normalised, True),
+    "normalised_tokens": (normalised_tokens, True),
     "probabilities_returned": (probabilities_returned, False),
     "softmax_over_queries": (over_queries, True),
     "fully_masked_row": (nothing_visible, True),
-    "scale_by_head": (scale_by_head, True),
+    "scale_by_key": (scale_by_key, True),
     "heads_not_merged": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v).relu(), False),
     "scaled_value": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v * 2), True),
 }
@@ -184,7 +240,7 @@ LEFT_ALONE: dict[str, tuple[Callable[..., Any], bool]] = {
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_left_alone(name: str) -> None:
     function, merge = LEFT_ALONE[name]
-    built = model(function, merge, by_head=tensor(H, 1, 1))
+    built = model(function, merge, by_key=tensor(N))
     before = operators(remove_no_ops(export(built, tensor(B, N, C))))
     graph_module = run_pass(decompose, built, tensor(B, N, C))
     assert operators(graph_module) == before and not attentions(graph_module)

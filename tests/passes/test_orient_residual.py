@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.calibration.branches import stream_before
 from packqvit_delegate.passes import orient_residual
-from packqvit_delegate.passes.patterns import is_residual_add
+from packqvit_delegate.passes.patterns import is_post_norm_add, is_residual_add
 
 aten = torch.ops.aten
 
@@ -105,3 +105,30 @@ def test_of_two_linears_the_later_one_is_the_branch() -> None:
     (addition,) = graph_module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
     order = list(graph_module.graph.nodes)
     assert order.index(addition.args[0]) < order.index(addition.args[1])
+
+
+POST_NORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "first": lambda m, x: m.norm(m.fc(x)) + x,
+    "second": lambda m, x: x + m.norm(m.fc(x)),
+    "subtracted": lambda m, x: x - m.norm(m.fc(x)),
+    "scaled": lambda m, x: m.norm(m.fc(x)) * 0.5 + x,
+    "gated": lambda m, x: x + m.norm(m.fc(x)) * m.gate,
+    "number_added": lambda m, x: m.norm(m.fc(x)) + 1 + x,
+}
+
+
+@pytest.mark.parametrize("name", POST_NORMS)
+def test_post_norms_in_any_spelling(name: str) -> None:
+    model = Lambda(POST_NORMS[name], fc=nn.Linear(4, 4), norm=nn.LayerNorm(4), gate=nn.Parameter(tensor(4)))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    (addition,) = graph_module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    assert is_post_norm_add(addition) and addition.args[0].op == "placeholder"
+    assert operators(graph_module)["mul.Tensor"] == 0
+    (linear,) = graph_module.graph.find_nodes(op="call_function", target=aten.linear.default)
+    assert stream_before(linear) is None
+
+
+def test_a_linear_is_added_to_what_a_layer_norm_gives() -> None:
+    model = Lambda(lambda m, x: m.fc(x) + m.norm(x), fc=nn.Linear(4, 4), norm=nn.LayerNorm(4))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    assert additions(graph_module) == [("aten.layer_norm.default", "aten.linear.default")]

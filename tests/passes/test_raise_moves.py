@@ -52,3 +52,18 @@ def test_what_stays(name: str) -> None:
     (linear,) = find(graph_module, aten.linear.default)
     assert is_call(linear.args[0], aten.relu.default)
     assert not find(graph_module, torch.ops.aten.index_select.default)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_so_does_a_post_norm(name: str) -> None:
+    move = MOVES[name]
+    for function in (
+        lambda m, x: x + move(m.norm(m.fc(x.relu().reshape(-1, 4, C)))),
+        lambda m, x: x + m.norm(move(m.fc(x.relu().reshape(-1, 4, C)))),
+    ):
+        model = Lambda(function, fc=nn.Linear(C, C), norm=nn.LayerNorm(C))
+        graph_module = run_pass(lambda g: remove_no_ops(raise_moves(g)), model, tensor(2, 16, C))
+        (addition,) = find(graph_module, aten.add.Tensor)
+        norm = addition.args[1]
+        assert is_call(norm, aten.layer_norm.default) and is_call(norm.args[0], aten.linear.default)  # type: ignore
+        assert operators(graph_module)["index_select.default"] <= 1

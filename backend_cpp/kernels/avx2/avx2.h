@@ -14,5 +14,6 @@ size_t attention_scratch(const AttentionShape& shape, Probabilities format);
 void attention(const AttentionArguments& arguments, size_t head, Range queries, void* scratch, AttentionClock* clock);
 void layer_norm(const LayerNormArguments& arguments, Range rows);
 void quantize(const QuantizeArguments& arguments, Range rows);
+void requantize(const RequantizeArguments& arguments, Range rows);
 
 }  // namespace packqvit::avx2

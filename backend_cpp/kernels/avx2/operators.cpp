@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/avx2/avx2.h"
+#include "kernels/requantize_rows.h"
 #include "kernels/ymm/attention.h"
 #include "kernels/ymm/elementwise.h"
 #include "kernels/ymm/layer_norm.h"
@@ -17,5 +18,7 @@ void attention(const AttentionArguments& arguments, size_t head, Range queries, 
 void layer_norm(const LayerNormArguments& arguments, Range rows) { layer_norm_rows(arguments, rows); }
 
 void quantize(const QuantizeArguments& arguments, Range rows) { quantize_rows(arguments, rows); }
+
+void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 
 }  // namespace packqvit::avx2

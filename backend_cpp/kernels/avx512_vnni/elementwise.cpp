@@ -2,6 +2,7 @@
 
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/epilogue.h"
+#include "kernels/requantize_rows.h"
 
 namespace packqvit::avx512_vnni {
 namespace {
@@ -44,5 +45,7 @@ void quantize(const QuantizeArguments& arguments, Range rows) {
     arguments.wide ? quantize_row<int16_t>(arguments, row) : quantize_row<int8_t>(arguments, row);
   }
 }
+
+void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 
 }  // namespace packqvit::avx512_vnni

@@ -41,7 +41,7 @@ Moments moments_of(const LayerNormArguments& arguments, const Code* x) {
     squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, _mm512_set1_epi64(0xFFFFFFFF)));
     squares = _mm512_add_epi64(squares, _mm512_srli_epi64(pairs, 32));
   }
-  return {_mm512_reduce_add_epi32(sum), _mm512_reduce_add_epi64(squares)};
+  return {arguments.centred ? _mm512_reduce_add_epi32(sum) : 0, _mm512_reduce_add_epi64(squares)};
 }
 
 // The mean of X with 12 fraction bits and 1 / sigma.
@@ -207,6 +207,7 @@ template <typename Code, typename Output, typename Finish>
 void normalise_rows(const LayerNormArguments& arguments, Range rows) {
   constexpr size_t kRows = 8;
   const size_t channels = arguments.channels;
+  const size_t stride = arguments.stride();
   const bool adds = arguments.residual != nullptr;
   using Limits = std::numeric_limits<Output>;
   const Codes<Output> codes(adds ? Limits::min() : arguments.qmin, adds ? Limits::max() : arguments.qmax);
@@ -216,7 +217,7 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
     const size_t count = std::min(kRows, rows.end - first);
     Moments moments[kRows];
     Statistics statistics[kRows];
-    for (size_t i = 0; i < count; ++i) moments[i] = moments_of(arguments, x + (first + i) * channels);
+    for (size_t i = 0; i < count; ++i) moments[i] = moments_of(arguments, x + (first + i) * stride);
     for (size_t i = 0; i < count; ++i) statistics[i] = Statistics(moments[i], arguments);
     for (size_t c = 0; c < channels; c += 64) {
       const Affine affine(arguments, c);
@@ -225,8 +226,8 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
       for (size_t i = 0; i < count; ++i) {
         if (statistics[i].is_flat()) continue;
         const Normalise normalise(arguments, statistics[i]);
-        const size_t index = (first + i) * channels + c;
-        const Code* row = x + (first + i) * channels;
+        const size_t index = (first + i) * stride + c;
+        const Code* row = x + (first + i) * stride;
         const auto half = [&](size_t j) __attribute__((always_inline)) {
           const __m512i words = load(arguments, row, c + 32 * j);
           return finish(normalise(words, affine.weight + 2 * j, affine.bias + 2 * j), j, index + 32 * j);

@@ -4,6 +4,7 @@
 
 #include "kernels/neon/neon.h"
 #include "kernels/neon/requantize.h"
+#include "kernels/requantize_rows.h"
 
 namespace packqvit::neon {
 namespace {
@@ -180,5 +181,7 @@ void mean_tokens(const MeanTokensArguments& arguments, Range channels) {
                           : mean_of_channels<int8_t, int8_t>(arguments, channels);
   }
 }
+
+void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 
 }  // namespace packqvit::neon

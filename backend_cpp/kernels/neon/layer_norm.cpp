@@ -241,7 +241,7 @@ struct Sum : Affine {
 
   Sum(const LayerNormArguments& arguments, size_t row, int32_t reciprocal)
       : Affine(arguments, reciprocal),
-        residual(static_cast<const Output*>(arguments.residual) + row * arguments.channels),
+        residual(static_cast<const Output*>(arguments.residual) + row * arguments.stride()),
         multiplier(arguments.residual_multiplier),
         shift(vdupq_n_s32(-static_cast<int32_t>(arguments.output_shift))),
         fraction(vdupq_n_s32(-static_cast<int32_t>(arguments.fraction_bits))) {}
@@ -366,7 +366,7 @@ void normalise_row(const LayerNormArguments& arguments, const Row& row, size_t i
     statistics.add(tail.row(row, whole, channels), 0);
   }
   const int64_t count = static_cast<int64_t>(channels);
-  const int64_t sum = Row::kSign * int64_t{vaddvq_s32(statistics.sums)};
+  const int64_t sum = arguments.centred ? Row::kSign * int64_t{vaddvq_s32(statistics.sums)} : 0;
   const int64_t squares = static_cast<int64_t>(vaddvq_u64(statistics.squares));
   const int32_t mean = static_cast<int32_t>(floor_divide(sum * 8192 + count, 2 * count));
   const int64_t variance = std::max<int64_t>(count * squares - sum * sum + arguments.epsilon, 1);
@@ -374,13 +374,14 @@ void normalise_row(const LayerNormArguments& arguments, const Row& row, size_t i
 
   const int32_t smallest = Row::kSign < 0 ? -vmaxvq_s16(statistics.end) : vminvq_s16(statistics.end);
   normalise_by(arguments, row, mean, inverse, smallest, Codes(arguments, index, inverse.reciprocal),
-               static_cast<typename Codes::Code*>(arguments.output) + index * channels);
+               static_cast<typename Codes::Code*>(arguments.output) + index * arguments.stride());
 }
 
 template <typename Codes, typename Row>
 void normalise_rows_to(const LayerNormArguments& arguments, Row row, Range rows) {
-  row.x += rows.begin * arguments.channels;
-  for (size_t i = rows.begin; i < rows.end; ++i, row.x += arguments.channels) {
+  const size_t stride = arguments.stride();
+  row.x += rows.begin * stride;
+  for (size_t i = rows.begin; i < rows.end; ++i, row.x += stride) {
     normalise_row<Codes>(arguments, row, i);
   }
 }

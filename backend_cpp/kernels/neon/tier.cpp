@@ -23,6 +23,7 @@ const KernelTier& tier() {
       quantize,
       dequantize,
       mean_tokens,
+      requantize,
   };
   return kTier;
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/reference/reference.h"
+#include "kernels/requantize_rows.h"
 
 namespace packqvit::reference {
 namespace {
@@ -85,5 +86,7 @@ void mean_tokens(const MeanTokensArguments& arguments, Range channels) {
     }
   }
 }
+
+void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 
 }  // namespace packqvit::reference

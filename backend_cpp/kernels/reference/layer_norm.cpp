@@ -18,8 +18,8 @@ Output add(const LayerNormArguments& arguments, int32_t steps, Output residual, 
 template <typename Code, typename Output, bool kAdds>
 void normalise_row(const LayerNormArguments& arguments, size_t row) {
   const size_t channels = arguments.channels;
-  const Code* x = static_cast<const Code*>(arguments.x) + row * channels;
-  Output* output = static_cast<Output*>(arguments.output) + row * channels;
+  const Code* x = static_cast<const Code*>(arguments.x) + row * arguments.stride();
+  Output* output = static_cast<Output*>(arguments.output) + row * arguments.stride();
   const Output* residual = static_cast<const Output*>(arguments.residual);
   const uint8_t* channel_shift = arguments.channel_shift;
   const auto value = [&](size_t c) { return int32_t{x[c]} * (1 << (channel_shift != nullptr ? channel_shift[c] : 0)); };
@@ -27,7 +27,7 @@ void normalise_row(const LayerNormArguments& arguments, size_t row) {
   int64_t sum = 0;
   int64_t squares = 0;
   for (size_t c = 0; c < channels; ++c) {
-    sum += value(c);
+    if (arguments.centred) sum += value(c);
     squares += int64_t{value(c)} * value(c);
   }
   const int64_t count = static_cast<int64_t>(channels);
@@ -38,7 +38,7 @@ void normalise_row(const LayerNormArguments& arguments, size_t row) {
     const int32_t normalised = mulhrs(inverse.deviation(value(c) * 4096 - mean), inverse.reciprocal);
     const int32_t steps = (normalised * arguments.weight[c] + arguments.bias[c]) >> arguments.output_shift;
     if constexpr (kAdds) {
-      output[c] = add(arguments, steps, residual[row * channels + c], c);
+      output[c] = add(arguments, steps, residual[row * arguments.stride() + c], c);
     } else {
       output[c] = static_cast<Output>(std::clamp(steps, arguments.qmin, arguments.qmax));
     }

@@ -21,6 +21,7 @@ const KernelTier& tier() {
       quantize,
       dequantize,
       mean_tokens,
+      requantize,
   };
   return kTier;
 }

@@ -41,8 +41,8 @@ __m256i load_residual(const LayerNormArguments& arguments, const Output* residua
 template <typename Code, typename Output, bool kAdds>
 bool normalise_row(const LayerNormArguments& arguments, size_t row) {
   const size_t channels = arguments.channels;
-  const Code* x = static_cast<const Code*>(arguments.x) + row * channels;
-  Output* output = static_cast<Output*>(arguments.output) + row * channels;
+  const Code* x = static_cast<const Code*>(arguments.x) + row * arguments.stride();
+  Output* output = static_cast<Output*>(arguments.output) + row * arguments.stride();
   __m256i sums = _mm256_setzero_si256();
   __m256i squares = _mm256_setzero_si256();
   for (size_t c = 0; c < channels; c += 16) {
@@ -54,7 +54,7 @@ bool normalise_row(const LayerNormArguments& arguments, size_t row) {
   }
   int64_t square_lanes[4];
   store(square_lanes, squares);
-  const int64_t sum = sum_of(sums);
+  const int64_t sum = arguments.centred ? sum_of(sums) : 0;
   const int64_t count = static_cast<int64_t>(channels);
   const int64_t square_sum = square_lanes[0] + square_lanes[1] + square_lanes[2] + square_lanes[3];
   const int32_t mean = static_cast<int32_t>(floor_divide(sum * 8192 + count, 2 * count));
@@ -86,7 +86,7 @@ bool normalise_row(const LayerNormArguments& arguments, size_t row) {
     std::memcpy(bias, arguments.bias + c, std::min<size_t>(left, 16) * sizeof(int32_t));
     __m256i residual = _mm256_setzero_si256();
     if constexpr (kAdds) {
-      residual = load_residual(arguments, static_cast<const Output*>(arguments.residual) + row * channels, c);
+      residual = load_residual(arguments, static_cast<const Output*>(arguments.residual) + row * arguments.stride(), c);
     }
     __m256i y[2];
     for (int i = 0; i < 2; ++i) {

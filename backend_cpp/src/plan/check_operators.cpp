@@ -300,6 +300,23 @@ bool check_layer_norm_output(NodeChecker& checker, const plan::LayerNorm& op, co
   return checker.range("range", op.qmin(), op.qmax(), output.type);
 }
 
+template <typename Op>  // a LayerNorm, or a HeadNorm
+bool check_norm_numbers(const NodeChecker& checker, const Op& op) {
+  if (op.epsilon() < 0 || op.epsilon() > kMaxEpsilon) {
+    return checker.fail("epsilon %" PRId64 " is not in [0, 2^57]", op.epsilon());
+  }
+  return (op.output_shift() >= 1 && op.output_shift() <= 30) ||
+         checker.fail("output_shift %d is not in [1, 30]", op.output_shift());
+}
+
+// The rows of x, or those that `rows` makes of them.
+template <typename Op>  // a LayerNorm, or a Requantize
+bool check_rows(const NodeChecker& checker, const Op& op, const Value& x, const Value& output) {
+  const size_t channels = output.last();
+  return op.rows() == -1 ? checker.has_rows(output, "output", x.size() / x.last(), x.last())
+                         : check_sources(checker, op.rows(), x, output.size() / channels, channels);
+}
+
 bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
@@ -308,16 +325,7 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
     return false;
   }
   const size_t channels = output->last();
-  if (op.rows() == -1 ? !checker.has_rows(*output, "output", x->size() / x->last(), x->last())
-                      : !check_sources(checker, op.rows(), *x, output->size() / channels, channels)) {
-    return false;
-  }
-  if (op.epsilon() < 0 || op.epsilon() > kMaxEpsilon) {
-    return checker.fail("epsilon %" PRId64 " is not in [0, 2^57]", op.epsilon());
-  }
-  if (op.output_shift() < 1 || op.output_shift() > 30) {
-    return checker.fail("output_shift %d is not in [1, 30]", op.output_shift());
-  }
+  if (!check_rows(checker, op, *x, *output) || !check_norm_numbers(checker, op)) return false;
   if (op.channel_shift() != -1) {
     const Constant* shift = checker.constant(op.channel_shift(), "channel_shift", DataType::UInt8, {channels});
     if (shift == nullptr) return false;
@@ -329,6 +337,37 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   return checker.at_most("channels", channels, kMaxFeatures) && check_layer_norm_output(checker, op, *output) &&
          checker.constant(op.weight(), "weight", DataType::Int16, {channels}) != nullptr &&
          checker.bounded(op.bias(), "bias", {channels}, kMaxLayerNormBias);
+}
+
+bool check(NodeChecker& checker, const plan::HeadNorm& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
+    return false;
+  }
+  const size_t width = x->last();
+  if (op.heads() == 0 || width % op.heads() != 0) {
+    return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), width);
+  }
+  return checker.at_most("channels per head", width / op.heads(), kMaxFeatures) && check_norm_numbers(checker, op) &&
+         checker.range("range", op.qmin(), op.qmax(), DataType::Int8) &&
+         checker.constant(op.weight(), "weight", DataType::Int16, {width}) != nullptr &&
+         checker.bounded(op.bias(), "bias", {width}, kMaxLayerNormBias);
+}
+
+bool check(NodeChecker& checker, const plan::Requantize& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
+      !check_rows(checker, op, *x, *output)) {
+    return false;
+  }
+  const uint64_t largest = static_cast<uint64_t>(-type_minimum(x->type));
+  return check_requantized(checker, op.requantizer(), output->last(), largest, *output) &&
+         checker.has_type(*output, "output", {code_type(op.requantizer()->qmin(), op.requantizer()->qmax())}) &&
+         check_grid_limit(checker, output->type, *op.requantizer());
 }
 
 bool check(NodeChecker& checker, const plan::LookupTable& op) {
@@ -452,6 +491,10 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_TopK());
     case plan::Operator::TakeScores:
       return verdict(node.op_as_TakeScores());
+    case plan::Operator::HeadNorm:
+      return verdict(node.op_as_HeadNorm());
+    case plan::Operator::Requantize:
+      return verdict(node.op_as_Requantize());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));

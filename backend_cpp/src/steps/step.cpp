@@ -36,6 +36,10 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_TopK());
     case plan::Operator::TakeScores:
       return make_step(context, *node.op_as_TakeScores());
+    case plan::Operator::HeadNorm:
+      return make_step(context, *node.op_as_HeadNorm());
+    case plan::Operator::Requantize:
+      return make_step(context, *node.op_as_Requantize());
     case plan::Operator::NONE:
       break;
   }

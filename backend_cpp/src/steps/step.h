@@ -68,6 +68,8 @@ StepResult make_step(const BuildContext& context, const plan::MeanTokens& op);
 StepResult make_step(const BuildContext& context, const plan::PixelCodes& op);
 StepResult make_step(const BuildContext& context, const plan::TopK& op);
 StepResult make_step(const BuildContext& context, const plan::TakeScores& op);
+StepResult make_step(const BuildContext& context, const plan::HeadNorm& op);
+StepResult make_step(const BuildContext& context, const plan::Requantize& op);
 
 // The step of a node, whatever its operator.
 StepResult make_step(const BuildContext& context, const plan::Node& node);

@@ -80,6 +80,8 @@ class Interpreter {
     if (const auto* lookup_table = op.AsLookupTable()) run(*lookup_table);
     if (const auto* select = op.AsSelectTokens()) run(*select);
     if (const auto* mean = op.AsMeanTokens()) run(*mean);
+    if (const auto* head_norm = op.AsHeadNorm()) run(*head_norm);
+    if (const auto* requantize = op.AsRequantize()) run(*requantize);
   }
 
  private:
@@ -326,6 +328,36 @@ class Interpreter {
         for (size_t n = 0; n < x[1]; ++n) sum += values_[op.x][(b * x[1] + n) * x[2] + c];
         values_[op.output].push_back(static_cast<double>(scale.requantize(static_cast<int64_t>(sum), c)));
       }
+    }
+  }
+
+  void run(const plan::HeadNormT& op) {
+    const auto weight = typed<int16_t>(op.weight);
+    const auto bias = typed<int32_t>(op.bias);
+    const size_t channels = weight.size() / op.heads;
+    for (size_t first = 0; first < values_[op.x].size(); first += channels) {
+      const size_t c = first % weight.size();
+      naive::LayerNorm norm;
+      norm.weight.assign(weight.begin() + static_cast<std::ptrdiff_t>(c),
+                         weight.begin() + static_cast<std::ptrdiff_t>(c + channels));
+      norm.bias.assign(bias.begin() + static_cast<std::ptrdiff_t>(c),
+                       bias.begin() + static_cast<std::ptrdiff_t>(c + channels));
+      norm.epsilon = op.epsilon;
+      norm.output_shift = op.output_shift;
+      norm.qmin = op.qmin;
+      norm.qmax = op.qmax;
+      norm.centred = op.centred;
+      std::vector<int64_t> x;
+      for (size_t i = 0; i < channels; ++i) x.push_back(integer(op.x, first + i));
+      for (const int64_t code : norm.row(x)) values_[op.output].push_back(static_cast<double>(code));
+    }
+  }
+
+  void run(const plan::RequantizeT& op) {
+    const naive::Requantizer scale = requantizer(*op.requantizer);
+    const size_t channels = shape(op.x).back();
+    for (size_t i = 0; i < values_[op.x].size(); ++i) {
+      values_[op.output].push_back(static_cast<double>(scale.requantize(integer(op.x, i), i % channels)));
     }
   }
 

@@ -121,6 +121,7 @@ struct LayerNorm {
   int64_t output_shift = 1;
   int64_t qmin = -128;
   int64_t qmax = 127;
+  bool centred = true;
 
   static uint64_t isqrt(uint64_t x) {
     uint64_t low = 0;
@@ -148,7 +149,7 @@ struct LayerNorm {
     int64_t s2 = 0;
     for (size_t c = 0; c < x.size(); ++c) {
       shifted.push_back(x[c] * (int64_t{1} << (channel_shift.empty() ? 0 : channel_shift[c])));
-      s1 += shifted[c];
+      if (centred) s1 += shifted[c];
       s2 += shifted[c] * shifted[c];
     }
     const int64_t bits = channels > 1 ? bitlen(static_cast<uint64_t>(channels - 1)) : 0;
