@@ -227,7 +227,8 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     values = _projection(graph_module, value, "v", transposed=False)
     if values.norm is not None:
         raise NotLowered(
-            f"v is normalised by {describe(values.norm)} ahead of the attention: v would have to come from its linear layer"
+            f"v is normalised by {describe(values.norm)} ahead of the attention: it would have to come from its linear "
+            "layer as it is"
         )
     if not bool((values.factor == 1).all()):
         raise NotLowered(

@@ -462,8 +462,8 @@ def _sum(node: Node) -> str:
 
 def _norm(node: Node) -> str:
     return (
-        f"it takes a length of {listed(_computed(node))} at run time: a LayerNorm "
-        f"would have to be in its place{_elsewhere(node)}"
+        f"it takes a length of {listed(_computed(node))} at run time: a LayerNorm would have to be in its place, or it "
+        f"would have to normalise the channels of each head of q or k of an attention{_elsewhere(node)}"
     )
 
 

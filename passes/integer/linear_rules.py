@@ -244,7 +244,9 @@ def _onto(context: LoweringContext, node: Node, out: ResidualGrid) -> tuple[Code
     stream, factor = _skip(context, node.args[0])
     old = require_residual(stream.grid, "what the branch is added to")
     if old.dtype != out.dtype:
-        raise NotLowered("the residual stream changes its type here")
+        raise NotLowered(
+            f"the residual stream changes from {old.dtype} to {out.dtype} here: it would have to have one width all through"
+        )
     coarsest = old.scale * float(factor.max())
     if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser
         out = dataclasses.replace(out, scale=coarsest)
