@@ -246,10 +246,7 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     if bias is not None and bool((bias.amax(-1) <= _MASKED / 2).any()):
         raise NotLowered("the attention's mask leaves a query no key at all: every query has to see at least one")
     output = _output(result, batch, heads, tokens)
-    by_head = scores.scale.expand(scores.shape).reshape(batch, heads, tokens, key_tokens)
-    if not torch.equal(by_head[:1, :, :1, :1].expand_as(by_head), by_head):
-        raise NotLowered("the scores of the attention have different factors: one for each head is supported")
-    query.factor = query.factor * by_head[0, :, 0, :1]
+    query.factor = query.factor * _factor_of_heads(scores, (batch, heads, tokens, key_tokens))
     scale = _common_factor(query) * _common_factor(key)
     with replacing(graph_module, output.node, like=result):
         q, k, v = (_heads(graph_module, projection) for projection in (query, key, values))
@@ -266,6 +263,21 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     if not torch.equal(output.columns, torch.arange(len(output.columns))):
         _reorder_columns(graph_module, output)
     output.node.replace_all_uses_with(placed)  # type: ignore[arg-type]
+
+
+def _factor_of_heads(scores: _Scores, shape: tuple[int, int, int, int]) -> Tensor:
+    """The factors on the scores: float64 [] or [H, 1].
+
+    Raises:
+        NotLowered: They differ within a head.
+    """
+    if not scores.scale.dim():
+        return scores.scale
+    factors = scores.scale.expand(scores.shape).reshape(shape)
+    by_head = factors[:1, :, :1, :1]
+    if not torch.equal(by_head.expand_as(factors), factors):
+        raise NotLowered("the scores of the attention have different factors: one for each head is supported")
+    return by_head.reshape(-1, 1)
 
 
 def _common_factor(projection: _Projection) -> float:
