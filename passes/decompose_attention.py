@@ -285,7 +285,7 @@ def _common_factor(projection: _Projection) -> float:
     largest = projection.factor.abs().max()
     if bool((projection.factor == projection.factor[0, 0]).all()):
         largest = projection.factor[0, 0]
-    projection.factor = projection.factor / largest
+    projection.factor = projection.factor / largest if largest else torch.ones_like(projection.factor)
     return float(largest)
 
 
