@@ -253,10 +253,7 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
             "the attention's mask leaves a query no key at all: every query would have to see at least one"
         )
     output = _output(result, batch, heads, tokens)
-    by_head = scores.scale.expand(scores.shape).reshape(batch, heads, tokens, key_tokens)
-    if not torch.equal(by_head[:1, :, :1, :1].expand_as(by_head), by_head):
-        raise NotLowered("the scores of the attention have different factors: there would have to be one for each head")
-    query.factor = query.factor * by_head[0, :, 0, :1]
+    query.factor = query.factor * _factor_of_heads(scores, (batch, heads, tokens, key_tokens))
     scale = _common_factor(query) * _common_factor(key)
     with replacing(graph_module, output.node, like=result):
         q, k, v = (_heads(graph_module, projection) for projection in (query, key, values))
@@ -275,12 +272,27 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     output.node.replace_all_uses_with(placed)  # type: ignore[arg-type]
 
 
+def _factor_of_heads(scores: _Scores, shape: tuple[int, int, int, int]) -> Tensor:
+    """The factors on the scores: float64 [] or [H, 1].
+
+    Raises:
+        NotLowered: They differ within a head.
+    """
+    if not scores.scale.dim():
+        return scores.scale
+    factors = scores.scale.expand(scores.shape).reshape(shape)
+    by_head = factors[:1, :, :1, :1]
+    if not torch.equal(by_head.expand_as(factors), factors):
+        raise NotLowered("the scores of the attention have different factors: there would have to be one for each head")
+    return by_head.reshape(-1, 1)
+
+
 def _common_factor(projection: _Projection) -> float:
     """Takes the largest factor out of a projection's; what is left is 1, or concerns single heads or channels."""
     largest = projection.factor.abs().max()
     if bool((projection.factor == projection.factor[0, 0]).all()):
         largest = projection.factor[0, 0]
-    projection.factor = projection.factor / largest
+    projection.factor = projection.factor / largest if largest else torch.ones_like(projection.factor)
     return float(largest)
 
 

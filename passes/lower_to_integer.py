@@ -100,6 +100,9 @@ def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes |
     axis = 1 if isinstance(grid, OffsetGrid) else -1
     if isinstance(grid, AffineGrid):
         scale = torch.tensor([grid.scale], dtype=torch.float64)
+        if is_call(value, ops.activation.default) and value.args[0].op == "placeholder":  # type: ignore[union-attr]
+            source = value.args[0]  # type: ignore[assignment]
+            scale = scale / context.tensor(value.args[1]).double() if len(value.args) > 1 else scale
         offset, qmin, qmax = -grid.zero_point * scale, grid.qmin, grid.qmax
     elif isinstance(grid, OffsetGrid):
         scale, offset, qmin, qmax = torch.tensor([grid.scale], dtype=torch.float64), grid.offset, -128, 127

@@ -24,7 +24,8 @@ def orient_residual(graph_module: GraphModule) -> GraphModule:
         if _is_oriented(graph_module, node):
             continue
         seen.update(parts_of(graph_module, node))
-        if branches_of(graph_module, found):
+        branches = branches_of(graph_module, found)
+        if branches and len(branches) < len(found.terms):
             write_sum(graph_module, node, found)
     clean_up(graph_module)
     _order(graph_module)

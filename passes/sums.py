@@ -86,11 +86,9 @@ def is_norm_branch(graph_module: GraphModule, node: Any) -> bool:
 
 
 def branches_of(graph_module: GraphModule, found: Sum) -> list[Node]:
-    """What a sum adds into the stream: its linears, or else (post-norm) its LayerNorms; none where nothing is left."""
-    branches = [node for node in found.terms if is_branch(graph_module, node)]
-    if not branches:
-        branches = [node for node in found.terms if is_norm_branch(graph_module, node)]
-    return branches if len(branches) < len(found.terms) else []
+    """What a sum adds up behind all else: its linears or, where there are none, its LayerNorms (post-norm)."""
+    linears = [node for node in found.terms if is_branch(graph_module, node)]
+    return linears or [node for node in found.terms if is_norm_branch(graph_module, node)]
 
 
 def write_sum(graph_module: GraphModule, root: Node, found: Sum) -> None:

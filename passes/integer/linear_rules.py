@@ -245,7 +245,8 @@ def _onto(context: LoweringContext, node: Node, out: ResidualGrid) -> tuple[Code
     old = require_residual(stream.grid, "what the branch is added to")
     if old.dtype != out.dtype:
         raise NotLowered(
-            f"the residual stream changes from {old.dtype} to {out.dtype} here: it would have to have one width all through"
+            f"the residual stream changes from {old.dtype} to {out.dtype} here: it would have to have one width all "
+            "through"
         )
     coarsest = old.scale * float(factor.max())
     if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser

@@ -114,6 +114,8 @@ def test_its_integer_operators() -> None:
 def test_it_trains_on_the_integer_values() -> None:
     config = QuantizationConfig.from_bits(4)
     pair = prepare(model(), (images(1),), images(4), config)
+    with torch.no_grad():
+        torch.testing.assert_close(pair.reference(images(1)), model()(images(1)), atol=1e-4, rtol=1e-4)
     trainable = TrainableModel(pair.prepared, integer_functions=True)
     batch = images(2, seed=3)
     output = trainable(batch)
