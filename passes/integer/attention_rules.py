@@ -28,6 +28,8 @@ from .masks import split_mask
 
 MAX_KEYS = 1031
 _MAX_BIAS = 1 << 29
+_CLOSE = 16.0
+"""Rows whose largest biases differ by less share one: that takes four bits at most."""
 _INVISIBLE = 2.0**-8
 """Half of it changes a probability by 0.2 %: less than the codes of probabilities show."""
 _ZERO_OCTAVES = 16
@@ -94,10 +96,10 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
     distinct = next(n for n in (1, heads, batch * heads) if bool((bias == bias[:n].repeat(len(bias) // n, 1, 1)).all()))
     bias = bias[:distinct]
     # A softmax does not see what is the same for all of a row; scores may make up for all but the largest differences.
-    # Where the largest of a head will do, what belongs to a relative position has one code in all rows.
-    codes = torch.round((bias - bias.amax((-2, -1), keepdim=True)) / step)
-    if float(codes.min()) < -_MAX_BIAS:
-        codes = torch.round((bias - bias.amax(-1, keepdim=True)) / step)
+    largest, of_head = bias.amax(-1, keepdim=True), bias.amax((-2, -1), keepdim=True)
+    if float((of_head - largest).max()) < _CLOSE:  # what belongs to a relative position has one code in all rows
+        largest = of_head
+    codes = torch.round((bias - largest) / step)
     scores = 2 * 127 * 127 * shape_of(attention.query)[-1] // heads
     is_masked = groups is not None or float(codes.min()) < -_MAX_BIAS
     if is_masked and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-MASKED = 50.0
-"""What is so far below a query's best key is masked: exp(-50) of a probability is no probability."""
+MASKED = 80.0
+"""What is so far below a query's best key is masked: scores do not make up for it."""
 
 
 def split_mask(bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
