@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .evaluate import evaluate
 from .graph import (
     arguments,
     aten,
@@ -25,6 +25,7 @@ from .graph import (
 
 _REDUCTIONS = {aten.sum.dim_IntList, aten.mean.dim, aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim}
 _REPEATS = {aten.expand.default, aten.expand_as.default}
+"""What is repeated along the channels broadcasts."""
 _POINTWISE = {
     aten.add.Tensor,
     aten.add.Scalar,
@@ -123,8 +124,8 @@ def _factor_and_epsilon(graph_module: GraphModule, source: Node, nodes: list[Nod
     rank, channels = len(shape_of(source)), shape_of(source)[-1]
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4, *[1] * (rank - 2), channels, generator=generator, dtype=torch.float64)
-    large = (_evaluate(graph_module, source, nodes, rows * _LARGE) / _normalized(rows, 0.0)).flatten()
-    tiny = (_evaluate(graph_module, source, nodes, rows * _TINY) / (rows * _TINY)).flatten()
+    large = (evaluate(graph_module, source, nodes, rows * _LARGE, _REPEATS) / _normalized(rows, 0.0)).flatten()
+    tiny = (evaluate(graph_module, source, nodes, rows * _TINY, _REPEATS) / (rows * _TINY)).flatten()
     factor, slope = float(large[0]), float(tiny[0])
     if not (math.isfinite(factor) and math.isfinite(slope) and factor != 0 and slope != 0):
         return None
@@ -132,29 +133,10 @@ def _factor_and_epsilon(graph_module: GraphModule, source: Node, nodes: list[Nod
     for magnitude in _MAGNITUDES:
         x = rows * magnitude
         expected = factor * _normalized(x, epsilon)
-        if not torch.allclose(_evaluate(graph_module, source, nodes, x), expected, rtol=_TOLERANCE, atol=0):
+        if not torch.allclose(evaluate(graph_module, source, nodes, x, _REPEATS), expected, rtol=_TOLERANCE, atol=0):
             return None
     return factor, epsilon
 
 
 def _normalized(x: Tensor, epsilon: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + epsilon).sqrt()
-
-
-def _evaluate(graph_module: GraphModule, source: Node, nodes: list[Node], x: Tensor) -> Tensor:
-    values: dict[Node, Tensor] = {source: x}
-
-    def operand(argument: Any) -> Any:
-        if not isinstance(argument, Node):
-            return argument
-        return values[argument] if argument in values else scalar_value(graph_module, argument)
-
-    for node in nodes:
-        first, *rest = map(operand, node.args)
-        first = torch.as_tensor(first, dtype=x.dtype)
-        if node.target is aten.maximum.default:
-            rest = [torch.as_tensor(value, dtype=x.dtype) for value in rest]
-        # What is repeated along the channels broadcasts.
-        repeats = node.target in _REPEATS
-        values[node] = first if repeats else node.target(first, *rest, **node.kwargs)  # type: ignore[operator]
-    return values[nodes[-1]]

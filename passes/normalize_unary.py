@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from .evaluate import evaluate
 from .graph import aten, call, clean_up, has_tensor, keep_module, scalar_value, shape_of
 
 _POINTWISE = {
@@ -48,7 +49,7 @@ def normalize_unary(graph_module: GraphModule) -> GraphModule:
         if region is None:
             continue
         source, nodes = region
-        result = _evaluate(graph_module, source, nodes, grid)
+        result = evaluate(graph_module, source, nodes, grid)
         for target, kwargs, function in _CANDIDATES:
             if torch.allclose(result, function(grid), rtol=0, atol=_TOLERANCE):
                 with graph_module.graph.inserting_before(node):
@@ -78,19 +79,3 @@ def _region(graph_module: GraphModule, sink: Node) -> tuple[Node, list[Node]] | 
     if not has_tensor(source) or shape_of(source) != shape_of(sink):
         return None
     return source, [node for node in graph_module.graph.nodes if node in region]
-
-
-def _evaluate(graph_module: GraphModule, source: Node, nodes: list[Node], grid: Tensor) -> Tensor:
-    values: dict[Node, Tensor] = {source: grid}
-
-    def operand(argument: object) -> object:
-        if not isinstance(argument, Node):
-            return argument
-        return values[argument] if argument in values else scalar_value(graph_module, argument)
-
-    for node in nodes:
-        args = [operand(argument) for argument in node.args]
-        if not any(isinstance(argument, Tensor) for argument in args[:1]):
-            args[0] = torch.as_tensor(args[0], dtype=grid.dtype)
-        values[node] = node.target(*args, **node.kwargs)  # type: ignore[operator]
-    return values[nodes[-1]]
