@@ -80,6 +80,19 @@ def after_dropout(m: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
+def through_a_view(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.linear(x)
+    y[:1].add_(1)
+    return y
+
+
+def accumulate(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.linear(x)
+    y += F.relu(x * 2, inplace=True)
+    y *= 0.5
+    return y
+
+
 def every_second(m: nn.Module, x: Tensor) -> Tensor:
     y = m.linear(x)
     y[:, ::2] = x[:, ::2]
@@ -98,6 +111,8 @@ FUNCTIONS = (
     read_afterwards,
     activations,
     after_dropout,
+    through_a_view,
+    accumulate,
     every_second,
 )
 
