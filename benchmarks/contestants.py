@@ -61,14 +61,19 @@ class PlainAttention(nn.Module):
 
 
 class PlainWindowAttention(WindowAttention):
-    """The same of Swin Transformers."""
+    """The same of Swin Transformers, with what depends on the weights alone, the bias of positions, computed once.
+
+    XNNPACK's quantiser would put grids on the arithmetic of its indices.
+    """
+
+    position_bias: Tensor
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B * windows, N, dim] -> the same."""
         batch, tokens, dim = x.shape
         size = dim // self.heads
         query, key, value = self.qkv(x).reshape(batch, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = self.relative_position_bias_table[self.offsets()].permute(2, 0, 1).unsqueeze(0)
+        bias = self.position_bias
         bias = bias if mask is None else (bias + mask.unsqueeze(1)).repeat(batch // len(mask), 1, 1, 1)
         probabilities = torch.softmax(query @ key.transpose(-2, -1) * size**-0.5 + bias, dim=-1)
         return self.proj((probabilities @ value).transpose(1, 2).reshape(batch, tokens, dim))
@@ -81,6 +86,9 @@ def with_plain_attention(model: nn.Module) -> nn.Module:
         if isinstance(module, Attention):
             model.set_submodule(name, PlainAttention(module))
         elif isinstance(module, WindowAttention):
+            with torch.no_grad():
+                bias = module.relative_position_bias_table[module.offsets()].permute(2, 0, 1).unsqueeze(0)
+            module.register_buffer("position_bias", bias.contiguous(), persistent=False)
             module.__class__ = PlainWindowAttention
     return model.eval()
 

@@ -35,7 +35,6 @@ from ..passes.patterns import (
     attentions,
     carries_stream,
     is_post_norm_add,
-    is_residual_add,
     layer_name,
     linears_behind,
     match_embedding,
@@ -48,6 +47,8 @@ from .specs import SpecFactory
 
 _ANNOTATION = "quantization_annotation"
 _ACTIVATION = torch.ops.packqvit.activation.default
+_INNER = (aten.linear.default, aten.layer_norm.default, aten.softmax.int)
+"""Behind every linear but a head there is one of these."""
 
 
 class PackQViTQuantizer(Quantizer):
@@ -297,19 +298,16 @@ def _is_post_norm(norm: Node) -> bool:
 
 
 def _feeds_output(linear: Node) -> bool:
-    """Whether a linear's result leaves in float: it is not one of a block's."""
-    consumed = (aten.reshape.default, aten.add.Tensor, *UNARY_FUNCTIONS)
-    if len(linear.users) == 1:
-        (user,) = linear.users
-        if is_residual_add(user) or is_call(user, *UNARY_FUNCTIONS):
-            return False
-        if is_call(user, *consumed) and user.op == "call_function" and is_call(user, aten.reshape.default):
-            return not any(is_call(after, aten.permute.default) or _norms_heads(after) for after in user.users)
+    """Whether nothing behind a linear computes in integers: its result leaves the model, as a head's does."""
+    seen, waiting = {linear}, [linear]
+    while waiting:
+        for user in waiting.pop().users:
+            if is_call(user, *_INNER):
+                return False
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
     return True
-
-
-def _norms_heads(norm: Node) -> bool:
-    return match_head_norm(norm) is not None
 
 
 def _as_function(activation: Node) -> Callable[[torch.Tensor], torch.Tensor]:

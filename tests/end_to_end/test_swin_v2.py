@@ -111,6 +111,17 @@ def test_its_integer_operators() -> None:
     }
 
 
+def test_only_the_first_and_the_last_layer_keep_eight_bits() -> None:
+    """Merging's reduction begins a stream, proj and fc2 go into a norm: these are no heads."""
+    integer = program(4).integer_module
+    linears = find(integer, ops.linear.default)
+    assert {node.args[5] for node in linears} == {4} and len(linears) == 3 * 6 + 1
+    assert [node.args[3] for node in find(integer, ops.linear_accumulate.default)] == [8]
+    assert [node.args[9] for node in find(integer, ops.patch_embedding.default)] == [8]
+    ranges = {tuple(node.args[-2:]) for node in find(integer, ops.requantize.default)}
+    assert ranges == {(-8, 7)}
+
+
 def test_it_trains_on_the_integer_values() -> None:
     config = QuantizationConfig.from_bits(4)
     pair = prepare(model(), (images(1),), images(4), config)

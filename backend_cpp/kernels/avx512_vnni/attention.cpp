@@ -121,14 +121,25 @@ struct ValueGroup {
   __mmask64 mask;
 };
 
-// RowDivision of 16 sums.
-inline __m512i divided(__m512i acc, const RowDivision& division) {
-  const __m512i half = _mm512_set1_epi32(division.shift > 0 ? 1 << (division.shift - 1) : 0);
-  const __m512i shifted =
-      _mm512_sra_epi32(_mm512_add_epi32(acc, half), _mm_cvtsi32_si128(static_cast<int>(division.shift)));
-  const __m512i product = _mm512_mullo_epi32(shifted, _mm512_set1_epi32(division.reciprocal));
-  return _mm512_srai_epi32(_mm512_add_epi32(product, _mm512_set1_epi32(1 << 13)), 14);
-}
+// RowDivision of sums: what it multiplies fits into int16, as |v| <= 127 and the codes' sum is below 2^z.
+class Divide {
+ public:
+  explicit Divide(const RowDivision& division)
+      : half_(_mm512_set1_epi32(division.shift > 0 ? 1 << (division.shift - 1) : 0)),
+        shift_(_mm_cvtsi32_si128(static_cast<int>(division.shift))),
+        reciprocal_(_mm512_set1_epi32(division.reciprocal)) {}
+
+  __m512i operator()(__m512i acc) const {
+    __m512i product = _mm512_set1_epi32(1 << 13);
+    multiply_add_words(product, _mm512_sra_epi32(_mm512_add_epi32(acc, half_), shift_), reciprocal_);
+    return _mm512_srai_epi32(product, 14);
+  }
+
+ private:
+  __m512i half_;
+  __m128i shift_;
+  __m512i reciprocal_;
+};
 
 template <size_t kRows, size_t kRegisters, bool kLog2>
 __attribute__((noinline)) void value_tile(const Buffers& buffers, size_t first_row, const ValueGroup& group,
@@ -143,7 +154,7 @@ __attribute__((noinline)) void value_tile(const Buffers& buffers, size_t first_r
     // The upper bytes of the weights 2^(14 - code): zero for probabilities below 1 / 90.
     multiply_sparse<kRows, kRegisters>(p, row_stride, group.panel, buffers.value_steps, acc);
     unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-      unroll<4>([&](auto j) __attribute__((always_inline)) {
+      unroll<kRegisters>([&](auto j) __attribute__((always_inline)) {
         acc[i][j] = _mm512_add_epi32(_mm512_slli_epi32(acc[i][j], 8), group.rounding[j]);
       });
     });
@@ -151,13 +162,14 @@ __attribute__((noinline)) void value_tile(const Buffers& buffers, size_t first_r
   } else {
     multiply<kRows, kRegisters>(p, row_stride, group.panel, buffers.value_steps, acc);
     unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-      unroll<4>([&](auto j) __attribute__((always_inline)) {
-        acc[i][j] = _mm512_add_epi32(divided(acc[i][j], buffers.division[first_row + i]), group.rounding[j]);
+      const Divide divide(buffers.division[first_row + i]);
+      unroll<kRegisters>([&](auto j) __attribute__((always_inline)) {
+        acc[i][j] = _mm512_add_epi32(divide(acc[i][j]), group.rounding[j]);
       });
     });
   }
   unroll<kRows>([&](auto i) __attribute__((always_inline)) {
-    _mm512_mask_storeu_epi8(output + i * output_stride, group.mask, group.requantize(acc[i]));
+    _mm512_mask_storeu_epi8(output + i * output_stride, group.mask, group.requantize.codes<kRegisters>(acc[i]));
   });
 }
 
@@ -260,9 +272,7 @@ void value_block(const AttentionArguments& arguments, size_t channel, size_t row
                      {},
                      Requantize(arguments.requantizer, channel + c, columns),
                      byte_mask(columns)};
-    alignas(64) int32_t rounding[kPanel] = {};
-    for (size_t i = 0; i < columns; ++i) rounding[i] = rounding_of(arguments.requantizer, channel + c + i);
-    for (size_t j = 0; j < 4; ++j) group.rounding[j] = _mm512_load_si512(rounding + 16 * j);
+    for (size_t j = 0; j < kVectors; ++j) group.rounding[j] = group.requantize.rounding(j);
     for_each_tile(rows, [&](size_t row, auto count) {
       const size_t stride = shape.heads * shape.head_size;
       with_registers(divide_up(columns, 16), [&](auto width) {

@@ -62,6 +62,9 @@ struct PanelScale {
     shifts_left = any_left != 0;
   }
 
+  // rounding_of() of channels 16 * j and up.
+  __m512i rounding(size_t j) const { return _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), right[j]), 1); }
+
   // Output steps with the requantiser's fraction bits: channels 32 * half and up, in packed order.
   __attribute__((always_inline)) __m512i scale(const __m512i* acc, size_t half) const {
     return _mm512_mulhrs_epi16(words(acc, half), multiplier[half]);
@@ -130,8 +133,14 @@ class Requantize {
         low_(_mm512_set1_epi8(static_cast<int8_t>(requantizer.qmin))),
         high_(_mm512_set1_epi8(static_cast<int8_t>(requantizer.qmax))) {}
 
-  __m512i operator()(const __m512i* acc) const {
-    const __m512i code = to_bytes(finish(scale_.scale(acc, 0)), finish(scale_.scale(acc, 1)));
+  // What makes the accumulators of channels 16 * j and up round.
+  __m512i rounding(size_t j) const { return scale_.rounding(j); }
+
+  // kUsed: registers that have channels; the others are not read.
+  template <size_t kUsed>
+  __attribute__((always_inline)) __m512i codes(const __m512i* acc) const {
+    const __m512i low = finish(scale_.scale(acc, 0));
+    const __m512i code = to_bytes(low, kUsed > kVectors / 2 ? finish(scale_.scale(acc, 1)) : low);
     return _mm512_min_epi8(_mm512_max_epi8(code, low_), high_);
   }
 
@@ -144,6 +153,8 @@ class Requantize {
   __m512i low_;
   __m512i high_;
 };
+
+// Stores have store<kUsed>(row, accumulators): kUsed registers of the panel have channels, the others are zero.
 
 // Writes rows of a panel: sums with the residual or the position, or with nothing where there is no position.
 template <Epilogue kEpilogue, typename Code>
@@ -164,11 +175,15 @@ class PanelStore {
     }
   }
 
-  void operator()(size_t row, const __m512i* acc) const {
+  template <size_t kUsed>
+  __attribute__((always_inline)) void store(size_t row, const __m512i* acc) const {
+    constexpr bool kWhole = kUsed > kVectors / 2;
     const size_t index = row * arguments_.weights->n + column_;
-    const __m512i t[2] = {scale_.words(acc, 0), scale_.words(acc, 1)};
-    if (__builtin_expect(may_be_saturated(t[0], t[1]), false)) return store_wide(index, acc);
-    store(index, add(t[0], 0, index), add(t[1], 1, index));
+    const __m512i low = scale_.words(acc, 0);
+    const __m512i high = kWhole ? scale_.words(acc, 1) : low;
+    if (__builtin_expect(may_be_saturated(low, high), false)) return store_wide(index, acc);
+    const __m512i sum = add(low, 0, index);
+    write<kWhole>(index, sum, kWhole ? add(high, 1, index) : sum);
   }
 
  private:
@@ -201,14 +216,15 @@ class PanelStore {
     return _mm512_sra_epi16(_mm512_adds_epi16(sum, half_), fraction_bits_);
   }
 
-  void store(size_t index, __m512i low, __m512i high) const {
+  template <bool kWhole>
+  void write(size_t index, __m512i low, __m512i high) const {
     if constexpr (sizeof(Code) == 1) {
       const __m512i code = to_bytes(to_packed_order(low), to_packed_order(high));
       _mm512_mask_storeu_epi8(static_cast<int8_t*>(arguments_.output) + index, byte_mask(columns_), code);
     } else {
       int16_t* output = static_cast<int16_t*>(arguments_.output) + index;
       _mm512_mask_storeu_epi16(output, half_mask(0), low);
-      _mm512_mask_storeu_epi16(output + 32, half_mask(1), high);
+      if constexpr (kWhole) _mm512_mask_storeu_epi16(output + 32, half_mask(1), high);
     }
   }
 
@@ -226,7 +242,7 @@ class PanelStore {
           finish(2 * half, widen_first(multiplier), widen_first(addend), widen_first(half_)),
           finish(2 * half + 1, widen_second(multiplier), widen_second(addend), widen_second(half_))));
     }
-    store(index, codes[0], codes[1]);
+    write<true>(index, codes[0], codes[1]);
   }
 
   const GemmArguments& arguments_;
@@ -251,8 +267,9 @@ class CodeStore {
     if constexpr (kTable) table_ = CodeTable(arguments.table);
   }
 
-  void operator()(size_t row, const __m512i* acc) const {
-    __m512i code = requantize_(acc);
+  template <size_t kUsed>
+  __attribute__((always_inline)) void store(size_t row, const __m512i* acc) const {
+    __m512i code = requantize_.codes<kUsed>(acc);
     if constexpr (kTable) code = table_(code);
     _mm512_mask_storeu_epi8(output_ + row * stride_, mask_, code);
   }
@@ -273,8 +290,9 @@ class SumStore {
         stride_(arguments.weights->n),
         mask_(byte_mask(std::min(kPanel, arguments.weights->n - column))) {}
 
-  void operator()(size_t row, const __m512i* acc) const {
-    for (size_t j = 0; j < kVectors; ++j) {
+  template <size_t kUsed>
+  __attribute__((always_inline)) void store(size_t row, const __m512i* acc) const {
+    for (size_t j = 0; j < kUsed; ++j) {
       _mm512_mask_storeu_epi32(output_ + row * stride_ + 16 * j, static_cast<__mmask16>(mask_ >> 16 * j), acc[j]);
     }
   }

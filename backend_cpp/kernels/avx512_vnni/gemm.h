@@ -78,7 +78,7 @@ __attribute__((noinline)) void run_tile(const Tile& tile, const Store& store, si
         sums[j] = _mm512_setzero_si512();
       }
     });
-    store(row + i, sums);
+    store.template store<kUsed>(row + i, sums);
   });
 }
 

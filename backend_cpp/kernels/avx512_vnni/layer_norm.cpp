@@ -5,6 +5,8 @@
 
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/epilogue.h"
+#include "kernels/avx512_vnni/products.h"
+#include "kernels/avx512_vnni/row_statistics.h"
 #include "kernels/reference/reference.h"
 
 namespace packqvit::avx512_vnni {
@@ -24,9 +26,10 @@ __m512i load(const LayerNormArguments& arguments, const Code* x, size_t c) {
   }
 }
 
+// Sums of a row's X and of their squares, as 8 int64 each.
 struct Moments {
-  int64_t sum;
-  int64_t squares;
+  __m512i sum;
+  __m512i squares;
 };
 
 template <typename Code>
@@ -35,31 +38,29 @@ Moments moments_of(const LayerNormArguments& arguments, const Code* x) {
   __m512i squares = _mm512_setzero_si512();
   for (size_t c = 0; c < arguments.channels; c += 32) {
     const __m512i codes = load(arguments, x, c);
-    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(codes, _mm512_set1_epi16(1)));
+    multiply_add_words(sum, codes, _mm512_set1_epi16(1));
     // A pair of squares reaches 2^31: unsigned from here on.
     const __m512i pairs = _mm512_madd_epi16(codes, codes);
     squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, _mm512_set1_epi64(0xFFFFFFFF)));
     squares = _mm512_add_epi64(squares, _mm512_srli_epi64(pairs, 32));
   }
-  return {arguments.centred ? _mm512_reduce_add_epi32(sum) : 0, _mm512_reduce_add_epi64(squares)};
+  if (!arguments.centred) return {_mm512_setzero_si512(), squares};
+  const __m512i even = _mm512_srai_epi64(_mm512_slli_epi64(sum, 32), 32);
+  return {_mm512_add_epi64(even, _mm512_srai_epi64(sum, 32)), squares};
 }
 
-// The mean of X with 12 fraction bits and 1 / sigma.
-struct Statistics {
-  int32_t mean;
-  InverseDeviation inverse;
-
-  // Whether the row hardly varies: the reference shifts its deviations to the left.
-  bool is_flat() const { return inverse.shift < 0; }
-
-  Statistics() = default;
-  Statistics(const Moments& moments, const LayerNormArguments& arguments) {
-    const int64_t count = static_cast<int64_t>(arguments.channels);
-    mean = static_cast<int32_t>(floor_divide(moments.sum * 8192 + count, 2 * count));
-    const int64_t variance = count * moments.squares - moments.sum * moments.sum + arguments.epsilon;
-    inverse = inverse_deviation(static_cast<uint64_t>(std::max<int64_t>(variance, 1)), arguments.channels);
+// Of `count` rows from x on.
+template <typename Code>
+RowStatistics statistics_of(const LayerNormArguments& arguments, const Code* x, size_t count) {
+  __m512i sums[kStatisticsRows];
+  __m512i squares[kStatisticsRows];
+  for (size_t i = 0; i < kStatisticsRows; ++i) {
+    const Moments moments = i < count ? moments_of(arguments, x + i * arguments.stride()) : Moments{};
+    sums[i] = moments.sum;
+    squares[i] = moments.squares;
   }
-};
+  return {sums_of(sums), sums_of(squares), arguments.channels, arguments.epsilon};
+}
 
 // 64 channels of weight and bias, as 4 registers of int32: in the order in which vpunpcklwd and vpunpckhwd, and behind
 // them vpackssdw, leave 32 channels of a row.
@@ -93,30 +94,34 @@ struct Steps {
 // (x - mean) / sigma of a row, times weight, plus bias, before it is clamped.
 class Normalise {
  public:
-  Normalise(const LayerNormArguments& arguments, const Statistics& statistics)
+  Normalise(const LayerNormArguments& arguments, const RowStatistics& statistics, size_t row)
       // rshr(X 2^12 - M, s) = (X 2^12 - M + 2^(s-1)) >> s: within int32, because |X 2^12 - M| < 2^29 and s <= 30.
-      : start_(_mm512_set1_epi32((statistics.inverse.shift > 0 ? 1 << (statistics.inverse.shift - 1) : 0) -
-                                 statistics.mean)),
-        shift_(_mm_cvtsi32_si128(static_cast<int>(statistics.inverse.shift))),
-        reciprocal_(_mm512_set1_epi16(static_cast<int16_t>(statistics.inverse.reciprocal))),
+      : start_(_mm512_set1_epi32(static_cast<int>((statistics.shift[row] > 0 ? 1 << (statistics.shift[row] - 1) : 0) -
+                                                  statistics.mean[row]))),
+        shift_(_mm_cvtsi64_si128(statistics.shift[row])),
+        reciprocal_(_mm512_set1_epi16(static_cast<int16_t>(statistics.reciprocal[row]))),
         output_shift_(_mm_cvtsi32_si128(static_cast<int>(arguments.output_shift))) {}
 
   // 32 channels.
   Steps operator()(__m512i x, const __m512i* weight, const __m512i* bias) const {
     const __m512i zero = _mm512_setzero_si512();
     const __m512i deviation =
-        _mm512_packs_epi32(shifted(_mm512_unpacklo_epi16(zero, x)), shifted(_mm512_unpackhi_epi16(zero, x)));
+        _mm512_packs_epi32(shifted(_mm512_unpacklo_epi16(x, zero)), shifted(_mm512_unpackhi_epi16(x, zero)));
     const __m512i normalised = _mm512_mulhrs_epi16(deviation, reciprocal_);
     return {scaled(_mm512_unpacklo_epi16(normalised, zero), weight[0], bias[0]),
             scaled(_mm512_unpackhi_epi16(normalised, zero), weight[1], bias[1])};
   }
 
  private:
-  __m512i shifted(__m512i x16) const {  // of X 2^16
-    return _mm512_sra_epi32(_mm512_add_epi32(_mm512_srai_epi32(x16, 4), start_), shift_);
+  // Both take int16 in the lower halves of 32 bits.
+  __m512i shifted(__m512i x) const {
+    __m512i deviation = start_;
+    multiply_add_words(deviation, x, _mm512_set1_epi16(1 << 12));
+    return _mm512_sra_epi32(deviation, shift_);
   }
-  __m512i scaled(__m512i normalised, __m512i weight, __m512i bias) const {  // both in the lower halves of 32 bits
-    return _mm512_sra_epi32(_mm512_add_epi32(_mm512_madd_epi16(normalised, weight), bias), output_shift_);
+  __m512i scaled(__m512i normalised, __m512i weight, __m512i bias) const {
+    multiply_add_words(bias, normalised, weight);
+    return _mm512_sra_epi32(bias, output_shift_);
   }
 
   __m512i start_;
@@ -201,11 +206,9 @@ class Codes {
   __m512i high_;
 };
 
-// Some rows at a time: the divisions and the square root of one row wait for each other, those of several do not; and
-// weight and bias are put into their order once for all.
+// Some rows at a time: weight and bias are put into their order once for all.
 template <typename Code, typename Output, typename Finish>
 void normalise_rows(const LayerNormArguments& arguments, Range rows) {
-  constexpr size_t kRows = 8;
   const size_t channels = arguments.channels;
   const size_t stride = arguments.stride();
   const bool adds = arguments.residual != nullptr;
@@ -213,19 +216,16 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
   const Codes<Output> codes(adds ? Limits::min() : arguments.qmin, adds ? Limits::max() : arguments.qmax);
   Output* output = static_cast<Output*>(arguments.output);
   const Code* x = static_cast<const Code*>(arguments.x);
-  for (size_t first = rows.begin; first < rows.end; first += kRows) {
-    const size_t count = std::min(kRows, rows.end - first);
-    Moments moments[kRows];
-    Statistics statistics[kRows];
-    for (size_t i = 0; i < count; ++i) moments[i] = moments_of(arguments, x + (first + i) * stride);
-    for (size_t i = 0; i < count; ++i) statistics[i] = Statistics(moments[i], arguments);
+  for (size_t first = rows.begin; first < rows.end; first += kStatisticsRows) {
+    const size_t count = std::min(kStatisticsRows, rows.end - first);
+    const RowStatistics statistics = statistics_of(arguments, x + first * stride, count);
     for (size_t c = 0; c < channels; c += 64) {
       const Affine affine(arguments, c);
       const Finish finish(arguments, c);
       const __mmask64 mask = byte_mask(channels - c);
       for (size_t i = 0; i < count; ++i) {
-        if (statistics[i].is_flat()) continue;
-        const Normalise normalise(arguments, statistics[i]);
+        if (statistics.is_flat(i)) continue;
+        const Normalise normalise(arguments, statistics, i);
         const size_t index = (first + i) * stride + c;
         const Code* row = x + (first + i) * stride;
         const auto half = [&](size_t j) __attribute__((always_inline)) {
@@ -237,7 +237,7 @@ void normalise_rows(const LayerNormArguments& arguments, Range rows) {
       }
     }
     for (size_t i = 0; i < count; ++i) {
-      if (statistics[i].is_flat()) reference::layer_norm(arguments, {first + i, first + i + 1});
+      if (statistics.is_flat(i)) reference::layer_norm(arguments, {first + i, first + i + 1});
     }
   }
 }

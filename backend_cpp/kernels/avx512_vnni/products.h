@@ -1,4 +1,4 @@
-// The instruction that everything here is about.
+// The instructions that everything here is about.
 #pragma once
 
 #include <immintrin.h>
@@ -20,6 +20,11 @@ inline __m512i broadcast(const void* bytes) {
 // register and back; the instruction itself is all that is wanted.
 inline void multiply_add(__m512i& acc, __m512i u, __m512i s) {
   __asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+}
+
+// acc += sums of 2 products of int16.
+inline void multiply_add_words(__m512i& acc, __m512i a, __m512i b) {
+  __asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
 }
 
 }  // namespace packqvit::avx512_vnni

@@ -1,6 +1,7 @@
 #include "src/steps/owned_softmax.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace packqvit {
 namespace {
@@ -37,12 +38,27 @@ bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t constant, unsigned
 bool OwnedSoftmax::init_groups(const CheckedPlan& plan, int32_t index) {
   if (index == -1) return true;
   const Constant& groups = plan.constant(index);
-  if (!groups.copy_to(groups_, groups.size())) return false;
-  for (size_t window = 0; window < groups.shape[0]; ++window) {
-    const uint8_t* row = groups_.data() + window * keys_;
-    has_several_groups_.push_back(std::any_of(row, row + keys_, [&](uint8_t group) { return group != row[0]; }));
+  std::vector<int32_t> rows;
+  for (size_t first = 0; first < groups.size(); first += keys_) {  // a window
+    const auto group = [&](size_t token) { return groups.get<uint8_t>(first + token); };
+    size_t token = 1;
+    while (token < keys_ && group(token) == group(0)) ++token;
+    windows_.emplace_back();
+    if (token == keys_) continue;
+    int32_t row_of[256];  // by group
+    std::fill(std::begin(row_of), std::end(row_of), -1);
+    for (size_t i = 0; i < queries_; ++i) {
+      int32_t& row = row_of[group(i)];
+      if (row == -1) {
+        row = static_cast<int32_t>(rows.size() / keys_);
+        for (size_t j = 0; j < keys_; ++j) rows.push_back(group(j) == group(i) ? -1 : 0);
+      }
+      windows_.back().push_back(row);
+    }
   }
-  masked_ = std::find(has_several_groups_.begin(), has_several_groups_.end(), 1) != has_several_groups_.end();
+  if (rows.empty()) return true;
+  if (!visible_.allocate(rows.size())) return false;
+  std::copy(rows.begin(), rows.end(), visible_.data());
   return true;
 }
 
@@ -51,23 +67,24 @@ SoftmaxParameters OwnedSoftmax::for_head(size_t head, Range queries, void* scrat
   const int32_t* bias = bias_.data() != nullptr ? bias_.data() + head % view_.bias_heads * queries_ * keys_ : nullptr;
   parameters.bias = bias;
   parameters.bias_heads = 1;
-  if (!masked_) return parameters;
-  const size_t window = head / heads_ % has_several_groups_.size();
-  if (has_several_groups_[window] == 0) return parameters;
+  if (!has_masks()) return parameters;
+  const std::vector<int32_t>& rows = windows_[head / heads_ % windows_.size()];
+  if (rows.empty()) return parameters;
   int32_t* output = static_cast<int32_t*>(scratch);
-  write_bias(groups_.data() + window * keys_, bias, queries, output);
+  write_bias(rows.data(), bias, queries, output);
   parameters.bias = output;
   return parameters;
 }
 
-void OwnedSoftmax::write_bias(const uint8_t* groups, const int32_t* bias, Range queries, int32_t* output) const {
+void OwnedSoftmax::write_bias(const int32_t* rows, const int32_t* bias, Range queries, int32_t* output) const {
   for (size_t i = queries.begin; i < queries.end; ++i) {
+    const int32_t* visible = visible_.data() + static_cast<size_t>(rows[i]) * keys_;
     int32_t* row = output + i * keys_;
     if (bias == nullptr) {
-      for (size_t j = 0; j < keys_; ++j) row[j] = groups[j] == groups[i] ? 0 : kMask;
+      for (size_t j = 0; j < keys_; ++j) row[j] = kMask & ~visible[j];
     } else {
       const int32_t* added = bias + i * keys_;
-      for (size_t j = 0; j < keys_; ++j) row[j] = groups[j] == groups[i] ? added[j] : kMask;
+      for (size_t j = 0; j < keys_; ++j) row[j] = (added[j] & visible[j]) | (kMask & ~visible[j]);
     }
   }
 }

@@ -25,7 +25,7 @@ class OwnedSoftmax {
   Probabilities format() const { return view_.format; }
 
   // Whether some windows have several groups: for_head() is needed then.
-  bool has_masks() const { return masked_; }
+  bool has_masks() const { return visible_.size() != 0; }
 
   // Of all heads, where there are no masks.
   SoftmaxParameters view() const {
@@ -35,7 +35,7 @@ class OwnedSoftmax {
   }
 
   // Scratch memory of for_head().
-  size_t scratch_bytes() const { return masked_ ? queries_ * keys_ * sizeof(int32_t) : 0; }
+  size_t scratch_bytes() const { return has_masks() ? queries_ * keys_ * sizeof(int32_t) : 0; }
 
   // Of head b * heads + h alone: a bias with one head. Where the head's window has several groups, that is written to
   // `scratch`, for these queries.
@@ -44,16 +44,17 @@ class OwnedSoftmax {
  private:
   [[nodiscard]] bool init_bias(const CheckedPlan& plan, int32_t bias, unsigned shift, int32_t index);
   [[nodiscard]] bool init_groups(const CheckedPlan& plan, int32_t groups);
-  void write_bias(const uint8_t* groups, const int32_t* bias, Range queries, int32_t* output) const;
+  void write_bias(const int32_t* rows, const int32_t* bias, Range queries, int32_t* output) const;
 
   SoftmaxParameters view_{};
   size_t heads_ = 0;
   size_t queries_ = 0;
   size_t keys_ = 0;
   AlignedArray<int32_t> bias_;
-  AlignedArray<uint8_t> groups_;
-  std::vector<uint8_t> has_several_groups_;  // of each window
-  bool masked_ = false;
+  // Which keys the tokens of a group see, -1 or 0, one row for each group of the windows that have several; and which
+  // row each query of a window has, nothing for windows of one group.
+  AlignedArray<int32_t> visible_;
+  std::vector<std::vector<int32_t>> windows_;
 };
 
 }  // namespace packqvit
