@@ -121,22 +121,36 @@ int32_t maximum_of(const int32_t* x, size_t columns) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(maxima[0], maxima[1]), vmaxq_s32(maxima[2], maxima[3])));
 }
 
-// output = x + bias; sums beyond the contract wrap around.
-void add_bias(const int32_t* x, const int32_t* bias, size_t columns, int32_t* output) {
+// x += bias; returns the largest sum. Sums beyond the contract wrap around.
+int32_t add_bias(int32_t* x, const int32_t* bias, size_t columns) {
+  int32x4_t maxima[4] = {vdupq_n_s32(INT32_MIN), vdupq_n_s32(INT32_MIN), vdupq_n_s32(INT32_MIN),
+                         vdupq_n_s32(INT32_MIN)};
+  const auto add = [&](size_t j, int32x4_t& largest) {
+    const int32x4_t sum = vaddq_s32(vld1q_s32(x + j), vld1q_s32(bias + j));
+    vst1q_s32(x + j, sum);
+    largest = vmaxq_s32(largest, sum);
+  };
   size_t j = 0;
-  for (; j + 4 <= columns; j += 4) vst1q_s32(output + j, vaddq_s32(vld1q_s32(x + j), vld1q_s32(bias + j)));
-  for (; j < columns; ++j)
-    output[j] = static_cast<int32_t>(static_cast<uint32_t>(x[j]) + static_cast<uint32_t>(bias[j]));
+  for (; j + kCodeBlock <= columns; j += kCodeBlock) {
+    for (size_t i = 0; i < 4; ++i) add(j + 4 * i, maxima[i]);
+  }
+  for (; j + 4 <= columns; j += 4) add(j, maxima[0]);
+  int32_t largest = vmaxvq_s32(vmaxq_s32(vmaxq_s32(maxima[0], maxima[1]), vmaxq_s32(maxima[2], maxima[3])));
+  for (; j < columns; ++j) {
+    x[j] = static_cast<int32_t>(static_cast<uint32_t>(x[j]) + static_cast<uint32_t>(bias[j]));
+    largest = std::max(largest, x[j]);
+  }
+  return largest;
 }
 
 }  // namespace
 
 uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
                      uint8_t* codes, int16_t* octaves) {
-  if (bias != nullptr) add_bias(scores, bias, columns, scores);
   const size_t padded = round_up(columns, kCodeBlock);
   const size_t last = padded - kCodeBlock;
-  const Octaves below(maximum_of(scores, columns), parameters);
+  const int32_t maximum = bias != nullptr ? add_bias(scores, bias, columns) : maximum_of(scores, columns);
+  const Octaves below(maximum, parameters);
   const auto octaves_by = [&](auto format) {
     constexpr Probabilities kFormat = decltype(format)::value;
     return parameters.shift < 0 ? octaves_of_row<kFormat, true>(below, scores, last, columns, octaves)

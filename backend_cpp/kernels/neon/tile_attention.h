@@ -64,10 +64,11 @@ struct TileProducts {
     int32_t* start = panels.start();
     std::fill(start, start + panels.columns, 0);
     if (format == Probabilities::kLog2) return;
-    for (size_t key = 0; key < shape.keys; ++key) {
-      for (size_t c = 0; c < shape.head_size; ++c) start[c] += v[key * stride + c];
+    for (size_t channel = 0; channel < shape.head_size; channel += 16) {
+      for (size_t key = 0; key < shape.keys; key += kMostKeys) {
+        add_sums(v + key * stride, stride, std::min(kMostKeys, shape.keys - key), channel, shape.head_size, start);
+      }
     }
-    for (size_t c = 0; c < shape.head_size; ++c) start[c] *= 128;
   }
 
   static void scores(const int8_t* q, size_t stride, size_t count, const AttentionShape& shape, void* packed_keys,
@@ -111,6 +112,23 @@ struct TileProducts {
   }
   static Panels value_panels(const AttentionShape& shape, void* packed) {
     return {round_up(shape.head_size, kChannels), round_up(shape.keys, kGroup), static_cast<int8_t*>(packed)};
+  }
+
+  // start += 128 times the sums of at most kMostKeys values of sixteen channels: |sum| <= 2^7 * 255 is an int16.
+  static constexpr size_t kMostKeys = 255;
+  static void add_sums(const int8_t* v, size_t stride, size_t keys, size_t channel, size_t head_size, int32_t* start) {
+    int16x8_t low = vdupq_n_s16(0);
+    int16x8_t high = vdupq_n_s16(0);
+    for (size_t key = 0; key < keys; ++key) {
+      const int8x16_t codes = load_codes(v + key * stride, channel, head_size);
+      low = vaddw_s8(low, vget_low_s8(codes));
+      high = vaddw_high_s8(high, codes);
+    }
+    int16_t sums[16];
+    vst1q_s16(sums, low);
+    vst1q_s16(sums + 8, high);
+    const size_t count = std::min<size_t>(16, head_size - channel);
+    for (size_t i = 0; i < count; ++i) start[channel + i] += 128 * sums[i];
   }
 
   // kGroup keys by sixteen channels of v.
