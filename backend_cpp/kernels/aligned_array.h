@@ -13,16 +13,21 @@ inline constexpr size_t kAlignment = 64;
 constexpr size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 constexpr size_t divide_up(size_t value, size_t divisor) { return (value + divisor - 1) / divisor; }
 
-// An array of plain numbers, 64-byte aligned and zero at first. Allocation failure is a return value, not an exception.
+// An array of plain numbers, 64-byte aligned. Allocation failure is a return value, not an exception.
 template <typename T>
 class AlignedArray {
  public:
-  // False when there is no memory; the array is empty then.
+  // Zeros. False when there is no memory; the array is empty then.
   [[nodiscard]] bool allocate(size_t size) {
-    const size_t bytes = round_up(size * sizeof(T), kAlignment);
-    data_.reset(static_cast<T*>(::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow)));
+    if (!reserve(size)) return false;
+    std::memset(data_.get(), 0, bytes(size));
+    return true;
+  }
+
+  // The same without a look at the memory: what is never written takes none.
+  [[nodiscard]] bool reserve(size_t size) {
+    data_.reset(static_cast<T*>(::operator new(bytes(size), std::align_val_t{kAlignment}, std::nothrow)));
     size_ = data_ != nullptr ? size : 0;
-    if (data_ != nullptr) std::memset(data_.get(), 0, bytes);
     return data_ != nullptr;
   }
 
@@ -33,6 +38,8 @@ class AlignedArray {
   const T& operator[](size_t index) const { return data_.get()[index]; }
 
  private:
+  static size_t bytes(size_t size) { return round_up(size * sizeof(T), kAlignment); }
+
   struct Delete {
     void operator()(T* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
   };

@@ -59,10 +59,11 @@ std::string shape_of(const Tensor& tensor) { return to_string(Shape(tensor.sizes
 
 }  // namespace
 
-Result<Executor> Executor::make(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
+Result<Executor> Executor::make(CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   Executor executor;
-  Error error = executor.place_values(plan);
-  if (error == Error::Ok) error = executor.build_steps(plan, tier, threads);
+  Error error = executor.build_steps(plan, tier, threads);
+  if (error == Error::Ok) error = executor.place_values(plan);
+  if (error == Error::Ok) error = executor.allocate_scratch(threads);
   if (error != Error::Ok) return error;
   return executor;
 }
@@ -87,30 +88,33 @@ Error Executor::place_values(const CheckedPlan& plan) {
   return Error::Ok;
 }
 
-Error Executor::build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads) {
-  const std::vector<CodeRange> ranges = code_ranges(plan);
+Error Executor::build_steps(CheckedPlan& plan, const KernelTier& tier, size_t threads) {
   weights_ = std::make_unique<WeightMemory>(weight_bytes(plan));
-  const BuildContext context{plan, tier, threads, ranges, *weights_};
-  size_t scratch_bytes = 0;
-  if (const auto* nodes = plan.plan().nodes()) {
-    for (const plan::Node* node : *nodes) {
-      StepResult step = make_step(context, *node);
-      if (!step.ok()) {
-        ET_LOG(Error, "packqvit: no memory for the constants of '%.64s'",
-               node->name() != nullptr ? node->name()->c_str() : "");
-        return step.error();
-      }
-      scratch_bytes = std::max(scratch_bytes, (*step)->scratch_bytes());
-      steps_.push_back({std::move(*step), node->debug_id()});
+  WeightPacker packer(*weights_);
+  std::vector<CodeRange> ranges(plan.values().size());
+  const BuildContext context{plan, tier, threads, ranges, packer};
+  const Error error = plan.visit_nodes([&](const plan::Node& node) {
+    StepResult step = make_step(context, node);
+    if (!step.ok()) {
+      ET_LOG(Error, "packqvit: no memory for the constants of '%.64s'",
+             node.name() != nullptr ? node.name()->c_str() : "");
+      return step.error();
     }
-  }
-  group_steps(plan, context.threads);
-  for (const Group& group : groups_) scratch_bytes = std::max(scratch_bytes, group.chain.scratch_bytes());
-  if (!scratch_->allocate(context.threads, scratch_bytes)) {
-    ET_LOG(Error, "packqvit: no memory for %zu times %zu bytes of scratch", context.threads, scratch_bytes);
-    return Error::MemoryAllocationFailed;
-  }
-  return Error::Ok;
+    set_range(plan, node, ranges);
+    steps_.push_back({std::move(*step), node.debug_id()});
+    return Error::Ok;
+  });
+  if (error == Error::Ok) group_steps(plan, threads);
+  return error;
+}
+
+Error Executor::allocate_scratch(size_t threads) {
+  size_t bytes = 0;
+  for (const TracedStep& traced : steps_) bytes = std::max(bytes, traced.step->scratch_bytes());
+  for (const Group& group : groups_) bytes = std::max(bytes, group.chain.scratch_bytes());
+  if (scratch_->allocate(threads, bytes)) return Error::Ok;
+  ET_LOG(Error, "packqvit: no memory for %zu times %zu bytes of scratch", threads, bytes);
+  return Error::MemoryAllocationFailed;
 }
 
 void Executor::group_steps(const CheckedPlan& plan, size_t threads) {

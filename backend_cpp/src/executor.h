@@ -17,9 +17,9 @@ namespace packqvit {
 // One loaded delegate: its steps, its arena and its scratch memory. execute() allocates nothing.
 class Executor {
  public:
-  // Packs the constants for `tier` and allocates. Runs on at most `threads` threads. Needs `plan` only while it runs.
-  // Error::MemoryAllocationFailed when there is not enough memory.
-  static executorch::runtime::Result<Executor> make(const CheckedPlan& plan, const KernelTier& tier, size_t threads);
+  // Checks the nodes of `plan`, packs their constants for `tier` and allocates. Runs on at most `threads` threads.
+  // Needs `plan` only while it runs. Error as of CheckedPlan::visit_nodes(), or MemoryAllocationFailed.
+  static executorch::runtime::Result<Executor> make(CheckedPlan& plan, const KernelTier& tier, size_t threads);
 
   // `arguments` are the delegate's inputs, then its outputs, which are read and written in place.
   // Error::InvalidArgument, with the reason in the log, for a tensor of another type or shape than the plan's.
@@ -45,8 +45,9 @@ class Executor {
   };
 
   Executor() = default;
-  executorch::runtime::Error build_steps(const CheckedPlan& plan, const KernelTier& tier, size_t threads);
+  executorch::runtime::Error build_steps(CheckedPlan& plan, const KernelTier& tier, size_t threads);
   void group_steps(const CheckedPlan& plan, size_t threads);
+  executorch::runtime::Error allocate_scratch(size_t threads);
   executorch::runtime::Error run_step(const TracedStep& traced, const Memory& memory) const;
   executorch::runtime::Error place_values(const CheckedPlan& plan);
   executorch::runtime::Error bind(const Argument& argument, const char* what, size_t index,

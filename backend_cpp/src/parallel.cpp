@@ -24,7 +24,7 @@ bool ScratchPool::allocate(size_t slots, size_t bytes_per_slot) {
   bytes_per_slot_ = round_up(bytes_per_slot, kAlignment);
   taken_ = std::vector<std::atomic_flag>(slots);
   for (std::atomic_flag& flag : taken_) flag.clear();
-  return data_.allocate(slots * bytes_per_slot_);
+  return data_.reserve(slots * bytes_per_slot_);
 }
 
 size_t ScratchPool::acquire() {

@@ -96,14 +96,14 @@ const std::vector<Rule>& rules() {
       {"SegmentSize",
        [](auto& b) {
          b.packed_plan();
-         b.keep_segment = true;
+         b.keep_segments = true;
          b.plan.segments[0]->size += 1;
        },
        "the plan says"},
       {"SegmentChecksum",
        [](auto& b) {
          b.packed_plan();
-         b.keep_segment = true;
+         b.keep_segments = true;
          b.plan.segments[0]->crc32 ^= 1;
        },
        "checksum of segment 0"},

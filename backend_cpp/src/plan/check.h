@@ -26,9 +26,10 @@ executorch::runtime::Error check_names(const plan::Plan& plan);
 // Types, shapes, storages and arena placement of the values; inputs and outputs.
 executorch::runtime::Error check_tables(const plan::Plan& plan, std::vector<Value>& values);
 
-// Each node's operands, constants and parameters against docs/numerics.md.
-executorch::runtime::Error check_nodes(const plan::Plan& plan, const ConstantStore& constants,
-                                       const std::vector<Value>& values, std::vector<NodeUse>& uses);
+// A node's operands, constants and parameters against docs/numerics.md. Its constants are loaded then; its use of
+// values is appended to `uses`.
+executorch::runtime::Error check_node(const plan::Node& node, size_t index, ConstantStore& constants,
+                                      const std::vector<Value>& values, std::vector<NodeUse>& uses);
 
 // Each value is written once and before it is read, and no live values share bytes of the arena.
 executorch::runtime::Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>& uses);

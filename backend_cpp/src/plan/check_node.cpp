@@ -12,6 +12,8 @@
 
 namespace packqvit {
 
+using executorch::runtime::Error;
+
 bool NodeChecker::fail(const char* format, ...) const {
   char reason[160];
   va_list arguments;
@@ -70,6 +72,11 @@ bool NodeChecker::has_size(const Value& value, const char* what, size_t size) co
 const Constant* NodeChecker::find_constant(int32_t index, const char* what) const {
   if (index < 0 || static_cast<size_t>(index) >= constants_.size()) {
     fail("%s: there is no constant %" PRId32, what, index);
+    return nullptr;
+  }
+  const Error error = constants_.load(static_cast<size_t>(index));
+  if (error != Error::Ok) {
+    error_ = error;
     return nullptr;
   }
   return &constants_[static_cast<size_t>(index)];

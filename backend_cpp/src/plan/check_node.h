@@ -12,7 +12,7 @@ namespace packqvit {
 // returns false or nullptr.
 class NodeChecker {
  public:
-  NodeChecker(const plan::Node& node, size_t index, const ConstantStore& constants, const std::vector<Value>& values)
+  NodeChecker(const plan::Node& node, size_t index, ConstantStore& constants, const std::vector<Value>& values)
       : node_(node), index_(index), constants_(constants), values_(values) {}
 
   // Logs the reason and returns false.
@@ -31,7 +31,7 @@ class NodeChecker {
   bool has_rows(const Value& value, const char* what, size_t rows, size_t columns) const;
   bool has_size(const Value& value, const char* what, size_t size) const;
 
-  // Any constant; nullptr when there is none with this index.
+  // Any constant, loaded; nullptr when there is none with this index, or its data are not good.
   const Constant* find_constant(int32_t index, const char* what) const;
 
   // The required dense constant of this type and shape; nullptr when it is absent or something else.
@@ -59,12 +59,16 @@ class NodeChecker {
 
   bool at_most(const char* what, uint64_t number, uint64_t limit) const;
 
+  // Of a node that does not hold: InvalidProgram, or why a constant could not be loaded.
+  executorch::runtime::Error error() const { return error_; }
+
   NodeUse use;
 
  private:
   const plan::Node& node_;
   size_t index_;
-  const ConstantStore& constants_;
+  ConstantStore& constants_;
+  mutable executorch::runtime::Error error_ = executorch::runtime::Error::InvalidProgram;
   const std::vector<Value>& values_;
 };
 

@@ -504,19 +504,13 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
 
 }  // namespace
 
-Error check_nodes(const plan::Plan& plan, const ConstantStore& constants, const std::vector<Value>& values,
-                  std::vector<NodeUse>& uses) {
-  const size_t count = plan.nodes() != nullptr ? plan.nodes()->size() : 0;
-  uses.reserve(count);
-  for (size_t i = 0; i < count; ++i) {
-    const plan::Node& node = *plan.nodes()->Get(static_cast<uint32_t>(i));
-    NodeChecker checker(node, i, constants, values);
-    if (!check_parts(checker, node)) return Error::InvalidProgram;
-    const Verdict verdict = check_operator(checker, node);
-    if (verdict == Verdict::kUnknownOperator) return Error::DelegateInvalidCompatibility;
-    if (verdict == Verdict::kBad) return Error::InvalidProgram;
-    uses.push_back(std::move(checker.use));
-  }
+Error check_node(const plan::Node& node, size_t index, ConstantStore& constants, const std::vector<Value>& values,
+                 std::vector<NodeUse>& uses) {
+  NodeChecker checker(node, index, constants, values);
+  const Verdict verdict = check_parts(checker, node) ? check_operator(checker, node) : Verdict::kBad;
+  if (verdict == Verdict::kUnknownOperator) return Error::DelegateInvalidCompatibility;
+  if (verdict == Verdict::kBad) return checker.error();
+  uses.push_back(std::move(checker.use));
   return Error::Ok;
 }
 

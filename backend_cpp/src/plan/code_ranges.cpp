@@ -20,6 +20,8 @@ void include(int32_t code, CodeRange& range) {
   range.high = std::max(range.high, code);
 }
 
+}  // namespace
+
 void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<CodeRange>& ranges) {
   if (const auto* quantize = node.op_as_Quantize()) {
     ranges[quantize->output()] = {quantize->qmin(), quantize->qmax()};
@@ -46,16 +48,6 @@ void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<Code
   } else if (const auto* requantize = node.op_as_Requantize()) {
     ranges[requantize->output()] = range_of(*requantize->requantizer());
   }
-}
-
-}  // namespace
-
-std::vector<CodeRange> code_ranges(const CheckedPlan& plan) {
-  std::vector<CodeRange> ranges(plan.values().size());
-  if (const auto* nodes = plan.plan().nodes()) {
-    for (const plan::Node* node : *nodes) set_range(plan, *node, ranges);
-  }
-  return ranges;
 }
 
 }  // namespace packqvit

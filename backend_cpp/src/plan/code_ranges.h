@@ -7,8 +7,9 @@
 
 namespace packqvit {
 
-// For each int8 value of the plan the codes that it can take: what its operator clamps to, or all of int8. Kernels
-// choose narrower arithmetic by it, so that it has to follow from the operators, not from what the plan claims.
-std::vector<CodeRange> code_ranges(const CheckedPlan& plan);
+// Of the int8 value that a checked node writes, the codes that it can take: what the operator clamps to, or all of
+// int8. Kernels choose narrower arithmetic by it, so that it has to follow from the operators, not from what the plan
+// claims. ranges: of all values, in the order of the plan; those that the node reads are known.
+void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<CodeRange>& ranges);
 
 }  // namespace packqvit

@@ -4,6 +4,7 @@
 #include <executorch/runtime/core/named_data_map.h>
 
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "kernels/aligned_array.h"
@@ -16,7 +17,9 @@ struct Constant {
   plan::DataType type;
   plan::Encoding encoding;
   Shape shape;
-  const uint8_t* data;
+  size_t segment;
+  size_t offset;        // bytes, into the segment
+  const uint8_t* data;  // nullptr while the segment is not loaded
 
   size_t size() const { return element_count(shape); }
 
@@ -37,19 +40,33 @@ struct Constant {
   }
 };
 
-// The plan's segments, held while a delegate loads, and the constants in them.
+// The plan's constants. Their segments are loaded when they are asked for, so that of the large ones, which have a
+// segment each, few are in memory at a time.
 class ConstantStore {
  public:
-  // Fetches every segment and checks its size and checksum, and that each constant lies inside of its segment.
-  executorch::runtime::Error load(const plan::Plan& plan, const executorch::runtime::NamedDataMap* data);
+  // Checks that each constant lies inside of its segment. `plan` and `data` must outlive the store.
+  executorch::runtime::Error open(const plan::Plan& plan, const executorch::runtime::NamedDataMap* data);
 
   size_t size() const { return constants_.size(); }
   const Constant& operator[](size_t index) const { return constants_[index]; }
 
- private:
-  executorch::runtime::Error load_segments(const plan::Plan& plan, const executorch::runtime::NamedDataMap* data);
+  // Fetches the constant's segment, if it is not there, and checks its size and checksum.
+  executorch::runtime::Error load(size_t index);
 
-  std::vector<executorch::runtime::FreeableBuffer> segments_;
+  // Frees the segments that hold one constant alone: whoever needs it again loads it again.
+  void free_large();
+
+ private:
+  struct Segment {
+    std::vector<size_t> constants;  // in it
+    std::optional<executorch::runtime::FreeableBuffer> buffer;
+  };
+
+  executorch::runtime::Error add(const plan::Constant& stored, size_t index);
+
+  const plan::Plan* plan_ = nullptr;
+  const executorch::runtime::NamedDataMap* data_ = nullptr;
+  std::vector<Segment> segments_;
   std::vector<Constant> constants_;
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <executorch/runtime/core/function_ref.h>
 #include <executorch/runtime/core/named_data_map.h>
 #include <executorch/runtime/core/result.h>
 
@@ -10,13 +11,20 @@
 
 namespace packqvit {
 
-// A plan of which everything was checked: what is built from it needs no further checks. Lives while a delegate loads.
+// A plan that is checked while a delegate is built from it: first its tables, then each node right before it is built,
+// so that weights are in memory one after the other. What is built from it needs no further checks.
 class CheckedPlan {
  public:
-  // Error::InvalidProgram or Error::DelegateInvalidCompatibility, with the reason in the log, for a plan that does not
-  // keep to docs/numerics.md. `plan` must outlive the result.
+  // Error::InvalidProgram or Error::DelegateInvalidCompatibility, with the reason in the log, for a plan whose tables
+  // do not keep to docs/numerics.md. `plan` and `data` must outlive the result.
   static executorch::runtime::Result<CheckedPlan> make(const plan::Plan& plan,
                                                        const executorch::runtime::NamedDataMap* data);
+
+  // visit(node) for every node in their order: it and the data of its constants have been checked, and are there until
+  // `visit` returns. Then checks what the nodes do to the memory. Error as of make(), of `data`, or of `visit`: what
+  // was built must not run then.
+  executorch::runtime::Error visit_nodes(
+      executorch::runtime::FunctionRef<executorch::runtime::Error(const plan::Node&)> visit);
 
   const plan::Plan& plan() const { return *plan_; }
   const std::vector<Value>& values() const { return values_; }

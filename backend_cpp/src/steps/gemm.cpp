@@ -6,16 +6,16 @@ namespace packqvit {
 
 using executorch::runtime::Error;
 
-bool Gemm::init(const CheckedPlan& plan, const Operands& operands, size_t rows) {
+bool Gemm::init(const BuildContext& context, const Operands& operands, size_t rows) {
+  const CheckedPlan& plan = context.plan;
   epilogue_ = operands.epilogue;
   wide_ = operands.wide;
   rows_ = rows;
   const Constant& codes = plan.constant(operands.weight);
   const unsigned bits = codes.encoding == plan::Encoding::Nibbles ? 4 : 8;
   route_ = &choose_gemm_route(tier_, bits, operands.x);
-  if (!pack_weights({codes.data, codes.shape[0], codes.shape[1], bits}, route_->tile, memory_, weights_)) {
-    return false;
-  }
+  const WeightView view{codes.data, codes.shape[0], codes.shape[1], bits};
+  if (!context.packer.pack(operands.weight, view, route_->tile, weights_)) return false;
   const size_t channels = round_up(weights_.n, route_->tile.nr);
   if (!plan.constant(operands.bias).copy_to(bias_, channels)) return false;
   if (operands.requantizer != nullptr && !requantizer_.init(plan, *operands.requantizer, channels)) return false;

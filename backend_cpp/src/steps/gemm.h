@@ -8,8 +8,7 @@ namespace packqvit {
 // Packed weights with their channel vectors, and the way the work is cut: what linear and patch embedding share.
 class Gemm {
  public:
-  explicit Gemm(const BuildContext& context)
-      : tier_(context.tier), threads_(context.threads), memory_(context.weights) {}
+  explicit Gemm(const BuildContext& context) : tier_(context.tier), threads_(context.threads) {}
 
   // Constants of the plan, -1 or nullptr where there is none, and what x can hold.
   struct Operands {
@@ -24,7 +23,7 @@ class Gemm {
   };
 
   // Packs the constants for products of up to `rows` rows. False when there is no memory.
-  [[nodiscard]] bool init(const CheckedPlan& plan, const Operands& operands, size_t rows);
+  [[nodiscard]] bool init(const BuildContext& context, const Operands& operands, size_t rows);
 
   size_t scratch_bytes() const;
   size_t scratch_bytes(size_t rows) const { return route_->scratch(weights_, rows); }  // of run_rows()
@@ -58,7 +57,6 @@ class Gemm {
 
   const KernelTier& tier_;
   size_t threads_;
-  WeightMemory& memory_;  // of the executor
   const GemmRoute* route_ = nullptr;
   size_t rows_ = 0;
   Epilogue epilogue_ = Epilogue::kRequantize;

@@ -27,12 +27,12 @@ class LinearStep final : public RowStep {
     rows_ = x.size() / x.last();
   }
 
-  bool init(const CheckedPlan& plan, const plan::Linear& op) {
+  bool init(const BuildContext& context, const plan::Linear& op) {
     const Epilogue epilogue = epilogue_of(op);
     const auto* requantizer = epilogue == Epilogue::kAccumulate ? nullptr : op.requantizer();
-    const bool wide = plan.value(output_).type == plan::DataType::Int16;
+    const bool wide = context.plan.value(output_).type == plan::DataType::Int16;
     return gemm_.init(
-        plan, {op.weight(), op.bias(), requantizer, op.residual_multiplier(), op.table(), epilogue, wide, range_},
+        context, {op.weight(), op.bias(), requantizer, op.residual_multiplier(), op.table(), epilogue, wide, range_},
         rows_);
   }
 
@@ -70,7 +70,7 @@ class LinearStep final : public RowStep {
 
 StepResult make_step(const BuildContext& context, const plan::Linear& op) {
   auto step = std::make_unique<LinearStep>(context, op);
-  if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
+  if (!step->init(context, op)) return Error::MemoryAllocationFailed;
   return std::unique_ptr<Step>(std::move(step));
 }
 

@@ -34,7 +34,8 @@ class PatchEmbeddingStep final : public Step {
     wide_ = output.type == plan::DataType::Int16;
   }
 
-  bool init(const CheckedPlan& plan, const plan::PatchEmbedding& op) {
+  bool init(const BuildContext& context, const plan::PatchEmbedding& op) {
+    const CheckedPlan& plan = context.plan;
     if (prefix_bytes_ > 0) {
       if (!prefix_.allocate(prefix_bytes_)) return false;
       std::memcpy(prefix_.data(), plan.constant(op.prefix()).data, prefix_bytes_);
@@ -45,7 +46,7 @@ class PatchEmbeddingStep final : public Step {
     }
     const Epilogue epilogue = op.position() != -1 ? Epilogue::kAddPosition : Epilogue::kRequantize;
     return rows_.allocate(image_.channels * image_.height * image_.width) &&
-           gemm_.init(plan, {op.weight(), op.bias(), op.requantizer(), -1, -1, epilogue, wide_, range_}, patches_);
+           gemm_.init(context, {op.weight(), op.bias(), op.requantizer(), -1, -1, epilogue, wide_, range_}, patches_);
   }
 
   size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }
@@ -125,7 +126,7 @@ class PatchEmbeddingStep final : public Step {
 
 StepResult make_step(const BuildContext& context, const plan::PatchEmbedding& op) {
   auto step = std::make_unique<PatchEmbeddingStep>(context, op);
-  if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
+  if (!step->init(context, op)) return Error::MemoryAllocationFailed;
   return std::unique_ptr<Step>(std::move(step));
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/tier.h"
 #include "src/parallel.h"
 #include "src/plan/plan.h"
+#include "src/steps/weight_packer.h"
 
 namespace packqvit {
 
@@ -18,8 +19,8 @@ struct BuildContext {
   const CheckedPlan& plan;
   const KernelTier& tier;
   size_t threads;
-  const std::vector<CodeRange>& ranges;  // of the plan's values
-  WeightMemory& weights;                 // outlives the steps
+  const std::vector<CodeRange>& ranges;  // of the plan's values, as far as nodes in front write them
+  WeightPacker& packer;                  // into memory that outlives the steps
 };
 
 // Where the values lie during one execution.

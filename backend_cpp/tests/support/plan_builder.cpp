@@ -1,5 +1,6 @@
 #include "tests/support/plan_builder.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "packqvit/backend.h"
@@ -14,15 +15,24 @@ using executorch::runtime::Result;
 using executorch::runtime::TensorLayout;
 using plan::DataType;
 
-FakeDataMap::FakeDataMap(std::string key, const std::vector<uint8_t>& data) : key_(std::move(key)), size_(data.size()) {
-  if (data_.allocate(size_ + kOffset) && size_ > 0) std::memcpy(data_.data() + kOffset, data.data(), size_);
+void FakeDataMap::add(std::string key, const std::vector<uint8_t>& data) {
+  Entry entry{std::move(key), data.size(), {}};
+  if (entry.data.allocate(data.size() + kOffset) && !data.empty()) {
+    std::memcpy(entry.data.data() + kOffset, data.data(), data.size());
+  }
+  entries_.push_back(std::move(entry));
 }
 
 Result<const TensorLayout> FakeDataMap::get_tensor_layout(std::string_view) const { return Error::NotImplemented; }
 
 Result<FreeableBuffer> FakeDataMap::get_data(std::string_view key) const {
-  if (key != key_) return Error::NotFound;
-  return FreeableBuffer(data_.data() + kOffset, size_, nullptr);
+  for (const Entry& entry : entries_) {
+    if (key != entry.key) continue;
+    use_->most = std::max(use_->most, ++use_->now);
+    const auto give_back = [](void* use, void*, size_t) { --static_cast<Use*>(use)->now; };
+    return FreeableBuffer(entry.data.data() + kOffset, entry.size, give_back, use_.get());
+  }
+  return Error::NotFound;
 }
 
 Error FakeDataMap::load_data_into(std::string_view, void*, size_t) const { return Error::NotImplemented; }
@@ -41,10 +51,34 @@ std::vector<uint8_t> make_blob(const std::vector<uint8_t>& plan) {
   return blob;
 }
 
-PlanBuilder::PlanBuilder() {
+PlanBuilder::PlanBuilder() { add_segment(); }
+
+void PlanBuilder::add_segment() {
   auto segment = std::make_unique<plan::SegmentT>();
-  segment->key = kKey;
+  segment->key = key(plan.segments.size());
   plan.segments.push_back(std::move(segment));
+  segments_.resize(plan.segments.size());
+}
+
+void PlanBuilder::give_weights_segments() {
+  for (const auto& constant : plan.constants) {
+    if (constant->type != DataType::Int8 || constant->shape.size() != 2 || constant->shape[0] == 1) continue;
+    const size_t rows = constant->shape[0];
+    const size_t columns = constant->shape[1];
+    const size_t bytes = rows * (constant->encoding == plan::Encoding::Nibbles ? (columns + 1) / 2 : columns);
+    const uint8_t* data = segments_[constant->segment].data() + constant->offset;
+    const std::vector<uint8_t> own(data, data + bytes);
+    add_segment();
+    segments_.back() = own;
+    constant->segment = static_cast<uint32_t>(segments_.size() - 1);
+    constant->offset = 0;
+  }
+}
+
+FakeDataMap PlanBuilder::data_map() const {
+  FakeDataMap map;
+  for (size_t i = 0; i < segments_.size(); ++i) map.add(key(i), segments_[i]);
+  return map;
 }
 
 uint32_t PlanBuilder::value(DataType type, const Shape& shape, plan::Storage storage, uint64_t location) {
@@ -80,10 +114,11 @@ int32_t PlanBuilder::constant(DataType type, const Shape& shape, plan::Encoding 
   constant->type = type;
   constant->shape.assign(shape.begin(), shape.end());
   constant->encoding = encoding;
-  segment_.resize(round_up(segment_.size(), kAlignment));
-  constant->offset = segment_.size();
-  segment_.resize(segment_.size() + bytes);
-  std::memcpy(segment_.data() + constant->offset, data, bytes);
+  std::vector<uint8_t>& segment = segments_[0];
+  segment.resize(round_up(segment.size(), kAlignment));
+  constant->offset = segment.size();
+  segment.resize(segment.size() + bytes);
+  std::memcpy(segment.data() + constant->offset, data, bytes);
   plan.constants.push_back(std::move(constant));
   return static_cast<int32_t>(plan.constants.size() - 1);
 }
@@ -106,13 +141,14 @@ std::unique_ptr<plan::RequantizerT> PlanBuilder::requantizer(const naive::Requan
 }
 
 uint8_t* PlanBuilder::data(int32_t constant) {
-  return segment_.data() + plan.constants[static_cast<size_t>(constant)]->offset;
+  const plan::ConstantT& stored = *plan.constants[static_cast<size_t>(constant)];
+  return segments_[stored.segment].data() + stored.offset;
 }
 
 std::vector<uint8_t> PlanBuilder::packed_plan() {
-  if (!keep_segment) {
-    plan.segments[0]->size = segment_.size();
-    plan.segments[0]->crc32 = crc32(segment_.data(), segment_.size());
+  for (size_t i = 0; i < segments_.size() && !keep_segments; ++i) {
+    plan.segments[i]->size = segments_[i].size();
+    plan.segments[i]->crc32 = crc32(segments_[i].data(), segments_[i].size());
   }
   flatbuffers::FlatBufferBuilder builder;
   builder.Finish(plan::Plan::Pack(builder, &plan), plan::PlanIdentifier());

@@ -15,23 +15,37 @@
 
 namespace packqvit {
 
-// Named data with one segment, at an address that is only 16-byte aligned, as a file loader may return it.
+// Named data, at addresses that are only 16-byte aligned, as a file loader may return them. Counts what is in use.
 class FakeDataMap final : public executorch::runtime::NamedDataMap {
  public:
-  FakeDataMap(std::string key, const std::vector<uint8_t>& data);
+  void add(std::string key, const std::vector<uint8_t>& data);
 
   executorch::runtime::Result<const executorch::runtime::TensorLayout> get_tensor_layout(
       std::string_view key) const override;
   executorch::runtime::Result<executorch::runtime::FreeableBuffer> get_data(std::string_view key) const override;
   executorch::runtime::Error load_data_into(std::string_view key, void* buffer, size_t size) const override;
-  executorch::runtime::Result<uint32_t> get_num_keys() const override { return 1; }
-  executorch::runtime::Result<const char*> get_key(uint32_t) const override { return key_.c_str(); }
+  executorch::runtime::Result<uint32_t> get_num_keys() const override { return static_cast<uint32_t>(entries_.size()); }
+  executorch::runtime::Result<const char*> get_key(uint32_t index) const override {
+    return entries_[index].key.c_str();
+  }
+
+  // Segments that were handed out and not given back, now and at most.
+  size_t in_use() const { return use_->now; }
+  size_t most_in_use() const { return use_->most; }
 
  private:
   static constexpr size_t kOffset = 16;
-  std::string key_;
-  size_t size_;
-  AlignedArray<uint8_t> data_;
+  struct Entry {
+    std::string key;
+    size_t size;
+    AlignedArray<uint8_t> data;
+  };
+  struct Use {
+    size_t now = 0;
+    size_t most = 0;
+  };
+  std::vector<Entry> entries_;
+  std::unique_ptr<Use> use_ = std::make_unique<Use>();
 };
 
 // Processed bytes around a plan, with the checksum that belongs to it.
@@ -66,15 +80,19 @@ class PlanBuilder {
   // Bytes of a constant, to read or to damage.
   uint8_t* data(int32_t constant);
 
-  std::vector<uint8_t> packed_plan();  // with the segment's size and checksum
+  // Moves each weight matrix into a segment of its own, as the exporter does with large ones.
+  void give_weights_segments();
+
+  std::vector<uint8_t> packed_plan();  // with the segments' sizes and checksums
   std::vector<uint8_t> blob() { return make_blob(packed_plan()); }
-  FakeDataMap data_map() const { return FakeDataMap(kKey, segment_); }
+  FakeDataMap data_map() const;
 
   plan::PlanT plan;
-  bool keep_segment = false;  // leave the segment's size and checksum as the test has set them
+  bool keep_segments = false;  // leave their sizes and checksums as the test has set them
 
  private:
-  static constexpr char kKey[] = "packqvit_test_segment";
+  static std::string key(size_t segment) { return "packqvit_test_segment" + std::to_string(segment); }
+  void add_segment();
 
   static plan::DataType type_of(int8_t) { return plan::DataType::Int8; }
   static plan::DataType type_of(uint8_t) { return plan::DataType::UInt8; }
@@ -85,7 +103,7 @@ class PlanBuilder {
   uint32_t value(plan::DataType type, const Shape& shape, plan::Storage storage, uint64_t location);
   int32_t constant(plan::DataType type, const Shape& shape, plan::Encoding encoding, const void* data, size_t bytes);
 
-  std::vector<uint8_t> segment_;
+  std::vector<std::vector<uint8_t>> segments_{{}};  // the first has all constants that have none of their own
 };
 
 // A two-head, one-block transformer on images [2, 3, 8, 12] that has every operator. `wide`: int16 residual stream and
