@@ -28,6 +28,7 @@ from .graph import (
     scaling,
     shape_of,
 )
+from .integer.masks import MASKED
 from .layout import RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
 from .reasons import NotLowered, describe, listed, read_by, set_reason
 
@@ -114,8 +115,6 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
             f"the attention drops probabilities (dropout_p={named['dropout_p']}): the model would have to be in "
             "evaluation mode"
         )
-    if named["is_causal"]:
-        raise NotLowered("the attention is causal: the mask would have to be a constant attn_mask, not is_causal=True")
     if named["enable_gqa"]:
         raise NotLowered("the attention has enable_gqa set: q, k and v would have to have the same number of heads")
     if mask is not None and not is_constant(mask):
@@ -123,7 +122,9 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
     shape = (*shape_of(query)[:-1], shape_of(key)[-2])
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
     scores = _Scores(query, key, False, shape, torch.tensor(float(scale), dtype=torch.float64))
-    if mask is not None:
+    if named["is_causal"]:
+        scores.bias = torch.zeros(shape[-2:]).masked_fill(torch.ones(shape[-2:], dtype=torch.bool).triu(1), _MASKED)
+    elif mask is not None:
         scores.bias = constant(graph_module, mask)
         scores.trainable = is_trainable(graph_module, mask)
         if scores.bias.dtype == torch.bool:
@@ -164,10 +165,19 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
             bias = bias + (scale * constant(graph_module, constants[0])).float()
             trainable |= is_trainable(graph_module, *constants)
             node = others[0]
+        elif (filled := _filled(graph_module, node)) is not None:
+            node, hidden, value = filled
+            if bool((scale * value > -MASKED)[hidden.expand(shape_of(node))].any()):
+                raise NotLowered(
+                    f"{describe(softmax)} reads scores that are set to {float(value.max()):.4g} in some places: a mask "
+                    f"would have to set them below {-MASKED:.0f}"
+                )
+            bias = bias.expand(shape_of(node)).masked_fill(hidden, _MASKED)
         else:
             raise NotLowered(
-                f"the softmax reads {describe(node)}: nothing but a factor (a number, or one for each head) and the "
-                "addition of a constant would have to be between the product q k^T of an attention and its softmax"
+                f"the softmax reads {describe(node)}: nothing but a factor (a number, or one for each head), the "
+                "addition of a constant and a constant mask would have to be between the product q k^T of an attention "
+                "and its softmax"
             )
     query, key = node.args[-2:]
     if is_call(node, aten.baddbmm.default):
@@ -179,6 +189,29 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
             trainable |= is_trainable(graph_module, named["self"])
         query, key, scale = named["batch1"], named["batch2"], scale * named["alpha"]
     return _Scores(query, key, True, shape_of(node), scale, bias, trainable)
+
+
+def _filled(graph_module: GraphModule, node: Node) -> tuple[Node, Tensor, Tensor] | None:
+    """`(x, hidden, value)` when `node` is x of its own shape, but `value` where the constant `hidden` is, else None."""
+    if is_call(node, aten.masked_fill.Scalar, aten.masked_fill.Tensor):
+        x, mask, value = node.args[:3]
+    elif is_call(node, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf):
+        mask, value, x = node.args[:3]
+    else:
+        return None
+    if not is_constant(mask):
+        return None
+    hidden = constant(graph_module, mask).bool()  # type: ignore[arg-type]
+    if _is_number(x):  # where(seen, x, value)
+        x, value, hidden = value, x, ~hidden
+    if not isinstance(x, Node) or is_constant(x) or shape_of(x) != shape_of(node) or not _is_number(value):
+        return None
+    number = constant(graph_module, value) if isinstance(value, Node) else torch.tensor(value)
+    return x, hidden, number.double().expand(shape_of(node))
+
+
+def _is_number(value: Any) -> bool:
+    return is_constant(value) or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _scaled(graph_module: GraphModule, node: Node) -> tuple[Node, Tensor] | None:

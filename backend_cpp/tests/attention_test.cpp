@@ -122,16 +122,30 @@ TEST_P(AttentionTest, ValuesBeyondTheContractDoNotTrap) {
                           scratch.data());
 }
 
+// What the rows of scores of an attention look like.
+enum class Rows { kAny, kEqual, kOneAbove, kAtTheLimits };
+
 // Fused attention is its three parts, one behind the other.
 class FusedAttentionTest : public AttentionTest {
  protected:
-  void check(Random& random, const Case& c, Probabilities format, size_t bias_heads, int32_t shift) {
+  void check(Random& random, const Case& c, Probabilities format, size_t bias_heads, int32_t shift,
+             Rows rows = Rows::kAny) {
     const auto [heads, queries, keys, head_size] = c.shape;
     const size_t channels = heads * head_size;
     // Within the contract v is symmetric; q and k may hold any int8.
-    const auto q = random.numbers<int8_t>(c.batch * queries * channels, -128, 127);
-    const auto k = random.numbers<int8_t>(c.batch * keys * channels, -128, 127);
-    const auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
+    auto q = random.numbers<int8_t>(c.batch * queries * channels, -128, 127);
+    auto k = random.numbers<int8_t>(c.batch * keys * channels, -128, 127);
+    auto v = random.numbers<int8_t>(c.batch * keys * channels, -127, 127);
+    if (rows != Rows::kAny) {
+      std::fill(q.begin(), q.end(), int8_t{-128});
+      std::fill(k.begin(), k.end(), rows == Rows::kAtTheLimits ? int8_t{127} : int8_t{1});
+      std::fill(v.begin(), v.end(), random.uniform(0, 1) == 0 ? int8_t{-127} : int8_t{127});
+      // The last key of the first image has the largest score of all, or all of them have it but the first.
+      if (rows == Rows::kOneAbove)
+        std::fill_n(k.begin() + static_cast<std::ptrdiff_t>((keys - 1) * channels), channels, -128);
+      if (rows == Rows::kAtTheLimits)
+        std::fill(k.begin() + static_cast<std::ptrdiff_t>(channels), k.end(), int8_t{-128});
+    }
     const auto bias = random.numbers<int32_t>(bias_heads * queries * keys, -(1 << 12), 1 << 12);
     const naive::Softmax softmax{random.number(1 << 14, (1 << 15) - 1), shift, format == Probabilities::kLog2};
     const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 6), 2);
@@ -199,8 +213,24 @@ TEST_P(FusedAttentionTest, EveryNumberOfQueriesAndKeys) {
 
 TEST_P(FusedAttentionTest, ManyKeys) {
   Random random(7);
-  check(random, {1, {1, 3, 1031, 4}}, Probabilities::kLog2, 0, 2);
-  check(random, {1, {1, 2, 5000, 3}}, Probabilities::kLinear, 1, 2);
+  for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+    check(random, {1, {1, 3, 1031, 4}}, format, 0, 2);
+    check(random, {1, {2, 11, 1370, 20}}, format, 0, 8);
+    check(random, {2, {1, 3, 4097, 5}}, format, 1, 2);
+    check(random, {1, {1, 1, 32768, 1}}, format, 0, 0);
+  }
+}
+
+// However many keys a row has, its weights add up to about 1: docs/numerics.md, "attention values, log2".
+TEST_P(FusedAttentionTest, ManyKeysAtTheExtremes) {
+  Random random(8);
+  for (const Rows rows : {Rows::kEqual, Rows::kOneAbove, Rows::kAtTheLimits}) {
+    for (const size_t keys : {1370, 4097, 5793, 32768}) {  // 5793 keys alike: 2^12.5, where codes are rounded the most
+      for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+        for (const int32_t shift : {-15, 0, 4, 30}) check(random, {1, {1, 2, keys, 3}}, format, 0, shift, rows);
+      }
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiers, FusedAttentionTest, every_tier(), tier_name);

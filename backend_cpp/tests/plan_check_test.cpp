@@ -525,9 +525,35 @@ Error load_attention_values(size_t keys, plan::ProbabilityFormat format) {
   return delegate.load(builder);
 }
 
+// The same of a softmax in front of it, which has codes of `softmax_format`.
+Error load_softmax_values(size_t keys, plan::ProbabilityFormat format, plan::ProbabilityFormat softmax_format) {
+  PlanBuilder builder;
+  plan::SoftmaxT softmax;
+  softmax.x = builder.input(DataType::Int32, {1, 1, 1, keys});
+  softmax.multiplier = 1 << 14;
+  softmax.format = softmax_format;
+  softmax.output = builder.arena(DataType::UInt8, {1, 1, 1, keys});
+  plan::AttentionValuesT values;
+  values.v = builder.input(DataType::Int8, {1, keys, 1});
+  values.probabilities = softmax.output;
+  values.format = format;
+  values.requantizer = builder.requantizer({{1 << 14}, {30}});
+  values.output = builder.output(DataType::Int8, {1, 1, 1});
+  builder.node(std::move(softmax));
+  builder.node(std::move(values));
+  TestDelegate delegate;
+  return delegate.load(builder);
+}
+
 TEST(PlanCheck, KeysAreLimited) {
-  EXPECT_EQ(load_attention_values(1031, plan::ProbabilityFormat::Log2), Error::Ok);
-  EXPECT_EQ(load_attention_values(1032, plan::ProbabilityFormat::Log2), Error::InvalidProgram);
+  const auto log2 = plan::ProbabilityFormat::Log2;
+  const auto linear = plan::ProbabilityFormat::Linear;
+  EXPECT_EQ(load_attention_values(1031, log2), Error::Ok);
+  EXPECT_EQ(load_attention_values(1032, log2), Error::InvalidProgram);
+  EXPECT_NE(last_log().find("keys of log2 codes that no softmax gives is 1032"), std::string::npos) << last_log();
+  EXPECT_EQ(load_softmax_values(65536, log2, log2), Error::Ok) << last_log();
+  EXPECT_EQ(load_softmax_values(65537, log2, log2), Error::InvalidProgram);
+  EXPECT_EQ(load_softmax_values(1032, log2, linear), Error::InvalidProgram);  // its codes may all be 0, which is 1 here
   EXPECT_EQ(load_attention_values(32768, plan::ProbabilityFormat::Linear), Error::Ok);
   EXPECT_EQ(load_attention_values(32769, plan::ProbabilityFormat::Linear), Error::InvalidProgram);
 }

@@ -26,7 +26,8 @@ from ..head_norm import HeadNorm
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 from .masks import split_mask
 
-MAX_KEYS = 1031
+MAX_KEYS = 1 << 15
+"""Of docs/numerics.md, "Why nothing overflows": what sums of linear codes have room for. Log2 codes have more."""
 _MAX_BIAS = 1 << 29
 _CLOSE = 16.0
 """Rows whose largest biases differ by less share one: that takes four bits at most."""

@@ -228,7 +228,7 @@ def attention_scores(r: Random) -> Iterator[Case]:
 
 def softmax(r: Random) -> Iterator[Case]:
     for log2 in (True, False):
-        for shape in ((1, 1, 1, 1), (2, 3, 5, 17), (1, 2, 7, 197), (1, 1, 3, 1031)):
+        for shape in ((1, 1, 1, 1), (2, 3, 5, 17), (1, 2, 7, 197), (1, 1, 3, 1031), (1, 1, 2, 4097)):
             for magnitude, shift in ((1 << 10, -3), (1 << 17, 2), (1 << 29, 15), ((1 << 29), 0), (3, -15)):
                 x = Input(r.integers(-magnitude, magnitude, shape, torch.int32))
                 yield x, None, 23456, shift, log2

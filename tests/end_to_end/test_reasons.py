@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import MICRO, images, plain_model, randomize
@@ -203,9 +202,7 @@ class OddAttention(nn.Module):
         if self.odd == "bias":
             scores = scores + x.mean((1, 2)).reshape(-1, 1, 1, 1)
         p = scores.softmax(-2 if self.odd == "dim" else -1)
-        if self.odd == "causal":
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        elif self.odd == "twice":
+        if self.odd == "twice":
             y = p @ (p @ v)
         else:
             y = p @ v
@@ -232,7 +229,6 @@ class OddViT(nn.Module):
         ("clamp", r"the softmax reads aten\.clamp"),
         ("bias", r"are added before the softmax: one of them would have to be a constant"),
         ("dim", r"over dim -2 of 4"),
-        ("causal", r"causal"),
         ("twice", r"probabilities of the softmax are read by"),
         ("scaled", r"v is scaled by 0\.5"),
     ],

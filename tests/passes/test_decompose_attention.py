@@ -13,6 +13,8 @@ from torch.fx import GraphModule
 from graphs import Lambda, operators, run_pass, tensor
 from models import export
 from packqvit_delegate.passes import canonicalize, decompose_attention, match_attention, remove_no_ops
+from packqvit_delegate.passes.graph import find
+from packqvit_delegate.passes.reasons import reason_of
 
 B, N, H, D = 2, 5, 3, 4
 C = H * D
@@ -56,6 +58,12 @@ SCALED: dict[str, tuple[Callable[..., Tensor], float, bool]] = {
     "sdpa_scale": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.1), 0.1, False),
     "sdpa_mask": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, m.bias), 0.5, True),
     "sdpa_bool": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, m.keep), 0.5, True),
+    "sdpa_causal": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), 0.5, True),
+    "masked_fill": (lambda m, q, k, v: (q @ k.mT * 0.5).masked_fill(m.hidden, -math.inf).softmax(-1) @ v, 0.5, True),
+    "filled_scaled": (lambda m, q, k, v: ((q @ k.mT).masked_fill(m.hidden, -1e4) * 0.5).softmax(-1) @ v, 0.5, True),
+    "filled_nowhere": (lambda m, q, k, v: (q @ k.mT).masked_fill(m.nothing, -1e9).softmax(-1) @ v, 1.0, False),
+    "where": (lambda m, q, k, v: torch.where(m.keep, q @ k.mT * 0.5, -1e9).softmax(-1) @ v, 0.5, True),
+    "where_not": (lambda m, q, k, v: torch.where(m.hidden, m.lowest, q @ k.mT + m.bias).softmax(-1) @ v, 1.0, True),
     "sdpa_true": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, m.keep_all), 0.5, False),
     "query": (lambda m, q, k, v: ((q * 0.3) @ k.mT).softmax(-1) @ v, 0.3, False),
     "both": (lambda m, q, k, v: ((q / 2) @ (0.5 * k).mT).softmax(-1) @ v, 0.25, False),
@@ -84,6 +92,7 @@ def test_form(name: str, batch: int) -> None:
     function, scale, bias = SCALED[name]
     keep = torch.ones(N, N, dtype=torch.bool).tril()
     state = {"bias": tensor(H, N, N), "row": tensor(N), "keep": keep, "keep_all": keep | True}
+    state |= {"hidden": ~keep, "nothing": ~(keep | True), "lowest": torch.tensor(torch.finfo(torch.float32).min)}
     built = model(function, scale=torch.tensor(0.75), **state)
     graph_module = run_pass(decompose, built, tensor(batch, N, C))
     (attention,) = attentions(graph_module)
@@ -91,6 +100,16 @@ def test_form(name: str, batch: int) -> None:
     assert (attention.bias is not None) == bias
     counts = operators(graph_module)
     assert counts["mul.Tensor"] == 1 and counts["add.Tensor"] == bias and counts["reshape.default"] == 4
+
+
+def test_scores_that_are_set_to_what_a_softmax_sees_are_refused() -> None:
+    built = model(
+        lambda m, q, k, v: (q @ k.mT).masked_fill(m.hidden, -3.0).softmax(-1) @ v, hidden=torch.eye(N, dtype=torch.bool)
+    )
+    graph_module = run_pass(decompose, built, tensor(B, N, C))
+    assert not attentions(graph_module)
+    (softmax,) = find(graph_module, aten.softmax.int)
+    assert "set to -3 in some places: a mask would have to set them below -80" in str(reason_of(softmax))
 
 
 def test_masked_scores_are_finite() -> None:
@@ -225,7 +244,6 @@ def scale_by_key(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 LEFT_ALONE: dict[str, tuple[Callable[..., Any], bool]] = {
-    "causal": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), True),
     "mask_from_input": (from_input, True),
     "normalised_tokens": (normalised_tokens, True),
     "probabilities_returned": (probabilities_returned, False),

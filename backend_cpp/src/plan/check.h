@@ -27,9 +27,10 @@ executorch::runtime::Error check_names(const plan::Plan& plan);
 executorch::runtime::Error check_tables(const plan::Plan& plan, std::vector<Value>& values);
 
 // A node's operands, constants and parameters against docs/numerics.md. Its constants are loaded then; its use of
-// values is appended to `uses`.
+// values is appended to `uses`, and it stands in `writers` for the value that it writes.
 executorch::runtime::Error check_node(const plan::Node& node, size_t index, ConstantStore& constants,
-                                      const std::vector<Value>& values, std::vector<NodeUse>& uses);
+                                      const std::vector<Value>& values, std::vector<NodeUse>& uses,
+                                      std::vector<const plan::Node*>& writers);
 
 // Each value is written once and before it is read, and no live values share bytes of the arena.
 executorch::runtime::Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>& uses);

@@ -12,8 +12,10 @@ namespace packqvit {
 // returns false or nullptr.
 class NodeChecker {
  public:
-  NodeChecker(const plan::Node& node, size_t index, ConstantStore& constants, const std::vector<Value>& values)
-      : node_(node), index_(index), constants_(constants), values_(values) {}
+  // `writers`: of each value the node before this one that writes it, or nullptr.
+  NodeChecker(const plan::Node& node, size_t index, ConstantStore& constants, const std::vector<Value>& values,
+              const std::vector<const plan::Node*>& writers)
+      : node_(node), index_(index), constants_(constants), values_(values), writers_(writers) {}
 
   // Logs the reason and returns false.
   __attribute__((format(printf, 2, 3))) bool fail(const char* format, ...) const;
@@ -21,6 +23,9 @@ class NodeChecker {
   // The value with this index, noted as read or written by the node; nullptr when there is none.
   const Value* read(int64_t index, const char* what);
   const Value* write(int64_t index);
+
+  // The node before this one that writes a value, which there is; nullptr for an input.
+  const plan::Node* writer(uint32_t value) const { return writers_[value]; }
 
   bool has_type(const Value& value, const char* what, std::initializer_list<plan::DataType> types) const;
   bool has_rank(const Value& value, const char* what, size_t rank) const;
@@ -70,6 +75,7 @@ class NodeChecker {
   ConstantStore& constants_;
   mutable executorch::runtime::Error error_ = executorch::runtime::Error::InvalidProgram;
   const std::vector<Value>& values_;
+  const std::vector<const plan::Node*>& writers_;
 };
 
 // int8 when [qmin, qmax] fits into it, else int16.

@@ -21,7 +21,7 @@ constexpr int64_t kMaxLayerNormBias = (int64_t{1} << 30) - 1;
 constexpr int64_t kMaxEpsilon = int64_t{1} << 57;
 constexpr size_t kMaxSoftmaxKeys = 65536;
 constexpr size_t kMaxLinearKeys = 32768;
-constexpr size_t kMaxLog2Keys = 1031;
+constexpr size_t kMaxLog2Keys = 1031;  // of any codes; of those that a softmax gives, kMaxSoftmaxKeys
 constexpr size_t kMaxMeanTokens = 8192;
 
 template <typename Op>  // a Requantizer, or a LayerNorm
@@ -241,13 +241,22 @@ bool check(NodeChecker& checker, const plan::Softmax& op) {
   return check_softmax(checker, op, x->shape);
 }
 
-// The sums of `keys` weighted values and their requantiser.
+// The sums of `keys` values, weighted by what a softmax gives or by any codes, and their requantiser.
 template <typename Op>
-bool check_values(const NodeChecker& checker, const Op& op, size_t keys, const Value& v, const Value& output) {
+bool check_values(const NodeChecker& checker, const Op& op, size_t keys, bool of_softmax, const Value& v,
+                  const Value& output) {
   const bool log2 = op.format() == plan::ProbabilityFormat::Log2;
   const uint64_t largest = log2 ? keys * 127 << 14 : INT16_MAX;  // linear: divided by the sum of the codes
-  return checker.at_most("keys", keys, log2 ? kMaxLog2Keys : kMaxLinearKeys) &&
+  const size_t most = !log2 ? kMaxLinearKeys : of_softmax ? kMaxSoftmaxKeys : kMaxLog2Keys;
+  return checker.at_most(log2 && !of_softmax ? "keys of log2 codes that no softmax gives" : "keys", keys, most) &&
          check_requantized(checker, op.requantizer(), v.last(), largest, output);
+}
+
+// Whether a value is what a softmax of this plan gives, with log2 codes.
+bool is_log2_softmax(const NodeChecker& checker, uint32_t value) {
+  const plan::Node* writer = checker.writer(value);
+  const plan::Softmax* softmax = writer != nullptr ? writer->op_as_Softmax() : nullptr;
+  return softmax != nullptr && softmax->format() == plan::ProbabilityFormat::Log2;
 }
 
 bool check(NodeChecker& checker, const plan::AttentionValues& op) {
@@ -265,7 +274,7 @@ bool check(NodeChecker& checker, const plan::AttentionValues& op) {
     return checker.fail("%zu heads do not divide %zu channels", p->dim(1), v->last());
   }
   if (!is_probability_format(op.format())) return checker.fail("unknown format %d", static_cast<int>(op.format()));
-  return check_values(checker, op, p->dim(3), *v, *output);
+  return check_values(checker, op, p->dim(3), is_log2_softmax(checker, op.probabilities()), *v, *output);
 }
 
 bool check(NodeChecker& checker, const plan::Attention& op) {
@@ -285,7 +294,7 @@ bool check(NodeChecker& checker, const plan::Attention& op) {
                                           check_permutation(checker, op.rows(), rows);
   return fits && checker.has_shape(*v, "v", k->shape) &&
          check_softmax(checker, op, {q->dim(0), op.heads(), q->dim(1), k->dim(1)}) &&
-         check_values(checker, op, k->dim(1), *v, *output);
+         check_values(checker, op, k->dim(1), true, *v, *output);
 }
 
 // What the output's codes are: a range of their own, or a sum with a residual.
@@ -505,11 +514,12 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
 }  // namespace
 
 Error check_node(const plan::Node& node, size_t index, ConstantStore& constants, const std::vector<Value>& values,
-                 std::vector<NodeUse>& uses) {
-  NodeChecker checker(node, index, constants, values);
+                 std::vector<NodeUse>& uses, std::vector<const plan::Node*>& writers) {
+  NodeChecker checker(node, index, constants, values, writers);
   const Verdict verdict = check_parts(checker, node) ? check_operator(checker, node) : Verdict::kBad;
   if (verdict == Verdict::kUnknownOperator) return Error::DelegateInvalidCompatibility;
   if (verdict == Verdict::kBad) return checker.error();
+  writers[checker.use.write] = &node;
   uses.push_back(std::move(checker.use));
   return Error::Ok;
 }
