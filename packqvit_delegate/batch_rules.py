@@ -406,6 +406,8 @@ def _tokens(call: Call) -> ImageAxis:
 def _attention_product(call: Call) -> ImageAxis:
     left, right = call.node.args[:2]
     places = {call.places[left], call.places[right]}  # type: ignore[index]
+    if call.node.target is _packqvit.attention_scores.default and call.shape_of(left)[0] == 1:  # type: ignore[arg-type]
+        places.discard(None)  # queries of all images
     if len(places) != 1 or (place := places.pop()) is None or place.axis != 0:
         raise call.mixed("attends from one image to others")
     return place

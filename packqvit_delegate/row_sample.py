@@ -39,8 +39,13 @@ class RowSample:
     that a search for the range of least error does not cut off what only the few rows lack.
     """
 
-    def __init__(self) -> None:
-        """Starts empty."""
+    def __init__(self, complete: bool = False) -> None:
+        """Starts empty.
+
+        Args:
+            complete: However few rows are added, there will be no others.
+        """
+        self._complete = complete
         self._parts: list[torch.Tensor] = []
         self._kept = 0
         self.count = 0
@@ -85,7 +90,7 @@ class RowSample:
     @property
     def is_small(self) -> bool:
         """Whether the rows are too few to show how far values go."""
-        return self.count < FEW_ROWS
+        return self.count < FEW_ROWS and not self._complete
 
     def _kept_rows(self) -> torch.Tensor:
         if not self._parts:

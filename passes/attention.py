@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .codes import skip_codes, value_users
+from .codes import codes_of_constant, skip_codes, value_users
 from .graph import aten, is_call, is_constant, shape_of
 from .head_norm import HeadNorm, match_head_norm
 
@@ -15,7 +15,7 @@ class Attention:
     """The nodes of one canonical attention.
 
     Attributes:
-        query: The linear that gives q, [B, Nq, H * d].
+        query: The linear that gives q, [B, Nq, H * d]; or the constant that it is for all images, [1, H, Nq, d].
         key: The linear that gives k, [B, Nk, H * d].
         value: The linear that gives v, [B, Nk, H * dv].
         scores: The matmul of q and the transposed k, [B, H, Nq, Nk].
@@ -42,6 +42,11 @@ class Attention:
     query_norm: HeadNorm | None = None
     key_norm: HeadNorm | None = None
 
+    @property
+    def has_constant_query(self) -> bool:
+        """Whether q is a constant."""
+        return not is_call(self.query, aten.linear.default)
+
 
 def match_attention(softmax: Node) -> Attention | None:
     """The canonical attention around a softmax node, or None when anything differs from the canonical form."""
@@ -63,7 +68,7 @@ def match_attention(softmax: Node) -> Attention | None:
     transposed: Any = scores.args[1]
     if not is_call(transposed, aten.transpose.int) or transposed.args[1:] != (-2, -1):
         return None
-    query, query_norm = _normed_projection(scores.args[0])
+    query, query_norm = _queries(scores.args[0])
     key, key_norm = _normed_projection(transposed.args[0])
     value = _projection(values.args[1])
     permute = _only_user(values, aten.permute.default)
@@ -75,6 +80,12 @@ def match_attention(softmax: Node) -> Attention | None:
         return None
     scale = scaled.args[1]
     return Attention(query, key, value, scores, scale, bias, softmax, values, output, heads, query_norm, key_norm)
+
+
+def _queries(heads: Any) -> tuple[Node | None, HeadNorm | None]:
+    """A constant, with or without codes, or the linear that gives q, and its norm."""
+    is_shared = is_constant(heads) or codes_of_constant(heads) is not None
+    return (heads, None) if is_shared else _normed_projection(heads)
 
 
 def _is_head_exchange(node: Any) -> bool:

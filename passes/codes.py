@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import Node
 
@@ -40,3 +42,11 @@ def value_users(node: Node) -> list[Node]:
     for user in node.users:
         found.extend(value_users(user) if is_quantize(user) or is_dequantize(user) else [user])
     return found
+
+
+def codes_of_constant(node: object) -> Node | None:
+    """The get_attr of codes whose real values, on a grid per tensor, a node of a converted graph is; else None."""
+    if not _is_op(node, ("quantized_decomposed",), ("dequantize_per_tensor",)):
+        return None
+    codes: Any = node.args[0]  # type: ignore[attr-defined]
+    return codes if codes.op == "get_attr" else None

@@ -79,6 +79,38 @@ class _Projection:
     factor: Tensor
     norm: Node | None = None
 
+    @property
+    def heads(self) -> int:
+        """H."""
+        return len(self.features)
+
+
+@dataclass
+class _Queries:
+    """Queries that are a constant, the same for all images.
+
+    Attributes:
+        value: float64 [1, H, Nq, d].
+        batch: B.
+        factor: What they are to be multiplied with, float64 [H, 1].
+        trainable: Whether they were made of parameters.
+    """
+
+    value: Tensor
+    batch: int
+    factor: Tensor
+    trainable: bool
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.value.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Nq."""
+        return self.value.shape[2]
+
 
 def decompose_attention(graph_module: GraphModule) -> GraphModule:
     """Rewrites scaled_dot_product_attention and explicit attention in any layout to the canonical form.
@@ -119,7 +151,7 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
         raise NotLowered("the attention has enable_gqa set: q, k and v would have to have the same number of heads")
     if mask is not None and not is_constant(mask):
         raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: it would have to be constant")
-    shape = (*shape_of(query)[:-1], shape_of(key)[-2])
+    shape = _scores_shape(query, key, transposed=False)
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
     scores = _Scores(query, key, False, shape, torch.tensor(float(scale), dtype=torch.float64))
     if named["is_causal"]:
@@ -130,6 +162,11 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
         if scores.bias.dtype == torch.bool:
             scores.bias = torch.zeros(scores.bias.shape).masked_fill(~scores.bias, _MASKED)
     return scores
+
+
+def _scores_shape(query: Node, key: Node, transposed: bool) -> tuple[int, ...]:
+    leading = torch.broadcast_shapes(shape_of(query)[:-2], shape_of(key)[:-2])
+    return (*leading, shape_of(query)[-2], shape_of(key)[-1 if transposed else -2])
 
 
 def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
@@ -255,8 +292,12 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     Raises:
         NotLowered: An operand or the output is not understood.
     """
-    query = _projection(graph_module, scores.query, "q", transposed=False)
     key = _projection(graph_module, scores.key, "k", transposed=scores.key_transposed)
+    query: _Projection | _Queries
+    if is_constant(scores.query):
+        query = _constant_queries(graph_module, scores, key)
+    else:
+        query = _projection(graph_module, scores.query, "q", transposed=False)
     values = _projection(graph_module, value, "v", transposed=False)
     if values.norm is not None:
         raise NotLowered(
@@ -268,15 +309,14 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
             f"v is scaled by {values.factor.abs().max():.4g} ahead of the attention: its linear layer would have to "
             "have the factor"
         )
-    heads = len(query.features)
+    heads = query.heads
     batch, tokens, key_tokens = query.batch, query.tokens, key.tokens
-    if len(key.features) != heads or len(values.features) != heads:
+    if key.heads != heads or values.heads != heads:
         raise NotLowered(
-            f"q has {heads} heads, k {len(key.features)} and v {len(values.features)}: all three would have to have "
-            "as many"
+            f"q has {heads} heads, k {key.heads} and v {values.heads}: all three would have to have as many"
         )
     if key.batch != batch or (values.batch, values.tokens) != (batch, key_tokens):
-        shapes = ", ".join(str([p.batch, p.tokens, p.features.numel()]) for p in (query, key, values))
+        shapes = ", ".join(str([p.batch, p.tokens, p.factor.numel()]) for p in (query, key, values))
         raise NotLowered(
             f"q, k and v are {shapes}: they would have to have the same batch, and k and v the same tokens"
         )
@@ -289,7 +329,12 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     query.factor = query.factor * _factor_of_heads(scores, (batch, heads, tokens, key_tokens))
     scale = _common_factor(query) * _common_factor(key)
     with replacing(graph_module, output.node, like=result):
-        q, k, v = (_heads(graph_module, projection) for projection in (query, key, values))
+        if isinstance(query, _Queries):
+            by_head = query.value * query.factor.unsqueeze(1)
+            q = add_constant(graph_module, by_head.float(), f"{result.name}_query", query.trainable)
+        else:
+            q = _heads(graph_module, query)
+        k, v = _heads(graph_module, key), _heads(graph_module, values)
         node = call(graph_module, aten.matmul.default, q, call(graph_module, aten.transpose.int, k, -2, -1))
         node = call(graph_module, aten.mul.Tensor, node, scale)
         if bias is not None and bool(bias.any()):
@@ -320,13 +365,31 @@ def _factor_of_heads(scores: _Scores, shape: tuple[int, int, int, int]) -> Tenso
     return by_head.reshape(-1, 1)
 
 
-def _common_factor(projection: _Projection) -> float:
+def _common_factor(projection: _Projection | _Queries) -> float:
     """Takes the largest factor out of a projection's; what is left is 1, or concerns single heads or channels."""
     largest = projection.factor.abs().max()
     if bool((projection.factor == projection.factor[0, 0]).all()):
         largest = projection.factor[0, 0]
     projection.factor = projection.factor / largest if largest else torch.ones_like(projection.factor)
     return float(largest)
+
+
+def _constant_queries(graph_module: GraphModule, scores: _Scores, key: _Projection) -> _Queries:
+    """Queries that do not come from tokens, as those of a pooling by attention.
+
+    Raises:
+        NotLowered: They differ between images.
+    """
+    value = constant(graph_module, scores.query).double()
+    tokens, channels = value.shape[-2:]
+    value = value.expand(*scores.shape[:-2], tokens, channels).reshape(key.batch, key.heads, tokens, channels)
+    if not torch.equal(value[:1].expand_as(value), value):
+        raise NotLowered(
+            "q of the attention is a constant of the model that differs between the images of a batch: they would have "
+            "to share it"
+        )
+    factor = torch.ones(key.heads, 1, dtype=torch.float64)
+    return _Queries(value[:1], key.batch, factor, is_trainable(graph_module, scores.query))
 
 
 def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bool) -> _Projection:
@@ -347,8 +410,7 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
         linear = norm
     if is_constant(linear):
         raise NotLowered(
-            f"{name} of the attention is a constant of the model: a linear layer would have to compute it from "
-            "tokens; or the mean of the tokens, or one of them, would have to be in the attention's place"
+            f"{name} of the attention is a constant of the model: a linear layer would have to compute it from tokens"
         )
     if linear_parameters(graph_module, linear) is None:
         raise NotLowered(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule, Node
 
-from .graph import add_constant, arguments, call, clean_up, constant, is_call, shape_of
+from .graph import add_constant, arguments, call, clean_up, constant, is_call, is_constant, shape_of
 from .integer.context import keep_trace
 
 ops = torch.ops.packqvit
@@ -76,7 +78,10 @@ def _hoist_attention(graph_module: GraphModule, values: Node, index: list[int]) 
 
 
 def _select(graph_module: GraphModule, node: Node, argument: int, index: list[int]) -> Node:
+    source: Any = node.args[argument]
     with graph_module.graph.inserting_before(node):
+        if is_constant(source):  # queries of all images
+            return add_constant(graph_module, constant(graph_module, source)[:, index], str(source.target))
         return keep_trace(call(graph_module, ops.select_tokens.default, node.args[argument], index), node)
 
 

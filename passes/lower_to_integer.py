@@ -6,9 +6,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from packqvit_delegate.errors import PlanError
-from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
+from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid, values_of
 
-from .codes import is_dequantize, is_quantize
+from .codes import codes_of_constant, is_dequantize, is_quantize
 from .explain import explain
 from .graph import add_constant, aten, call, clean_up, complete_modules, find, is_call, replacing, shape_of
 from .hoist_token_select import hoist_token_select
@@ -165,7 +165,7 @@ def _replace_dequantize(context: LoweringContext, node: Node) -> None:
     quantize = node.args[0]
     assert isinstance(quantize, Node)
     if not is_quantize(quantize):
-        _restore_weight(context, node)
+        _restore_constant(context, node)
         return
     value = quantize.args[0]
     assert isinstance(value, Node)
@@ -184,9 +184,12 @@ def _replace_dequantize(context: LoweringContext, node: Node) -> None:
     node.replace_all_uses_with(result)
 
 
-def _restore_weight(context: LoweringContext, node: Node) -> None:
-    """The float values of a quantised weight, for the float operator that it stays with."""
-    codes, scales, _ = context.weight(node)
-    values = (codes * scales.reshape(-1, *[1] * (codes.ndim - 1))).float()
+def _restore_constant(context: LoweringContext, node: Node) -> None:
+    """The float values of quantised weights, or queries, for the float operator that they stay with."""
+    if codes_of_constant(node) is not None:
+        values = values_of(*context.shared_codes(node))
+    else:
+        codes, scales, _ = context.weight(node)
+        values = (codes * scales.reshape(-1, *[1] * (codes.ndim - 1))).float()
     with context.graph_module.graph.inserting_before(node):
         node.replace_all_uses_with(add_constant(context.graph_module, values, f"{node.name}_values"))

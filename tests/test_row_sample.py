@@ -46,6 +46,14 @@ def test_many_rows_are_taken_as_they_are() -> None:
     assert torch.equal(sample.rows(), rows)
 
 
+def test_all_that_there_is_is_taken_as_it_is() -> None:
+    rows = normal_rows(1)
+    sample = RowSample(complete=True)
+    sample.add(rows)
+    assert not sample.is_small and torch.equal(sample.rows(), rows)
+    assert sample.range() == (float(rows.min()), float(rows.max()))
+
+
 def test_the_ends_of_a_range_are_rows_of_a_small_sample() -> None:
     rows = normal_rows(6)
     sample = sample_of(rows)

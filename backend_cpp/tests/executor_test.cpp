@@ -4,6 +4,7 @@
 #include <cstring>
 #include <set>
 
+#include "src/plan/check.h"
 #include "src/thread_choice.h"
 #include "tests/support/delegate.h"
 #include "tests/support/interpreter.h"
@@ -82,6 +83,83 @@ TEST_P(ExecutorTest, FusedOperatorsGiveTheSameBits) {
       for (size_t i = 1; i < arguments.size(); ++i) ASSERT_EQ(arguments[i].data, expected[i].data) << "seed " << seed;
     }
   }
+}
+
+// Attention of `queries` constant queries that all images share; k and v are the inputs.
+PlanBuilder pooling(Random& random, size_t batch, size_t queries, size_t keys, bool log2) {
+  constexpr size_t kHeads = 2;
+  constexpr size_t kChannels = 12;
+  PlanBuilder builder;
+  plan::AttentionScoresT scores;
+  scores.k = builder.input(plan::DataType::Int8, {batch, keys, kChannels});
+  scores.q = kNoValue;
+  scores.query = builder.constant(Shape{1, queries, kChannels}, random.numbers<int8_t>(queries * kChannels, -127, 127));
+  scores.heads = kHeads;
+  scores.output = builder.arena(plan::DataType::Int32, {batch, kHeads, queries, keys});
+  plan::SoftmaxT softmax;
+  softmax.x = scores.output;
+  softmax.multiplier = 20000;
+  softmax.shift = 4;
+  softmax.format = log2 ? plan::ProbabilityFormat::Log2 : plan::ProbabilityFormat::Linear;
+  softmax.output = builder.arena(plan::DataType::UInt8, {batch, kHeads, queries, keys});
+  plan::AttentionValuesT values;
+  values.v = builder.input(plan::DataType::Int8, {batch, keys, kChannels});
+  values.probabilities = softmax.output;
+  values.format = softmax.format;
+  values.requantizer = builder.requantizer(random.requantizer(kChannels, log2 ? 21 : 15, 6, 2));
+  values.output = builder.output(plan::DataType::Int8, {batch, queries, kChannels});
+  builder.node(std::move(scores));
+  builder.node(std::move(softmax));
+  builder.node(std::move(values));
+  return builder;
+}
+
+TEST_P(ExecutorTest, ConstantQueriesServeAllImages) {
+  for (uint64_t seed = 0; seed < 24; ++seed) {
+    Random random(seed);
+    const size_t queries = seed % 3 == 0 ? 1 : 7;
+    PlanBuilder plan = pooling(random, 1 + seed % 4, queries, 5 + 13 * (seed % 5), seed % 2 == 0);
+    std::vector<Argument> arguments = arguments_of(plan.plan);
+    for (size_t i = 0; i < 2; ++i) {
+      for (uint8_t& byte : arguments[i].data) byte = static_cast<uint8_t>(random.uniform(-127, 127));
+    }
+    std::vector<Argument> expected = arguments;
+    interpret(plan, expected);
+    for (const bool fused : {false, true}) {
+      if (fused) fuse(plan);
+      TestDelegate delegate;
+      load(delegate, plan);
+      ASSERT_EQ(delegate.run(arguments), Error::Ok) << last_log();
+      ASSERT_EQ(arguments[2].data, expected[2].data) << "seed " << seed << ", fused " << fused;
+    }
+  }
+}
+
+TEST_P(ExecutorTest, ConstantQueriesAreChecked) {
+  const auto refused = [&](const char* reason, auto change) {
+    for (const bool fused : {false, true}) {
+      Random random(1);
+      PlanBuilder plan = pooling(random, 2, 3, 9, true);
+      if (fused) fuse(plan);
+      plan::OperatorUnion& op = plan.plan.nodes[0]->op;
+      fused ? change(plan, *op.AsAttention()) : change(plan, *op.AsAttentionScores());
+      TestDelegate delegate;
+      EXPECT_EQ(delegate.load(plan.blob(), plan.data_map(), tier().name), Error::InvalidProgram) << reason;
+      EXPECT_NE(last_log().find(reason), std::string::npos) << last_log();
+    }
+  };
+  refused("and a constant", [](PlanBuilder&, auto& op) { op.q = op.k; });
+  refused("there is no value", [](PlanBuilder&, auto& op) { op.query = -1; });
+  refused("there is no constant", [](PlanBuilder&, auto& op) { op.query = 99; });
+  refused("query is", [](PlanBuilder& plan, auto& op) {
+    op.query = plan.constant(Shape{2, 3, 12}, std::vector<int8_t>(72, 1));  // one set an image
+  });
+  refused("query is",
+          [](PlanBuilder& plan, auto& op) { op.query = plan.constant(Shape{1, 3, 6}, std::vector<int8_t>(18, 1)); });
+  refused("query is",
+          [](PlanBuilder& plan, auto& op) { op.query = plan.constant(Shape{3, 12}, std::vector<int8_t>(36, 1)); });
+  refused("output",
+          [](PlanBuilder& plan, auto& op) { op.query = plan.constant(Shape{1, 4, 12}, std::vector<int8_t>(48, 1)); });
 }
 
 TEST_P(ExecutorTest, OneThreadGivesTheSameBitsAsAll) {

@@ -41,7 +41,7 @@ def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _attention_scores_meta(q: Any, k: Any, heads: Any) -> torch.Tensor:
-    return q.new_empty((q.shape[0], heads, q.shape[1], k.shape[1]), dtype=torch.int32)
+    return k.new_empty((k.shape[0], heads, q.shape[1], k.shape[1]), dtype=torch.int32)
 
 
 @integer_op("attention_scores(Tensor q, Tensor k, int heads) -> Tensor", _attention_scores_meta)
@@ -49,7 +49,7 @@ def attention_scores(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tens
     """Accumulators of Q K^T.
 
     Args:
-        q: int8 [B, Nq, D], symmetric.
+        q: int8 [B, Nq, D], symmetric; or [1, Nq, D], queries of all images.
         k: int8 [B, Nk, D], symmetric.
         heads: H; divides D.
 

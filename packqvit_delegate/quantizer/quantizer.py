@@ -176,11 +176,12 @@ class PackQViTQuantizer(Quantizer):
             _set_output(image, self.specs.activation(8))
 
     def _annotate_attention(self, attention: Attention) -> None:
-        for linear, norm in (
-            (attention.query, attention.query_norm),
-            (attention.key, attention.key_norm),
-            (attention.value, None),
-        ):
+        inputs = [(attention.key, attention.key_norm), (attention.value, None)]
+        if attention.has_constant_query:
+            _set_input(attention.scores, 0, self.specs.attention_input(constant=True))
+        else:
+            inputs.insert(0, (attention.query, attention.query_norm))
+        for linear, norm in inputs:
             if norm is not None:
                 _set_output(linear, self.specs.branch())
             _set_output(linear if norm is None else norm.value, self.specs.attention_input())

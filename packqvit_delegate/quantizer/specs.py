@@ -74,9 +74,10 @@ class SpecFactory:
         """Affine, 8 bits, least squared error after `function`: the input of a table."""
         return self._spec(MinMSEObserver, *code_range(8), function=function)
 
-    def attention_input(self) -> QuantizationSpec:
-        """Symmetric per tensor: q, k and v."""
-        return self._spec(MinMSEObserver, *code_range(self.config.attention_bits, symmetric=True), symmetric=True)
+    def attention_input(self, constant: bool = False) -> QuantizationSpec:
+        """Symmetric per tensor: q, k and v; or q that is a constant."""
+        codes = code_range(self.config.attention_bits, symmetric=True)
+        return self._spec(MinMSEObserver, *codes, symmetric=True, complete=constant)
 
     def probabilities(self) -> QuantizationSpec:
         """Log2 or linear codes."""

@@ -20,6 +20,9 @@ def _shape(node: Any) -> tuple[int, ...]:
 _NO_TOKEN = 0xFFFFFFFF
 """Index of a token that a pad puts in."""
 
+_NO_VALUE = 0xFFFFFFFF
+"""Stands for a value where a constant takes its place: runtimes that know no such constant refuse it."""
+
 
 def _is_narrow(weight_bits: Any) -> bool:
     return bool(weight_bits == 4)
@@ -128,8 +131,17 @@ def emit_attention_scores(plan: PlanBuilder, node: Node) -> fb.AttentionScoresT:
     """packqvit.attention_scores."""
     q, k, heads = node.args
     table = fb.AttentionScoresT()
-    table.q, table.k, table.heads = plan.read_shaped(q), plan.read_shaped(k), heads
+    _set_queries(plan, table, q)
+    table.k, table.heads = plan.read_shaped(k), heads
     return table
+
+
+def _set_queries(plan: PlanBuilder, table: fb.AttentionScoresT | fb.AttentionT, q: Any) -> None:
+    """Gives an operator its queries: a value, or a constant of all images."""
+    if plan.is_constant(q):
+        table.q, table.query = _NO_VALUE, plan.constant(q)
+    else:
+        table.q = plan.read_shaped(q)
 
 
 def _format(log2: Any) -> int:
@@ -212,7 +224,8 @@ def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node)
     q, k, heads = scores.args
     _, v, multiplier, shift, _, *rest = values.args
     table = fb.AttentionT()
-    table.q, table.k, table.v, table.heads = plan.read_shaped(q), plan.read_shaped(k), plan.read_shaped(v), heads
+    _set_queries(plan, table, q)
+    table.k, table.v, table.heads = plan.read_shaped(k), plan.read_shaped(v), heads
     _set_softmax(plan, table, softmax)
     table.requantizer = _requantizer(plan, multiplier, shift, *rest)
     return table

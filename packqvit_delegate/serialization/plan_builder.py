@@ -174,6 +174,10 @@ class PlanBuilder:
             raise PlanError(f"operand {node} has to be constant")
         return self.constants.add(tensor, nibbles=nibbles)
 
+    def is_constant(self, node: Node) -> bool:
+        """Whether an operand is a constant."""
+        return self._constant_tensor(node) is not None
+
     def constant_value(self, node: object) -> torch.Tensor:
         """The tensor behind a constant operand."""
         tensor = self._constant_tensor(node) if isinstance(node, Node) else None

@@ -73,7 +73,7 @@ class LearnedAffine(LearnedGrid):
         """Whether the codes have less than 8 bits."""
         return self._observer[0].narrow
 
-    def integer_grid(self) -> Grid:
+    def integer_grid(self) -> AffineGrid:
         """Scale, zero point and codes."""
         observer = self._observer[0]
         return AffineGrid(_scale(self.log_scale), self.zero_point, observer.quant_min, observer.quant_max)

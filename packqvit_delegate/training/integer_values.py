@@ -16,15 +16,15 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from ..batching import ImageAxes
-from ..grids import Grid, values_of
+from ..grids import AffineGrid, Grid, values_of
 from ..passes.codes import is_dequantize, is_quantize
-from ..passes.graph import aten, find, is_call, is_constant, shape_of
+from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.integer.context import RULES, Codes, LoweringContext, NotLowered
 from ..passes.integer.token_rules import code_of_zero, moves_tokens, side_by_side
 from ..passes.layout import PADS, trace
 from ..passes.lower_to_integer import float_output, quantize_float
 from ..passes.propagate_values import propagate_values
-from .grids import LearnedWeight
+from .grids import LearnedAffine, LearnedWeight
 
 
 class _Substitute(torch.autograd.Function):
@@ -63,6 +63,13 @@ class IntegerValues:
             and isinstance(node.args[1], Node)
             and node.args[1].op == "call_module"
         }
+        self._shared = {
+            self._nodes[node.name].args[0]: (observed.name, constant(prepared, observed.args[0]))
+            for node in prepared.graph.nodes
+            if is_call(node, aten.matmul.default)
+            and (observed := node.args[0]).op == "call_module"
+            and is_constant(observed.args[0])
+        }
 
         self._float_linears = {node.name for node in find(self._module, aten.linear.default) if _stays_float(node)}
         self._moves = {node.name for node in self._module.graph.nodes if moves_tokens(node)}
@@ -81,7 +88,8 @@ class IntegerValues:
             learned: What is learned in the place of a get_attr node's tensor; None: nothing.
         """
         weights = {node: grids[name] for node, name in self._weights.items()}
-        context = _EagerContext(self._module, weights, learned, inputs, self._axes, self._twins)
+        shared = {node: (grids[name], value) for node, (name, value) in self._shared.items()}
+        context = _EagerContext(self._module, weights, shared, learned, inputs, self._axes, self._twins)
         return IntegerPass(context, self._nodes, self._float_linears, self._moves)
 
 
@@ -168,13 +176,15 @@ class _EagerContext(LoweringContext):
         self,
         module: GraphModule,
         weights: Mapping[Any, torch.nn.Module],
+        shared: Mapping[Any, tuple[torch.nn.Module, torch.Tensor]],
         learned: Callable[[Node], torch.Tensor | None],
         inputs: tuple[torch.Tensor, ...],
         axes: ImageAxes,
         twins: Mapping[str, Node],
     ) -> None:
         super().__init__(module)
-        self._weights, self._learned, self._axes, self._twins = weights, learned, axes, twins
+        self._weights, self._shared, self._learned = weights, shared, learned
+        self._axes, self._twins = axes, twins
         placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
         self._inputs = dict(zip(placeholders, inputs, strict=True))
         self._device, self._images = inputs[0].device, inputs[0].shape[0]
@@ -196,6 +206,14 @@ class _EagerContext(LoweringContext):
             raise NotLowered("its weight is not quantised")
         scales = grid.log_scale.detach().exp().flatten().cpu()
         return grid.codes().to(torch.int8).cpu(), scales.double(), 4 if grid.qmax <= 7 else 8
+
+    def shared_codes(self, node: Node) -> tuple[torch.Tensor, AffineGrid]:
+        """The codes that a constant has on its present grid."""
+        learned, value = self._shared[node]
+        assert isinstance(learned, LearnedAffine)
+        grid = learned.integer_grid()
+        numbers = (grid.scale, grid.zero_point, grid.qmin, grid.qmax)
+        return torch.ops.quantized_decomposed.quantize_per_tensor(value, *numbers, torch.int8), grid
 
     def call(self, target: Any, args: tuple, source: Node) -> Any:
         """The result of an operator."""

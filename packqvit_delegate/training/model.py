@@ -15,7 +15,7 @@ from ..errors import PackQViTError
 from ..passes.graph import aten, constant, is_call, set_constant
 from ..passes.patterns import layer_name
 from ..quantizer.observers import CodeObserver
-from .grids import LearnedAffine, LearnedGrid, WideResidual, learned_grid
+from .grids import LearnedAffine, LearnedGrid, LearnedWeight, WideResidual, learned_grid
 from .integer_values import IntegerPass, IntegerValues
 
 _TRAINED: dict[object, tuple[int, ...]] = {
@@ -230,11 +230,14 @@ class TrainableModel(nn.Module):
         for node in self._nodes:
             if node.op == "get_attr" and _key(node) in self.learned:
                 set_constant(prepared, node, self.learned[_key(node)].detach().cpu())
-            elif node.op == "call_module" and node.name in self.grids and _holds_weight(node):
+            elif node.op == "call_module" and node.name in self.grids and self._holds_weight(node):
                 source = node.args[0]
                 assert isinstance(source, Node)
                 set_constant(prepared, source, self.grids[node.name](None).cpu())
         return prepared
+
+    def _holds_weight(self, node: Node) -> bool:
+        return isinstance(self.grids[node.name], LearnedWeight)
 
     def _observe_residuals(self, batches: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:
         residuals = [grid for grid in self.grids.values() if isinstance(grid, WideResidual)]
@@ -265,11 +268,6 @@ def _key(node: Node) -> str:
 
 def _buffer(node: Node) -> str:
     return f"constant_{_key(node)}"
-
-
-def _holds_weight(node: Node) -> bool:
-    source = node.args[0]
-    return isinstance(source, Node) and source.op == "get_attr"
 
 
 def _trained_constants(nodes: list[Node]) -> set[Node]:

@@ -26,8 +26,9 @@ from ..head_norm import HeadNorm
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 from .masks import split_mask
 
-MAX_KEYS = 1 << 15
-"""Of docs/numerics.md, "Why nothing overflows": what sums of linear codes have room for. Log2 codes have more."""
+MAX_KEYS = {True: 1 << 14, False: 1 << 15}
+"""Of log2 codes, where a query that sees all keys alike has code 14 for each, and of linear ones, whose sums have room
+for no more (docs/numerics.md, "Why nothing overflows")."""
 _MAX_BIAS = 1 << 29
 _CLOSE = 16.0
 """Rows whose largest biases differ by less share one: that takes four bits at most."""
@@ -60,17 +61,26 @@ def _rows(context: LoweringContext, heads: Any, linear: Node) -> Any:
     return context.call(aten.reshape.default, (heads, list(shape)), linear)
 
 
+def _queries(context: LoweringContext, attention: Attention) -> tuple[Codes, AffineGrid]:
+    """Codes of q, [B, Nq, H * d]; [1, Nq, H * d] where they are a constant."""
+    if not attention.has_constant_query:
+        return _symmetric(context, attention.query, "q", attention.query_norm)
+    codes, grid = context.shared_codes(attention.query)
+    rows = codes.permute(0, 2, 1, 3).flatten(2).contiguous()
+    return Codes(context.constant(f"{attention.softmax.name}_query", rows), grid), grid
+
+
 @lowers(aten.softmax.int)
 def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(softmax(scale * q k^T + bias)) -> packqvit.softmax(packqvit.attention_scores(q, k))."""
     attention = match_attention(node)
     if attention is None or not isinstance(grid, ProbabilityGrid):
         raise NotLowered
-    q, q_grid = _symmetric(context, attention.query, "q", attention.query_norm)
+    q, q_grid = _queries(context, attention)
     k, k_grid = _symmetric(context, attention.key, "k", attention.key_norm)
     keys = shape_of(node)[-1]
-    if keys > MAX_KEYS:
-        raise NotLowered(f"it attends to {keys} tokens: they would have to be at most {MAX_KEYS}")
+    if keys > MAX_KEYS[grid.log2]:
+        raise NotLowered(f"it attends to {keys} tokens: they would have to be at most {MAX_KEYS[grid.log2]}")
     step = q_grid.scale * k_grid.scale * attention.scale
     if not step > 0:
         raise NotLowered(f"the scale of its scores is {attention.scale}: it would have to be positive")
@@ -101,7 +111,7 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
     if float((of_head - largest).max()) < _CLOSE:  # what belongs to a relative position has one code in all rows
         largest = of_head
     codes = torch.round((bias - largest) / step)
-    scores = 2 * 127 * 127 * shape_of(attention.query)[-1] // heads
+    scores = 2 * 127 * 127 * shape_of(attention.key)[-1] // heads
     is_masked = groups is not None or float(codes.min()) < -_MAX_BIAS
     if is_masked and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):
         raise NotLowered(

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid
 
-from ..codes import is_dequantize, is_quantize
+from ..codes import codes_of_constant, is_dequantize, is_quantize
 from ..graph import add_constant, call, constant, is_call, is_constant, keep_module
 from ..layout import is_layout
 from ..reasons import NotLowered, describe, is_integer, listed, origin, read_by
@@ -135,6 +135,21 @@ class LoweringContext:
         codes, scales = self.tensor(node.args[0]), self.tensor(node.args[1])
         bits = 4 if node.args[5] <= 7 else 8  # type: ignore[operator]
         return codes, scales.double(), bits
+
+    def shared_codes(self, node: Node) -> tuple[torch.Tensor, AffineGrid]:
+        """The codes of a constant on a grid of its own, behind its dequantize node.
+
+        Returns:
+            int8 codes of its shape, and their grid.
+
+        Raises:
+            NotLowered: The constant was not quantised.
+        """
+        codes = codes_of_constant(node)
+        if codes is None:
+            raise NotLowered
+        scale, zero_point, qmin, qmax = node.args[1:5]
+        return self.tensor(codes), AffineGrid(float(scale), int(zero_point), int(qmin), int(qmax))  # type: ignore
 
 
 def grid_of(quantize: Node, context: LoweringContext) -> Grid:

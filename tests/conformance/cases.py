@@ -224,6 +224,7 @@ def attention_scores(r: Random) -> Iterator[Case]:
     ):
         q, k = r.codes(batch, queries, heads * size), r.codes(batch, keys, heads * size)
         yield Input(q), Input(k), heads
+        yield q[:1], Input(k), heads
 
 
 def softmax(r: Random) -> Iterator[Case]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from packqvit_delegate import PlanError
 from packqvit_delegate.ops import arithmetic
 from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
+from packqvit_delegate.passes.integer.attention_rules import MAX_KEYS
 from packqvit_delegate.requantizer import make_requantizer, normalized_multiplier
 
 ops = torch.ops.packqvit
@@ -116,7 +117,7 @@ def test_linear_probabilities_are_within_a_step(step: float, spread: float) -> N
     assert bool((codes.amax(-1) == 255).all())
 
 
-@pytest.mark.parametrize("keys", [1, 2, 197, 1031, 32768])
+@pytest.mark.parametrize("keys", [1, 2, 197, 1370, 32768])
 @pytest.mark.parametrize("ratio", [0.11, 0.9, 3.7])
 def test_linear_codes_weigh_a_mean_of_values(keys: int, ratio: float) -> None:
     generator = torch.Generator().manual_seed(keys)
@@ -144,6 +145,22 @@ def test_log2_codes_differ_from_the_rounded_logarithm_only_at_ties(step: float) 
     exact = -torch.log2(torch.softmax(logits.double() * step, -1))
     codes = _softmax_codes(logits, step, log2=True)
     assert float(((codes - exact.clamp_max(15)).abs() - 0.5 - 3e-3).max()) < 0
+
+
+@pytest.mark.parametrize("keys", [1, 197, 1032, 4097, 5793, 16384, 32768])
+def test_log2_weights_of_a_row_add_up_to_about_one(keys: int) -> None:
+    """Sums of values fit into 32 bits however many keys there are (docs/numerics.md, attention values)."""
+    octaves = torch.arange(0, 16 * 64 + 1).reshape(1, 1, -1, 1)  # of all keys but one, in steps of 2^-6
+    rows = octaves.expand(-1, -1, -1, keys).clone()
+    rows[..., 0] = 0
+    spread = torch.randint(0, 16 * 64, (1, 1, 64, keys), generator=torch.Generator().manual_seed(keys))
+    sharper = spread * torch.arange(64).reshape(1, 1, 64, 1) // 32
+    scores = -torch.cat([rows, spread, sharper], 2).to(torch.int32)
+    codes = torch.cat([ops.softmax(part, None, 1 << 14, -5, True) for part in scores.split(64, 2)], 2).long()
+    weights = torch.where(codes < 15, 1 << (14 - codes).clamp_min(0), 0).sum(-1)
+    assert int(weights.max()) <= 2.13 * 2**14
+    if keys <= MAX_KEYS[True]:  # beyond, keys that are all alike have code 15
+        assert int(weights.min()) >= 0.3 * 2**14
 
 
 @pytest.mark.parametrize("channels", [64, 192, 384, 768, 1024, 4096])

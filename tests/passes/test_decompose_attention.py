@@ -162,6 +162,60 @@ def test_transformer_encoder_layer() -> None:
     assert len(attentions(graph_module)) == 1 and operators(graph_module)["transpose.int"] == 1
 
 
+def pooled(function: Callable[..., Any], **state: Any) -> Lambda:
+    """Attention of q, whatever the function makes of buffers, over k and v [B, H, N, D] of two linears."""
+
+    def forward(m: nn.Module, x: Tensor) -> Any:
+        k, v = (linear(x).view(x.shape[0], x.shape[1], H, D).transpose(1, 2) for linear in (m.k, m.v))
+        return m.o(function(m, x, k, v).transpose(1, 2).flatten(2))
+
+    return Lambda(forward, **{name: nn.Linear(C, C) for name in "kvo"}, **state)
+
+
+POOLED: dict[str, tuple[Callable[..., Tensor], float]] = {
+    "sdpa": (lambda m, x, k, v: F.scaled_dot_product_attention(m.query.expand(len(x), -1, -1, -1), k, v), 0.5),
+    "broadcast": (lambda m, x, k, v: (m.query @ k.mT * 0.3).softmax(-1) @ v, 0.3),
+    "of a linear": (
+        lambda m, x, k, v: F.scaled_dot_product_attention(
+            m.q(m.tokens).view(1, 2, H, D).transpose(1, 2).repeat(len(x), 1, 1, 1), k, v
+        ),
+        0.5,
+    ),
+    "folded": (
+        lambda m, x, k, v: (
+            torch.bmm(m.query.expand(len(x), -1, -1, -1).reshape(-1, 2, D), k.reshape(-1, N, D).mT).softmax(-1)
+            @ v.reshape(-1, N, D)
+        ).view(-1, H, 2, D),
+        1.0,
+    ),
+    "factors of heads": (lambda m, x, k, v: ((m.query * 0.1) @ k.mT * m.by_head).softmax(-1) @ v, 2.0),
+    "masked": (lambda m, x, k, v: (m.query @ k.mT).masked_fill(m.hidden, -math.inf).softmax(-1) @ v, 1.0),
+}
+
+
+@pytest.mark.parametrize("batch", [1, B])
+@pytest.mark.parametrize("name", POOLED)
+def test_constant_queries(name: str, batch: int) -> None:
+    function, scale = POOLED[name]
+    state = {"query": tensor(1, H, 2, D), "tokens": tensor(1, 2, C), "q": nn.Linear(C, C)}
+    by_head, hidden = torch.tensor([1.0, -2.0, 0.5]).reshape(H, 1, 1), torch.eye(N, dtype=torch.bool)[1:3]
+    built = pooled(function, by_head=by_head, hidden=hidden, **state)
+    graph_module = run_pass(canonicalize, built, tensor(batch, N, C))
+    (attention,) = attentions(graph_module)
+    assert attention.has_constant_query and attention.query_norm is None and attention.heads == H
+    assert attention.query.op == "get_attr" and attention.query.meta["val"].shape == (1, H, 2, D)
+    assert attention.scale == pytest.approx(scale) and attention.softmax.meta["val"].shape == (batch, H, 2, N)
+
+
+def test_parameters_in_queries_learn() -> None:
+    built = pooled(
+        lambda m, x, k, v: F.scaled_dot_product_attention(m.query.expand(len(x), -1, -1, -1), k, v),
+        query=nn.Parameter(tensor(1, H, 1, D)),
+    )
+    (attention,) = attentions(graph_module := run_pass(canonicalize, built, tensor(B, N, C)))
+    assert dict(graph_module.named_parameters())[str(attention.query.target)].requires_grad
+
+
 def cosine(m: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
     return (scores * m.by_head.clamp(max=4.6).exp()).softmax(-1) @ v
@@ -251,6 +305,8 @@ LEFT_ALONE: dict[str, tuple[Callable[..., Any], bool]] = {
     "fully_masked_row": (nothing_visible, True),
     "scale_by_key": (scale_by_key, True),
     "heads_not_merged": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v).relu(), False),
+    "own_queries": (lambda m, q, k, v: F.scaled_dot_product_attention(m.own, k, v), True),
+    "constant_keys": (lambda m, q, k, v: F.scaled_dot_product_attention(q, m.own, v), True),
     "scaled_value": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v * 2), True),
 }
 
@@ -258,7 +314,7 @@ LEFT_ALONE: dict[str, tuple[Callable[..., Any], bool]] = {
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_left_alone(name: str) -> None:
     function, merge = LEFT_ALONE[name]
-    built = model(function, merge, by_key=tensor(N))
+    built = model(function, merge, by_key=tensor(N), own=tensor(B, H, N, D))
     before = operators(remove_no_ops(export(built, tensor(B, N, C))))
     graph_module = run_pass(decompose, built, tensor(B, N, C))
     assert operators(graph_module) == before and not attentions(graph_module)

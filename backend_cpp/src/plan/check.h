@@ -13,6 +13,9 @@ namespace packqvit {
 // Stands in SelectTokens.index for a token of `fill`, and in LayerNorm.rows for a row of zeros.
 inline constexpr uint32_t kNoToken = UINT32_MAX;
 
+// Stands for q of an attention whose queries are a constant.
+inline constexpr uint32_t kNoValue = UINT32_MAX;
+
 // Indices of the values that a node reads and the one that it writes.
 struct NodeUse {
   std::vector<size_t> reads;

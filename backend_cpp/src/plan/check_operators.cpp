@@ -163,26 +163,45 @@ bool is_probability_format(plan::ProbabilityFormat format) {
   return format == plan::ProbabilityFormat::Log2 || format == plan::ProbabilityFormat::Linear;
 }
 
-// q and k of rank 3 and their heads.
-bool check_heads(const NodeChecker& checker, uint32_t heads, const Value& q, const Value& k) {
-  if (heads == 0 || q.last() % heads != 0) {
-    return checker.fail("%" PRIu32 " heads do not divide %zu channels", heads, q.last());
+// Shape of q, [B, Nq, D]: a value, or a constant that all images share. Empty where it is neither.
+template <typename Op>
+Shape check_queries(NodeChecker& checker, const Op& op, const Value& k) {
+  if (op.query() == -1) {
+    const Value* q = checker.read(op.q(), "q");
+    const bool good = q != nullptr && checker.has_type(*q, "q", {DataType::Int8}) && checker.has_rank(*q, "q", 3);
+    return good ? q->shape : Shape{};
   }
-  return checker.has_shape(k, "k", {q.dim(0), k.dim(1), q.last()}) &&
-         checker.at_most("channels per head", q.last() / heads, kMaxFeatures);
+  if (op.q() != kNoValue) {
+    checker.fail("q is a value, %" PRIu32 ", and a constant", op.q());
+    return {};
+  }
+  const Constant* query = checker.find_constant(op.query(), "query");
+  if (query == nullptr) return {};
+  const size_t queries = query->shape.size() == 3 ? query->shape[1] : 0;
+  return checker.constant(op.query(), "query", DataType::Int8, {1, queries, k.last()}) != nullptr
+             ? Shape{k.dim(0), queries, k.last()}
+             : Shape{};
+}
+
+// q and k of rank 3 and their heads; sets the shape of q.
+template <typename Op>
+bool check_heads(NodeChecker& checker, const Op& op, const Value& k, Shape& q) {
+  if (!checker.has_type(k, "k", {DataType::Int8}) || !checker.has_rank(k, "k", 3)) return false;
+  q = check_queries(checker, op, k);
+  if (q.empty()) return false;
+  if (op.heads() == 0 || q[2] % op.heads() != 0) {
+    return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), q[2]);
+  }
+  return checker.has_shape(k, "k", {q[0], k.dim(1), q[2]}) &&
+         checker.at_most("channels per head", q[2] / op.heads(), kMaxFeatures);
 }
 
 bool check(NodeChecker& checker, const plan::AttentionScores& op) {
-  const Value* q = checker.read(op.q(), "q");
   const Value* k = checker.read(op.k(), "k");
   const Value* output = checker.write(op.output());
-  if (q == nullptr || k == nullptr || output == nullptr || !checker.has_type(*q, "q", {DataType::Int8}) ||
-      !checker.has_type(*k, "k", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int32}) ||
-      !checker.has_rank(*q, "q", 3) || !checker.has_rank(*k, "k", 3)) {
-    return false;
-  }
-  return check_heads(checker, op.heads(), *q, *k) &&
-         checker.has_shape(*output, "output", {q->dim(0), op.heads(), q->dim(1), k->dim(1)});
+  Shape q;
+  return k != nullptr && output != nullptr && checker.has_type(*output, "output", {DataType::Int32}) &&
+         check_heads(checker, op, *k, q) && checker.has_shape(*output, "output", {q[0], op.heads(), q[1], k->dim(1)});
 }
 
 // Which of `count` columns of a bias each pair of a query and a key has.
@@ -278,22 +297,20 @@ bool check(NodeChecker& checker, const plan::AttentionValues& op) {
 }
 
 bool check(NodeChecker& checker, const plan::Attention& op) {
-  const Value* q = checker.read(op.q(), "q");
   const Value* k = checker.read(op.k(), "k");
   const Value* v = checker.read(op.v(), "v");
   const Value* output = checker.write(op.output());
-  if (q == nullptr || k == nullptr || v == nullptr || output == nullptr ||
-      !checker.has_type(*q, "q", {DataType::Int8}) || !checker.has_type(*k, "k", {DataType::Int8}) ||
-      !checker.has_type(*v, "v", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int8}) ||
-      !checker.has_rank(*q, "q", 3) || !checker.has_rank(*k, "k", 3) || !check_heads(checker, op.heads(), *q, *k)) {
+  Shape q;
+  if (k == nullptr || v == nullptr || output == nullptr || !checker.has_type(*v, "v", {DataType::Int8}) ||
+      !checker.has_type(*output, "output", {DataType::Int8}) || !check_heads(checker, op, *k, q)) {
     return false;
   }
-  const size_t rows = q->size() / q->last();
-  const bool fits = op.rows() == -1 ? checker.has_shape(*output, "output", q->shape)
-                                    : checker.has_rows(*output, "output", rows, q->last()) &&
-                                          check_permutation(checker, op.rows(), rows);
+  const size_t rows = q[0] * q[1];
+  const bool fits =
+      op.rows() == -1 ? checker.has_shape(*output, "output", q)
+                      : checker.has_rows(*output, "output", rows, q[2]) && check_permutation(checker, op.rows(), rows);
   return fits && checker.has_shape(*v, "v", k->shape) &&
-         check_softmax(checker, op, {q->dim(0), op.heads(), q->dim(1), k->dim(1)}) &&
+         check_softmax(checker, op, {q[0], op.heads(), q[1], k->dim(1)}) &&
          check_values(checker, op, k->dim(1), true, *v, *output);
 }
 

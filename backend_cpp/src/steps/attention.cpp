@@ -27,19 +27,53 @@ Error run_heads(size_t heads, size_t queries, size_t threads, ScratchPool& scrat
   });
 }
 
+// q of an attention: a value, or a constant that all images share.
+class Queries {
+ public:
+  template <typename Op>
+  explicit Queries(const Op& op) : value_(op.q()) {}
+
+  template <typename Op>
+  [[nodiscard]] bool init(const CheckedPlan& plan, const Op& op, size_t batch) {
+    if (op.query() == -1) return true;
+    const Constant& shared = plan.constant(op.query());
+    if (!codes_.allocate(batch * shared.size())) return false;
+    for (size_t image = 0; image < batch; ++image) {
+      std::memcpy(codes_.data() + image * shared.size(), shared.data, shared.size());
+    }
+    return true;
+  }
+
+  template <typename Op>
+  static size_t count(const CheckedPlan& plan, const Op& op) {
+    return op.query() == -1 ? plan.value(op.q()).dim(1) : plan.constant(op.query()).shape[1];
+  }
+
+  // [batch, queries, channels]
+  const int8_t* codes(const Memory& memory) const {
+    return codes_.size() != 0 ? codes_.data() : memory.value<const int8_t>(value_);
+  }
+
+ private:
+  uint32_t value_;
+  AlignedArray<int8_t> codes_;  // of all images; empty: they are a value's
+};
+
 class AttentionScoresStep final : public Step {
  public:
   AttentionScoresStep(const BuildContext& context, const plan::AttentionScores& op)
-      : tier_(context.tier), threads_(context.threads), q_(op.q()), k_(op.k()), output_(op.output()) {
+      : tier_(context.tier), threads_(context.threads), q_(op), k_(op.k()), output_(op.output()) {
     const Value& scores = context.plan.value(output_);
     batch_ = scores.dim(0);
-    shape_ = {scores.dim(1), scores.dim(2), scores.dim(3), context.plan.value(q_).last() / scores.dim(1)};
+    shape_ = {scores.dim(1), scores.dim(2), scores.dim(3), context.plan.value(k_).last() / scores.dim(1)};
   }
+
+  bool init(const CheckedPlan& plan, const plan::AttentionScores& op) { return q_.init(plan, op, batch_); }
 
   size_t scratch_bytes() const override { return tier_.attention_part_scratch(shape_); }
 
   Error run(const Memory& memory) const override {
-    const AttentionScoresArguments arguments{shape_, memory.value<const int8_t>(q_), memory.value<const int8_t>(k_),
+    const AttentionScoresArguments arguments{shape_, q_.codes(memory), memory.value<const int8_t>(k_),
                                              memory.value<int32_t>(output_)};
     return run_heads(
         batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
@@ -49,7 +83,7 @@ class AttentionScoresStep final : public Step {
  private:
   const KernelTier& tier_;
   size_t threads_;
-  uint32_t q_;
+  Queries q_;
   uint32_t k_;
   uint32_t output_;
   size_t batch_;
@@ -106,17 +140,17 @@ enum Part { kScores, kSoftmax, kValues, kParts };
 class AttentionStep final : public Step {
  public:
   AttentionStep(const BuildContext& context, const plan::Attention& op, const plan::Node& node)
-      : tier_(context.tier), threads_(context.threads), q_(op.q()), k_(op.k()), v_(op.v()), output_(op.output()) {
-    const Value& q = context.plan.value(q_);
-    batch_ = q.dim(0);
-    shape_ = {op.heads(), q.dim(1), context.plan.value(k_).dim(1), q.last() / op.heads()};
+      : tier_(context.tier), threads_(context.threads), q_(op), k_(op.k()), v_(op.v()), output_(op.output()) {
+    const Value& k = context.plan.value(k_);
+    batch_ = k.dim(0);
+    shape_ = {op.heads(), Queries::count(context.plan, op), k.dim(1), k.last() / op.heads()};
     debug_id_[kValues] = node.debug_id();
     has_parts_ = node.parts() != nullptr && node.parts()->size() == 2;
     for (uint32_t part = 0; has_parts_ && part < 2; ++part) debug_id_[part] = node.parts()->Get(part)->debug_id();
   }
 
   bool init(const CheckedPlan& plan, const plan::Attention& op) {
-    return softmax_.init(plan, op, shape_.heads, shape_.queries, shape_.keys) &&
+    return q_.init(plan, op, batch_) && softmax_.init(plan, op, shape_.heads, shape_.queries, shape_.keys) &&
            requantizer_.init(plan, *op.requantizer(), channels()) &&
            (op.rows() == -1 || plan.constant(op.rows()).copy_to(rows_, plan.constant(op.rows()).size()));
   }
@@ -129,13 +163,9 @@ class AttentionStep final : public Step {
   bool traces_itself() const override { return true; }
 
   Error run(const Memory& memory) const override {
-    const AttentionArguments arguments{shape_,
-                                       memory.value<const int8_t>(q_),
-                                       memory.value<const int8_t>(k_),
-                                       memory.value<const int8_t>(v_),
-                                       softmax_.view(),
-                                       requantizer_.view(),
-                                       memory.value<int8_t>(output_)};
+    const AttentionArguments arguments{
+        shape_,          q_.codes(memory),    memory.value<const int8_t>(k_), memory.value<const int8_t>(v_),
+        softmax_.view(), requantizer_.view(), memory.value<int8_t>(output_)};
     std::atomic<uint64_t> ticks[kParts] = {};
     const et_timestamp_t start = now();
     const Error error =
@@ -222,7 +252,7 @@ class AttentionStep final : public Step {
 
   const KernelTier& tier_;
   size_t threads_;
-  uint32_t q_;
+  Queries q_;
   uint32_t k_;
   uint32_t v_;
   uint32_t output_;
@@ -238,7 +268,9 @@ class AttentionStep final : public Step {
 }  // namespace
 
 StepResult make_step(const BuildContext& context, const plan::AttentionScores& op) {
-  return std::unique_ptr<Step>(std::make_unique<AttentionScoresStep>(context, op));
+  auto step = std::make_unique<AttentionScoresStep>(context, op);
+  if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
+  return std::unique_ptr<Step>(std::move(step));
 }
 
 StepResult make_step(const BuildContext& context, const plan::AttentionValues& op) {

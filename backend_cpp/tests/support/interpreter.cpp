@@ -211,15 +211,17 @@ class Interpreter {
 
   void run(const plan::AttentionScoresT& op) {
     const Shape y = shape(op.output);
-    const size_t channels = shape(op.q).back();
+    const size_t channels = shape(op.k).back();
     const size_t head_size = channels / op.heads;
+    const auto shared = op.query != -1 ? constant(op.query) : std::vector<double>{};
     for (size_t b = 0; b < y[0]; ++b) {
       for (size_t h = 0; h < y[1]; ++h) {
         for (size_t i = 0; i < y[2]; ++i) {
           for (size_t j = 0; j < y[3]; ++j) {
             double sum = 0;
             for (size_t d = h * head_size; d < (h + 1) * head_size; ++d) {
-              sum += values_[op.q][(b * y[2] + i) * channels + d] * values_[op.k][(b * y[3] + j) * channels + d];
+              const double q = op.query != -1 ? shared[i * channels + d] : values_[op.q][(b * y[2] + i) * channels + d];
+              sum += q * values_[op.k][(b * y[3] + j) * channels + d];
             }
             values_[op.output].push_back(sum);
           }

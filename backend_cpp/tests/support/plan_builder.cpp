@@ -396,6 +396,7 @@ void fuse(PlanBuilder& builder) {
   for (auto& node : builder.plan.nodes) {
     if (const auto* scores = node->op.AsAttentionScores()) {
       attention.q = scores->q;
+      attention.query = scores->query;
       attention.k = scores->k;
       attention.heads = scores->heads;
       absorb(*node);

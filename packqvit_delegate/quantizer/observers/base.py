@@ -45,10 +45,15 @@ class CodeObserver(ObserverBase):
 class SampledObserver(CodeObserver):
     """Keeps a bounded sample of what it saw."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        """Starts with an empty sample."""
+    def __init__(self, complete: bool = False, **kwargs: Any) -> None:
+        """Starts with an empty sample.
+
+        Args:
+            complete: What is seen is all that there will be: a constant.
+            **kwargs: Fields of the QuantizationSpec.
+        """
         super().__init__(**kwargs)
-        self.sample = RowSample()
+        self.sample = RowSample(complete)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Records x [..., C] and returns it unchanged."""
