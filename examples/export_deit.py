@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import torch
 import typer
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ ROTATION_HELP = "Mix channels by rotations; default: where weights or activation
 TUNE_HELP = "Train the calibrated model to answer like the float one, without labels: minutes, many points at 4 bits."
 DEVICE_HELP = "With --tune: cpu or cuda; default: a GPU where PyTorch finds one."
 CALIBRATION_IMAGES_HELP = "How many of them; default: 128, with --tune 512."
+FALLBACK_HELP = "Which backend gets what stays in float; default: ExecuTorch's own kernels."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
@@ -81,6 +83,7 @@ def main(
     wide_macs: Annotated[float, typer.Option(help=WIDE_HELP, min=0, max=100)] = 25,
     input: Annotated[Literal["float", "uint8"], typer.Option(help=INPUT_HELP)] = "float",
     layout: Annotated[Literal["hwc", "chw"], typer.Option(help="Of uint8 inputs.")] = "hwc",
+    fallback: Annotated[Literal["xnnpack"] | None, typer.Option(help=FALLBACK_HELP)] = None,
     top_k: Annotated[int | None, typer.Option(help="Best classes and scores instead of all logits.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
     float_top1: Annotated[bool, typer.Option(help="Evaluate the float model as well.")] = True,
@@ -145,6 +148,7 @@ def main(
         input_normalization=(preprocessing.mean, preprocessing.std),
         byte_input=layout if input == "uint8" else None,
         top_k=top_k,
+        partitioners=() if fallback is None else [XnnpackPartitioner()],
         progress=progress,
     )
     program.save(output)
@@ -212,8 +216,13 @@ def _evaluate(
 def _describe(table: Table, program: Program, path: Path) -> None:
     table.add_row(".pte", f"{escape(str(path))} ({size(path.stat().st_size)})")
     table.add_row("delegate calls", str(program.report.delegates))
+    for taken in program.report.fallbacks:
+        table.add_row(f"calls of {taken.backend}", f"{taken.delegates} ({len(taken.operators)} operators in float)")
     outside = [f"{item.operator}: {item.reason}" for item in program.report.outside]
-    table.add_row("outside the delegate", escape("\n".join(outside)) or "nothing")
+    table.add_row(
+        "outside the delegates" if program.report.fallbacks else "outside the delegate",
+        escape("\n".join(outside)) or "nothing",
+    )
     model = runtime.load(path)
     takes = model.inputs()[0]
     image = torch.zeros(takes.shape, dtype=takes.dtype)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
+from executorch.exir.backend.partitioner import Partitioner
 from torch.fx import GraphModule
 
 from .arguments import checked
@@ -80,6 +81,7 @@ def export(
     input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     byte_input: ByteLayout | None = None,
     top_k: int | None = None,
+    partitioners: Sequence[Partitioner] = (),
     progress: Progress | None = None,
 ) -> Program:
     """Quantises a Vision Transformer by calibration and lowers it into one integer delegate call.
@@ -102,6 +104,8 @@ def export(
             `calibration` stay float.
         top_k: The program gives the best classes, int32 [B, top_k], and their logits, float32 [B, top_k], best first,
             instead of all logits.
+        partitioners: Of other backends, in the order of preference, e.g. [XnnpackPartitioner()]: they get what stays
+            in float.
         progress: Wraps long loops: progress(iterable, description, length).
 
     Returns:
@@ -126,8 +130,9 @@ def export(
             tuning_images=tuning_images,
             progress=progress,
             top_k=top_k,
+            has_fallback=bool(partitioners),
         )
-        return finish(integer_module, example_inputs, config, byte_input, top_k)
+        return finish(integer_module, example_inputs, config, byte_input, top_k, partitioners)
 
 
 @checked
@@ -168,6 +173,7 @@ def finish(
     config: QuantizationConfig,
     byte_input: ByteLayout | None = None,
     top_k: int | None = None,
+    partitioners: Sequence[Partitioner] = (),
 ) -> Program:
     """The end of `export`: from the integer graph to a program with the wanted input and output.
 
@@ -177,6 +183,7 @@ def finish(
         config: What it was quantised with.
         byte_input: As for `export`.
         top_k: As for `export`.
+        partitioners: As for `export`.
 
     Raises:
         PackQViTError: `byte_input` or `top_k` cannot be had.
@@ -190,7 +197,7 @@ def finish(
         example_inputs = (torch.zeros(shape, dtype=torch.uint8),)
     if top_k is not None:
         rank_classes(integer_module, top_k)
-    return lower(integer_module, example_inputs)
+    return lower(integer_module, example_inputs, partitioners)
 
 
 def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None) -> None:
@@ -219,10 +226,12 @@ def quantize(
     tuning_images: torch.Tensor | None = None,
     progress: Progress | None = None,
     top_k: int | None = None,
+    has_fallback: bool = False,
 ) -> GraphModule:
     """The first half of `export`: from the float model to the eager integer graph.
 
-    `top_k` changes nothing yet: what `finish` would refuse is refused ahead of the calibration.
+    `top_k` changes nothing yet: what `finish` would refuse is refused ahead of the calibration. `has_fallback` says
+    that `lower` or `finish` will get `partitioners` (passes.lower_to_integer).
 
     Raises:
         PackQViTError: As `export`.
@@ -237,23 +246,26 @@ def quantize(
         if tuning is not None:
             result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
             logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
-        integer_module = pair.to_integer()
+        integer_module = pair.to_integer(has_fallback=has_fallback)
         del pair  # its graphs go
         return integer_module
 
 
 @checked
-def lower(integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> Program:
+def lower(
+    integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...], partitioners: Sequence[Partitioner] = ()
+) -> Program:
     """The second half of `export`: from the integer graph to the program.
 
     Args:
         integer_module: Result of `quantize` or of passes.lower_to_integer.
         example_inputs: As for `export`.
+        partitioners: As for `export`.
     """
     check_example_inputs(example_inputs)
     with released(integer_module):
         exported = torch.export.export(integer_module, plain(example_inputs))
-        edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner()])
+        edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner(partitioners), *partitioners])
         report = make_report(edge)
         for line in log_lines(report.outside):
             logger.warning("%s", line)

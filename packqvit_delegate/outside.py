@@ -1,4 +1,4 @@
-"""The operators of an edge program that no delegate takes, and why."""
+"""The operators of an edge program that are not in integers, and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"(?<=[._])\d+(?=[._ ,;:)]|$)")
 
 @dataclasses.dataclass(frozen=True)
 class OutsideOperator:
-    """An operator that ExecuTorch's own kernels run.
+    """An operator that ExecuTorch's own kernels run, or another backend.
 
     Attributes:
         name: Of the node.
@@ -49,16 +49,28 @@ def outside_operators(nodes: Iterable[Node]) -> tuple[OutsideOperator, ...]:
     Args:
         nodes: Of the graph, before or after the delegates are cut out.
     """
-    left = [node for node in nodes if _is_outside(node)]
-    return tuple(
-        OutsideOperator(node.name, _name(node), reason_of(node) or _between(node), module_path(node)) for node in left
-    )
+    return tuple(_described(node) for node in nodes if _is_outside(node))
+
+
+def taken_operators(nodes: Iterable[Node]) -> tuple[OutsideOperator, ...]:
+    """The operators that another backend computes in float.
+
+    Args:
+        nodes: Of the part of an edge program that one of its delegates was made of.
+    """
+    return tuple(_described(node) for node in nodes if _is_operator(node))
+
+
+def _described(node: Node) -> OutsideOperator:
+    return OutsideOperator(node.name, _name(node), reason_of(node) or _between(node), module_path(node))
+
+
+def _is_operator(node: Node) -> bool:
+    return node.op == "call_function" and not is_part(node) and _DELEGATE_CALL not in str(node.target)
 
 
 def _is_outside(node: Node) -> bool:
-    if node.op != "call_function" or "delegation_tag" in node.meta:
-        return False
-    return not is_part(node) and _DELEGATE_CALL not in str(node.target)
+    return _is_operator(node) and "delegation_tag" not in node.meta
 
 
 def _name(node: Node) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -43,10 +43,35 @@ class PackQViTPartitioner(Partitioner):
     The graph has to come through `passes.lower_to_integer`; what that left in float stays outside, and is logged.
     """
 
-    def __init__(self) -> None:
-        """Needs no options: tiers and threads are chosen at run time."""
+    def __init__(self, beside: Sequence[Partitioner] = ()) -> None:
+        """Needs no options: tiers and threads are chosen at run time.
+
+        Args:
+            beside: The partitioners that follow in the same list. to_edge_transform_and_lower decomposes a program for
+                one partitioner after the other, so that this one has to ask for the operators that those want whole.
+        """
         super().__init__()
         self.delegation_spec = DelegationSpec(PackQViTBackend.__name__, [])
+        self._beside = tuple(beside)
+
+    def ops_to_not_decompose(
+        self, ep: ExportedProgram
+    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
+        """The operators that other partitioners want whole; this one's are whole by themselves.
+
+        Args:
+            ep: The program ahead of its decomposition.
+
+        Returns:
+            Operators, and which nodes among them; None: there are none.
+        """
+        wanted = [partitioner.ops_to_not_decompose(ep) for partitioner in self._beside]
+
+        def is_wanted(node: Node) -> bool:
+            return any(node.target in ops and (accepts is None or accepts(node)) for ops, accepts in wanted)
+
+        found = [op for ops, _ in wanted for op in ops]
+        return (found, is_wanted) if found else ([], None)
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the maximal subgraphs of integer operators.

@@ -43,9 +43,13 @@ class Pair:
     reference: GraphModule
     prepared: GraphModule
 
-    def to_integer(self) -> GraphModule:
-        """The integer graph; `prepared` becomes part of it and cannot be used afterwards."""
-        return lower_to_integer(convert_pt2e(self.prepared))
+    def to_integer(self, *, has_fallback: bool = False) -> GraphModule:
+        """The integer graph; `prepared` becomes part of it and cannot be used afterwards.
+
+        Args:
+            has_fallback: As for passes.lower_to_integer.
+        """
+        return lower_to_integer(convert_pt2e(self.prepared), has_fallback=has_fallback)
 
 
 @checked
@@ -73,7 +77,7 @@ def make_pair(
         PackQViTError: As `export`.
     """
     reference = float_graph(model, example_inputs, batches, config, method, progress, top_k)
-    prepared = prepare_pt2e(copy.deepcopy(reference), PackQViTQuantizer(config=config))
+    prepared = prepare_pt2e(_sharing_copy(reference), PackQViTQuantizer(config=config))
     calibrate(prepared, batches.chunks(), batches.size, method, progress)
     return Pair(reference, prepared)
 
@@ -121,6 +125,12 @@ def float_graph(
     module = equalize_values(module, progress(batches, "equalising values", len(batches)), quantizer.output_codes)
     seen = progress(batches, "equalising", len(batches))
     return equalize_layer_norm(module, seen, quantizer.output_codes, method.clipping)
+
+
+def _sharing_copy(module: GraphModule) -> GraphModule:
+    """A copy with the same tensors: what calibration changes, it replaces."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _rotates(method: CalibrationMethod, config: QuantizationConfig) -> bool:

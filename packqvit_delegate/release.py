@@ -118,7 +118,8 @@ def _forget_last_run(one: Callable[..., Any]) -> None:
 
 def _forget_sources() -> None:
     """Forgets the source texts of graphs that are gone: torch.fx keeps one for every time that a graph was compiled."""
-    functions = (thing for thing in gc.get_objects() if isinstance(thing, types.FunctionType))
+    # Not isinstance, which asks a weak reference for the class of an object that may be gone.
+    functions = (thing for thing in gc.get_objects() if type(thing) is types.FunctionType)
     alive = {function.__code__.co_filename for function in functions}
     for name in graph_module._loader.eval_cache.keys() - alive:
         del graph_module._loader.eval_cache[name]

@@ -1,13 +1,31 @@
-"""What went into the delegate, and what did not."""
+"""What went into the delegate, what into those of other backends, and what into none."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from executorch.exir import EdgeProgramManager
 from executorch.exir.lowered_backend_module import get_lowered_submodules
+from torch.fx import Graph
 
-from .outside import OutsideOperator, describe_outside, outside_operators
+from .backend import PackQViTBackend
+from .outside import OutsideOperator, describe_outside, outside_operators, taken_operators
+
+
+@dataclasses.dataclass(frozen=True)
+class Fallback:
+    """What another backend took of a program (`partitioners` of export).
+
+    Attributes:
+        backend: Its name, e.g. `XnnpackBackend`.
+        delegates: Number of its calls in one inference.
+        operators: What they compute in float, and why it is not in integers.
+    """
+
+    backend: str
+    delegates: int
+    operators: tuple[OutsideOperator, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,25 +33,34 @@ class DelegationReport:
     """How much of a program runs in integers.
 
     Attributes:
-        delegates: Number of delegate calls in one inference.
+        delegates: Number of calls of the integer delegate in one inference.
         operators: Number of operators inside them.
-        outside: The operators outside.
+        outside: The operators outside of all delegates.
+        fallbacks: What other backends took, in the order of their names.
     """
 
     delegates: int
     operators: int
     outside: tuple[OutsideOperator, ...]
+    fallbacks: tuple[Fallback, ...] = ()
 
     @property
     def is_whole(self) -> bool:
         """Whether the program is one delegate call and nothing else."""
-        return self.delegates == 1 and not self.outside
+        return self.delegates == 1 and not self.outside and not self.fallbacks
 
     def render(self) -> str:
-        """One line, and one more for each operator outside; where these are many, for each reason."""
-        lines = [
-            f"{self.delegates} delegate call(s) with {self.operators} integer operators, {len(self.outside)} outside"
-        ]
+        """One line, and one more for each operator outside; where these are many, for each reason.
+
+        What another backend took is listed by operators; `fallbacks` has the reasons.
+        """
+        parts = [f"{self.delegates} delegate call(s) with {self.operators} integer operators"]
+        parts += [f"{f.delegates} call(s) of {f.backend} with {len(f.operators)} operators" for f in self.fallbacks]
+        lines = [", ".join([*parts, f"{len(self.outside)} outside"])]
+        for fallback in self.fallbacks:
+            counts = Counter(operator.operator for operator in fallback.operators).most_common()
+            names = ", ".join(f"{count} {name}" for name, count in counts)
+            lines.append(f"  in {fallback.backend}: {names}")
         lines += [f"  outside: {line}" for line in describe_outside(self.outside)]
         return "\n".join(lines)
 
@@ -45,6 +72,13 @@ def make_report(edge: EdgeProgramManager) -> DelegationReport:
         edge: The program after partitioning; its nodes know the reasons that lower_to_integer gave.
     """
     graph_module = edge.exported_program().graph_module
-    lowered = get_lowered_submodules(graph_module)
-    inside = sum(node.op == "call_function" for _, module, _ in lowered for node in module.original_module.graph.nodes)
-    return DelegationReport(len(lowered), inside, outside_operators(graph_module.graph.nodes))
+    graphs: dict[str, list[Graph]] = {}
+    for _, module, _ in get_lowered_submodules(graph_module):
+        graphs.setdefault(module.backend_id, []).append(module.original_module.graph)
+    ours = graphs.pop(PackQViTBackend.__name__, [])
+    inside = sum(node.op == "call_function" for graph in ours for node in graph.nodes)
+    fallbacks = tuple(
+        Fallback(name, len(calls), tuple(taken for graph in calls for taken in taken_operators(graph.nodes)))
+        for name, calls in sorted(graphs.items())
+    )
+    return DelegationReport(len(ours), inside, outside_operators(graph_module.graph.nodes), fallbacks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.fx import GraphModule, Node
 
@@ -15,14 +17,17 @@ from .hoist_token_select import hoist_token_select
 from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
+from .originals import forget_original, original_of
 from .propagate_values import propagate_values
 from .reasons import describe, name_cause, set_reason
 from .select_before_norm import select_before_norm
+from .short_stretches import short_stretches
+from .spell_group_norms import spell_group_norms
 
 ops = torch.ops.packqvit
 
 
-def lower_to_integer(graph_module: GraphModule) -> GraphModule:
+def lower_to_integer(graph_module: GraphModule, *, has_fallback: bool = False) -> GraphModule:
     """Replaces everything between quantisers by `packqvit::*` operators on codes.
 
     Before: dequantize -> layer_norm / linear / softmax / ... -> quantize
@@ -33,6 +38,9 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
 
     Args:
         graph_module: Result of convert_pt2e with PackQViTQuantizer; changed in place.
+        has_fallback: Another backend gets what stays in float. Then integer operators stay in float too where they have
+            too little to compute for what they convert (passes/short_stretches.py), and GroupNorms are spelled in
+            operators that backends have (passes/spell_group_norms.py).
 
     Returns:
         The integer graph: it runs eagerly, and its bits are what the delegate produces.
@@ -41,7 +49,18 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
         PackQViTError: A constant cannot be expressed in integers (NaN, out of range).
     """
     propagate_values(graph_module)
-    context = LoweringContext(graph_module)
+    if not has_fallback:
+        return _lower(graph_module, {})
+    before = GraphModule(graph_module, copy.deepcopy(graph_module.graph))
+    integer = _lower(graph_module, {})
+    if kept := short_stretches(integer):
+        integer = _lower(before, kept)
+    return spell_group_norms(integer)
+
+
+def _lower(graph_module: GraphModule, kept: dict[str, str]) -> GraphModule:
+    """As lower_to_integer, but nodes whose names are in `kept` stay in float."""
+    context = LoweringContext(graph_module, kept=kept)
     for node in list(graph_module.graph.nodes):
         if is_quantize(node):
             _lower_quantized(context, node)
@@ -58,6 +77,8 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
         node.replace_all_uses_with(product)  # type: ignore[arg-type]
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
+    for node in graph_module.graph.nodes:
+        forget_original(node)
     for node, reason in context.reasons.items():
         set_reason(node, str(reason))
         name_cause(node, reason.cause)
@@ -70,7 +91,7 @@ def lower_to_integer(graph_module: GraphModule) -> GraphModule:
 def _lower_quantized(context: LoweringContext, quantize: Node) -> None:
     value = quantize.args[0]
     assert isinstance(value, Node)
-    if value.op == "get_attr":
+    if value.op == "get_attr" or context.keeps(value):
         return
     grid = grid_of(quantize, context)
     with context.graph_module.graph.inserting_before(quantize):
@@ -124,7 +145,7 @@ def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes |
 
 
 def _move(context: LoweringContext, node: Node) -> None:
-    if node in context.codes:
+    if node in context.codes or context.keeps(node):
         return
     with context.graph_module.graph.inserting_before(node):
         moved = move_tokens(context, node)
@@ -133,7 +154,7 @@ def _move(context: LoweringContext, node: Node) -> None:
 
 
 def _lower_float_output(context: LoweringContext, node: Node) -> None:
-    if node in context.codes:
+    if node in context.codes or context.keeps(node):
         return
     with context.graph_module.graph.inserting_before(node):
         try:
@@ -184,12 +205,28 @@ def _replace_dequantize(context: LoweringContext, node: Node) -> None:
     node.replace_all_uses_with(result)
 
 
-def _restore_constant(context: LoweringContext, node: Node) -> None:
-    """The float values of quantised weights, or queries, for the float operator that they stay with."""
-    if codes_of_constant(node) is not None:
-        values = values_of(*context.shared_codes(node))
+def _restore_constant(context: LoweringContext, dequantize: Node) -> None:
+    """The float values of quantised weights, or queries, for the float operators that they stay with.
+
+    Weights are as they were before they were rounded, where anybody remembers that.
+    """
+    for node in list(dequantize.users):
+        original = original_of(node)
+        is_weight = len(node.args) > 1 and node.args[1] is dequantize
+        if original is None or not is_weight or node in context.codes or not node.users:  # what is in integers goes
+            continue
+        weight, bias = original
+        with context.graph_module.graph.inserting_before(node):
+            node.update_arg(1, add_constant(context.graph_module, weight, f"{node.name}_weight"))
+            if bias is not None:
+                node.update_arg(2, add_constant(context.graph_module, bias, f"{node.name}_bias"))
+    if not dequantize.users:
+        return
+    if codes_of_constant(dequantize) is not None:
+        values = values_of(*context.shared_codes(dequantize))
     else:
-        codes, scales, _ = context.weight(node)
+        codes, scales, _ = context.weight(dequantize)
         values = (codes * scales.reshape(-1, *[1] * (codes.ndim - 1))).float()
-    with context.graph_module.graph.inserting_before(node):
-        node.replace_all_uses_with(add_constant(context.graph_module, values, f"{node.name}_values"))
+    with context.graph_module.graph.inserting_before(dequantize):
+        constant = add_constant(context.graph_module, values, f"{dequantize.name}_values")
+    dequantize.replace_all_uses_with(constant)

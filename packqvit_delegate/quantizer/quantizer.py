@@ -28,6 +28,7 @@ from ..passes.head_norm import match_head_norm
 from ..passes.integer.linear_rules import MAX_FEATURES
 from ..passes.kinds import by_kind, not_for_linears
 from ..passes.layout import is_layout, moved_rows, trace
+from ..passes.originals import keep_original
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
     Embedding,
@@ -108,7 +109,7 @@ class PackQViTQuantizer(Quantizer):
         for attention in attentions(model):
             self._annotate_attention(attention)
         for node in model.graph.nodes:
-            self._annotate_node(node)
+            self._annotate_node(model, node)
         for node in model.graph.nodes:
             self._annotate_stream(node)
         return model
@@ -166,6 +167,7 @@ class PackQViTQuantizer(Quantizer):
             _set_output(embedding.output, self.specs.residual())
             return
         bits = self.config.weight_bits_of(layer_name(convolution), edge=True)
+        keep_original(model, convolution)
         _set_input(convolution, 1, self.specs.weight(bits))
         _set_output(embedding.output, self.specs.residual())
         image = convolution.args[0]
@@ -189,9 +191,9 @@ class PackQViTQuantizer(Quantizer):
         bits = self.config.activation_bits_of(layer_name(attention.output))
         _set_output(attention.output, self.specs.activation(bits))
 
-    def _annotate_node(self, node: Node) -> None:
+    def _annotate_node(self, model: GraphModule, node: Node) -> None:
         if is_call(node, aten.linear.default):
-            self._annotate_linear(node)
+            self._annotate_linear(model, node)
         elif is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node)):
             pass  # of q or k; or without codes of its own, as what it is added to
         elif is_call(node, aten.layer_norm.default, _ACTIVATION, *UNARY_FUNCTIONS, aten.mean.dim):
@@ -228,10 +230,11 @@ class PackQViTQuantizer(Quantizer):
         edge = any(_feeds_output(linear) for linear in linears)
         return self.config.activation_bits_of(layer_name(node), edge=edge)
 
-    def _annotate_linear(self, node: Node) -> None:
+    def _annotate_linear(self, model: GraphModule, node: Node) -> None:
         obstacle = _obstacle(node)
         if obstacle is None:  # else its weights stay as they are: rounding them would save nothing
             bits = self.config.weight_bits_of(layer_name(node), edge=_feeds_output(node))
+            keep_original(model, node)
             _set_input(node, 1, self.specs.weight(bits))
         else:
             set_reason(node, str(obstacle))

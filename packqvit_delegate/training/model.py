@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 from ..batching import ImageAxes
 from ..errors import PackQViTError
 from ..passes.graph import aten, constant, is_call, set_constant
+from ..passes.originals import forget_original
 from ..passes.patterns import layer_name
 from ..quantizer.observers import CodeObserver
 from .grids import LearnedAffine, LearnedGrid, LearnedWeight, WideResidual, learned_grid
@@ -228,6 +229,7 @@ class TrainableModel(nn.Module):
             assert isinstance(grid, LearnedGrid)
             grid.commit()
         for node in self._nodes:
+            forget_original(node)  # an operator that stays in float has the values that it was trained with
             if node.op == "get_attr" and _key(node) in self.learned:
                 set_constant(prepared, node, self.learned[_key(node)].detach().cpu())
             elif node.op == "call_module" and node.name in self.grids and self._holds_weight(node):

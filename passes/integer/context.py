@@ -23,9 +23,13 @@ FLOAT_NAME = "packqvit_float_name"
 """Key of node.meta: the name of the float value that an integer node stands for."""
 
 
+SOURCE = "packqvit_source"
+"""Key of node.meta: the name of the float node that an integer node was made for."""
+
+
 def keep_trace(node: Node, source: Node) -> Node:
     """Lets a new node tell the module and the source line of the one it replaces, and its codes; returns it."""
-    for key in (GRID, FLOAT_NAME):
+    for key in (GRID, FLOAT_NAME, SOURCE):
         if key in source.meta:
             node.meta[key] = source.meta[key]
     return keep_module(node, source)
@@ -47,11 +51,13 @@ class LoweringContext:
         graph_module: The converted graph; integer nodes are added to it.
         codes: Float value -> its codes.
         reasons: Float node -> why it was not lowered, where a rule says so.
+        kept: Names of float nodes that are to have no codes -> why.
     """
 
     graph_module: GraphModule
     codes: dict[Node, Codes] = dataclasses.field(default_factory=dict)
     reasons: dict[Node, NotLowered] = dataclasses.field(default_factory=dict)
+    kept: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def codes_of(self, value: object, what: str) -> Codes:
         """The codes of a float value.
@@ -91,6 +97,13 @@ class LoweringContext:
             )
         return NotLowered(f"{what} comes from {describe(source)}, which stays in float", source)
 
+    def keeps(self, node: Node) -> bool:
+        """Whether a float node is to have no codes; its reason is noted then."""
+        if node.name not in self.kept:
+            return False
+        self.reasons[node] = NotLowered(self.kept[node.name])
+        return True
+
     def find_codes(self, value: object) -> Codes | None:
         """The codes of a float value (or of what dequantises to it), or None."""
         if not isinstance(value, Node):
@@ -119,7 +132,9 @@ class LoweringContext:
 
     def call(self, target: Any, args: tuple, source: Node) -> Node:
         """An integer operator; named and traced after the float node that it replaces."""
-        return keep_trace(call(self.graph_module, target, *args), source)
+        node = keep_trace(call(self.graph_module, target, *args), source)
+        node.meta[SOURCE] = source.name
+        return node
 
     def weight(self, node: object) -> tuple[torch.Tensor, torch.Tensor, int]:
         """A quantised weight behind its dequantize node.
@@ -238,6 +253,7 @@ __all__ = [
     "FLOAT_NAME",
     "GRID",
     "RULES",
+    "SOURCE",
     "Codes",
     "LoweringContext",
     "NotLowered",
