@@ -15,6 +15,7 @@ from ..errors import PackQViTError
 from ..inputs import contiguous
 from .library import load_library
 from .program_file import read_program
+from .program_tables import backends
 
 # ScalarType, as programs number it.
 _DTYPES = {0: torch.uint8, 1: torch.int8, 2: torch.int16, 3: torch.int32, 4: torch.int64, 6: torch.float32}
@@ -124,10 +125,17 @@ def load(program: str | Path | bytes, method: str = "forward") -> Model:
 
     Raises:
         MissingFileError: There is no such file; also a FileNotFoundError.
-        PackQViTError: It is no program, or ExecuTorch refuses it; its log says why.
+        PackQViTError: It is no program, it calls a backend that is not there, or ExecuTorch refuses it; its log says
+            why.
     """
     load_library()
     content = read_program(program)
+    registered = Runtime.get().backend_registry.registered_backend_names
+    if missing := [name for name in backends(content, method) if name not in registered]:
+        raise PackQViTError(
+            f"the program calls {' and '.join(missing)}, which this ExecuTorch does not have; it has "
+            f"{', '.join(registered)}: export with partitioners of these, or without"
+        )
     try:
         loaded = Runtime.get().load_program(content, verification=Verification.InternalConsistency)
         loaded_method = loaded.load_method(method)

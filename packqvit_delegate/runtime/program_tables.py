@@ -38,6 +38,18 @@ def check_tables(content: bytes) -> None:
         _check_plan(plan)
 
 
+def backends(content: bytes, method: str) -> list[str]:
+    """Names of the backends that a method calls, each once.
+
+    Args:
+        content: A whole .pte whose tables were checked.
+        method: One that the program has, or not.
+    """
+    plans = _tables(Table(content, int.from_bytes(content[:4], "little")), 6)
+    found = (_text(delegate, 4) for plan in plans if _text(plan, 4) == method for delegate in _tables(plan, 18))
+    return list(dict.fromkeys(found))
+
+
 def _check_plan(plan: Table) -> None:
     _require(plan, _PLAN)
     _text(plan, 4)
@@ -96,10 +108,10 @@ def _check_range(indices: Iterator[int] | list[int], length: int) -> None:
         raise ValueError(f"an index is outside of {length} values")
 
 
-def _text(table: Table, slot: int) -> None:
+def _text(table: Table, slot: int) -> str:
     """Decodes a name: ExecuTorch logs it through Python, which ends the process over one that is no UTF-8."""
-    if offset := table.Offset(slot):
-        table.String(table.Pos + offset).decode("utf-8")
+    offset = table.Offset(slot)
+    return str(table.String(table.Pos + offset).decode("utf-8")) if offset else ""
 
 
 def _number(table: Table, slot: int) -> int:

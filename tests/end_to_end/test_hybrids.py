@@ -94,6 +94,12 @@ def test_it_runs_and_gives_what_the_float_model_gives(hybrid: Hybrid, program: P
     assert signal_to_noise(eager, result) > 30
 
 
+def test_a_backend_that_is_not_there_is_named(program: Program) -> None:
+    elsewhere = program.buffer.replace(b"XnnpackBackend", b"ElsewhereBacke")
+    with pytest.raises(PackQViTError, match="calls ElsewhereBacke, which this ExecuTorch .* it has .*Xnnpack"):
+        runtime.load(elsewhere)
+
+
 def test_without_a_fallback_the_same_parts_are_outside(hybrid: Hybrid, program: Program) -> None:
     integer = quantize(hybrid, (images(1),), images(8), W8A8, method=CHEAP)
     alone = lower(integer, (images(1),)).report

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 import evaluate
@@ -17,7 +18,7 @@ import export_deit
 from models import MICRO, plain_model
 from packqvit_delegate import PackQViTError
 from packqvit_delegate.data import ImageFolder, Preprocessing
-from packqvit_delegate.models import ZOO, VisionTransformer, ViTConfig
+from packqvit_delegate.models import ZOO, LoadedModel, VisionTransformer, ViTConfig
 
 
 @pytest.fixture
@@ -174,6 +175,18 @@ def test_bytes_and_best_classes(run, tmp_path, monkeypatch):
     assert "float32 [1, 3, 224, 224]" in found[0]
     assert "uint8 [1, 224, 224, 3]" in found[1]
     assert "uint8 [1, 3, 224, 224]" in found[2]
+
+
+def test_a_fallback(run, tmp_path, monkeypatch):
+    """--fallback hands what stays in float to XNNPACK, and the table counts its calls."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), plain_model()).eval()
+    loaded = LoadedModel("hybrid", model, Preprocessing(MICRO["image"]), "random", random=True)
+    monkeypatch.setattr(export_deit, "load", lambda name, weights: loaded)
+    arguments = "--weights random --rounding nearest --bits 8 --output m.pte"
+    code, output, result = run(export_deit.app, f"{arguments} --fallback xnnpack")
+    assert code == 0, result.exception
+    assert "calls of XnnpackBackend 1 (2 operators in float)" in output
+    assert re.search(r"delegate calls 1 .*outside the delegates nothing", output)
 
 
 def test_too_many_best_classes(run, no_export, tmp_path):

@@ -13,6 +13,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from models import images, plain_model
 from packqvit_delegate import PackQViTError
 from packqvit_delegate.passes import lower_to_integer
+from packqvit_delegate.passes.graph import aten, find
+from packqvit_delegate.passes.originals import original_of
 from packqvit_delegate.quantizer.observers import (
     ChannelShiftObserver,
     ClippingObserver,
@@ -102,7 +104,9 @@ def test_what_trains_is_what_runs(name: str) -> None:
         (model(x) - 3.0).square().mean().backward()
         optimizer.step()
     trained_answer = model(x).detach()
+    assert all(original_of(linear) is not None for linear in find(prepared, aten.linear.default))
     committed = model.commit([x])
+    assert all(original_of(linear) is None for linear in find(committed, aten.linear.default))
     torch.testing.assert_close(TrainableModel(committed)(x).detach(), trained_answer, rtol=0, atol=0.05)
     integer = lower_to_integer(convert_pt2e(committed))
     with torch.no_grad():
