@@ -10,7 +10,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from ..batching import ImageAxes
-from ..passes.graph import constant
+from ..passes.graph import aten, constant, is_call
+from ..quantizer.observers import ProbabilityObserver
 
 Values = list[torch.Tensor]
 
@@ -23,6 +24,8 @@ class Stream:
     Batches may hold more images than the graph was exported for (batching.py); where the graph runs on that number
     only, they are cut.
 
+    Fleeting values are not kept: what reads them computes them, batch by batch.
+
     Attributes:
         axes: Where the images stand.
     """
@@ -33,6 +36,8 @@ class Stream:
         batches: Sequence[tuple[torch.Tensor, ...]],
         batch_size: int,
         axes: ImageAxes | None = None,
+        fleeting: Collection[Node] = (),
+        rounds: bool = True,
     ) -> None:
         """Starts before the first node.
 
@@ -41,11 +46,13 @@ class Stream:
             batches: Inputs, in the order of the graph's placeholders.
             batch_size: Images that the graph was exported for.
             axes: Of this graph, where they are known already.
+            fleeting: Nodes whose values are not kept, as `fleeting_values` finds them.
+            rounds: Whether observers among them round, or pass on what they read.
 
         Raises:
             CalibrationError: The batches cannot be cut.
         """
-        self._module = graph_module
+        self._module, self._fleeting, self._rounds = graph_module, frozenset(fleeting), rounds
         self.axes = axes or ImageAxes(graph_module, batch_size)
         self._batches = self.axes.cut(batches)
         self._values: dict[Node, Values | torch.Tensor] = {}
@@ -70,6 +77,8 @@ class Stream:
 
     def pass_on(self, node: Node, source: Node) -> None:
         """Gives a node the value of another, as if it were not there."""
+        if node in self._fleeting:
+            return
         value = self._values[source]
         self._values[node] = value if isinstance(value, torch.Tensor) else list(value)
 
@@ -84,6 +93,8 @@ class Stream:
             node: What to compute.
             dying: Values that nobody needs any more: each batch of them is freed as soon as its result is there.
         """
+        if node in self._fleeting:
+            return
         if node.op == "placeholder":
             index = self._inputs.index(node)
             self._values[node] = [batch[index] for batch in self._batches]
@@ -117,19 +128,58 @@ class Stream:
 
     def _call(self, node: Node, index: int) -> torch.Tensor:
         def value_of(argument: Node) -> Any:
+            if argument in self._fleeting:
+                return self._call(argument, index)
             value = self._values[argument]
             return value if isinstance(value, torch.Tensor) else value[index]
 
         operands: Any = map_arg((node.args, node.kwargs), value_of)
         args, kwargs = operands
         args = self.axes.arguments(node, args, self.images(index))
-        target: Any = self._module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        target: Any = node.target
+        if node.op == "call_module":
+            target = self._module.get_submodule(str(node.target))
+            if node in self._fleeting:
+                return target.fake_quantize(*args) if self._rounds else args[0]
         return target(*args, **kwargs)
 
 
-def last_uses(graph_module: GraphModule) -> dict[Node, list[Node]]:
-    """For each node, the values that nothing behind it reads."""
-    last = {operand: node for node in graph_module.graph.nodes for operand in node.all_input_nodes}
+def fleeting_values(graph_module: GraphModule) -> set[Node]:
+    """The scores and probabilities of attentions, where one product reads them and no grid is decided on them.
+
+    Each is as large as the square of the number of tokens, and cheap to compute from q and k.
+
+    Args:
+        graph_module: Canonical, with or without observers.
+    """
+    found: set[Node] = set()
+    for softmax in graph_module.graph.find_nodes(op="call_function", target=aten.softmax.int):
+        chain = [softmax]
+        while is_call(chain[-1], aten.softmax.int, aten.mul.Tensor, aten.add.Tensor):
+            chain.append(chain[-1].args[0])
+        last = next(iter(softmax.users), softmax)
+        if last.op == "call_module":
+            chain.insert(0, last)
+            if not isinstance(graph_module.get_submodule(str(last.target)), ProbabilityObserver):
+                continue
+        is_attention = is_call(chain[-1], aten.matmul.default) and all(len(node.users) == 1 for node in chain)
+        if is_attention and is_call(next(iter(chain[0].users)), aten.matmul.default):
+            found.update(chain)
+    return found
+
+
+def last_uses(graph_module: GraphModule, fleeting: Collection[Node] = ()) -> dict[Node, list[Node]]:
+    """For each node, the values that nothing behind it reads.
+
+    Args:
+        graph_module: Any.
+        fleeting: What they are computed from is read again by what reads them.
+    """
+
+    def reads(node: Node) -> list[Node]:
+        return [r for o in node.all_input_nodes for r in (reads(o) if o in fleeting else [o])]
+
+    last = {operand: node for node in graph_module.graph.nodes if node not in fleeting for operand in reads(node)}
     done: dict[Node, list[Node]] = {}
     for value, user in last.items():
         done.setdefault(user, []).append(value)

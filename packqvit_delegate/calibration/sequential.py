@@ -21,7 +21,7 @@ from ..progress import Progress, silent
 from ..quantizer.observers import CodeObserver, MinMSEObserver, SampledObserver, WeightObserver
 from ..row_sample import FEW_ROWS, NOTHING_OBSERVED
 from .branches import branch_behind, rows_of, sample_rows, stream_before
-from .breadth_first import Stream, last_uses
+from .breadth_first import Stream, fleeting_values, last_uses
 from .compensation import Compensation
 from .rounding import Rounded, round_settled, round_to_nearest
 from .statistics import InputMoments
@@ -119,19 +119,22 @@ class _Calibrator:
         self._module = prepared
         self._method, self._tokens, self._batches = method, tokens, batches
         self._few_rows: dict[str, int] = {}
-        self._stream = Stream(prepared, batches, batch_size)
+        self._fleeting = fleeting_values(prepared)
+        self._stream = Stream(prepared, batches, batch_size, fleeting=self._fleeting)
         # The same values in float, where something is done about the difference.
         compensates = any(self._compensates(node) for node in prepared.graph.nodes)
-        self._float = Stream(prepared, batches, batch_size, self._stream.axes) if compensates else None
+        self._float = None
+        if compensates:
+            self._float = Stream(prepared, batches, batch_size, self._stream.axes, self._fleeting, rounds=False)
 
     def run(self, progress: Progress) -> None:
-        done = last_uses(self._module)
+        done = last_uses(self._module, self._fleeting)
         # Without users: torch.export's check of the input shapes, which are not those of a calibration batch.
         nodes = [node for node in self._module.graph.nodes if node.op == "placeholder" or node.users]
         for node in progress(nodes, "calibrating", len(nodes)):
             observer, dying = self._observer(node), done.get(node, [])
             self._run_in_float(node, observer, dying)
-            if observer is not None:
+            if observer is not None and node not in self._fleeting:
                 self._observe(node, observer, dying)
             else:
                 if self._decides_weights(node):

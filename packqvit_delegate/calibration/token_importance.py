@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from ..batching import ImageAxes
 from ..errors import CalibrationError
-from ..passes.graph import aten, find
+from ..passes.graph import aten, find, has_tensor
+from ..passes.layout import is_layout
 from ..progress import Progress, silent
 from ..row_sample import NOT_FINITE
 from .branches import stream_before
@@ -55,6 +56,8 @@ class TokenImportance:
 _SHARE = 0.5
 """The rest is none: every token keeps a part of its weight."""
 _CHUNK = 8
+_BYTES = 8 << 30
+"""Memory for the activations of the images that run at once, which all stay for the way back."""
 
 
 def token_importance(
@@ -82,10 +85,16 @@ def token_importance(
     generator = torch.Generator().manual_seed(seed)
     axes = ImageAxes(graph_module, batch_size)
     sums = _Sums(axes)
-    chunks = list(_chunks(batches, axes.at_once(_CHUNK)))
+    chunks = list(_chunks(batches, axes.at_once(_images_at_once(graph_module, axes.exported))))
     for chunk in (progress or silent)(chunks, "weighing tokens", len(chunks)):
         _measure(graph_module, chunk, axes, generator, sums)
     return TokenImportance(_normalized(sums.absolute), _normalized(sums.relative))
+
+
+def _images_at_once(graph_module: GraphModule, exported: int) -> int:
+    computed = [n for n in graph_module.graph.nodes if n.op == "call_function" and has_tensor(n) and not is_layout(n)]
+    size = sum(node.meta["val"].nbytes for node in computed) // exported
+    return max(1, min(_CHUNK, _BYTES // max(1, size)))
 
 
 def _chunks(batches: Sequence[tuple[torch.Tensor, ...]], size: int) -> Iterator[tuple[torch.Tensor, ...]]:
