@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from models import export as exported
 from models import images, plain_model, timm_model
 from packqvit_delegate import CalibrationError, CalibrationMethod, PackQViTQuantizer, QuantizationConfig
 from packqvit_delegate.calibration import calibrate
+from packqvit_delegate.calibration import token_importance as importance_module
 from packqvit_delegate.calibration.token_importance import TokenImportance, token_importance
 from packqvit_delegate.passes import canonicalize
 from packqvit_delegate.passes.graph import aten, find
@@ -124,3 +126,19 @@ def test_weights_suit_the_answers_better() -> None:
 
     with_it, without = divergence(True), divergence(False)
     assert with_it < 0.9 * without
+
+
+def test_large_activations_run_with_fewer_images_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(6)
+    graph_module = canonicalize(exported(plain_model(), x[:1]))
+    everything = token_importance(graph_module, [(x,)], 1)
+    sizes = []
+    measure = importance_module._measure
+    monkeypatch.setattr(
+        importance_module, "_measure", lambda *args: sizes.append(args[1][0].shape[0]) or measure(*args)
+    )
+    for bytes_at_once, expected in ((1, [1] * 6), (1 << 40, [6])):
+        monkeypatch.setattr(importance_module, "_BYTES", bytes_at_once)
+        found = token_importance(graph_module, [(x,)], 1)
+        assert sizes == expected and found.absolute.keys() == everything.absolute.keys()
+        sizes.clear()

@@ -270,9 +270,9 @@ def attention_values(r: Random) -> Iterator[Case]:
             multiplier, shift = r.requantizer(heads * size, 20)
             yield Input(p), Input(v), multiplier, shift, log2, 0, 6, 5, -128, 127
         for value in (-127, 127):
-            code = 0 if log2 else 255
-            p = torch.full((1, 1, 2, 1031), code, dtype=torch.uint8)
-            v = torch.full((1, 1031, 4), value, dtype=torch.int8)
+            code, keys = (0, 1031) if log2 else (255, 4097)
+            p = torch.full((1, 1, 2, keys), code, dtype=torch.uint8)
+            v = torch.full((1, keys, 4), value, dtype=torch.int8)
             multiplier, shift = r.requantizer(4, 30)
             yield Input(p), Input(v), multiplier, shift, log2, 0, 6, 0, -128, 127
             for shift in (0, 8, 22):  # from far beyond the grid to within it, and a zero point the other way

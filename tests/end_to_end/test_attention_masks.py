@@ -92,6 +92,29 @@ def test_a_causal_mask_is_kept_once_and_in_bytes() -> None:
     assert len(causal.buffer) - len(plain.buffer) < TOKENS * TOKENS + 800
 
 
+@pytest.mark.parametrize(("norm_first", "causal"), [(True, True), (False, True), (False, False)])
+def test_encoders_of_torch(norm_first: bool, causal: bool) -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(
+                DIM, HEADS, 2 * DIM, 0.0, "gelu", batch_first=True, norm_first=norm_first
+            )
+            self.patch, self.encoder = nn.Conv2d(3, DIM, 8, 8), nn.TransformerEncoder(layer, 2, nn.LayerNorm(DIM))
+            self.head = nn.Linear(DIM, 10)
+            self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patch(x).flatten(2).transpose(1, 2)
+            x = self.encoder(x, mask=self.mask, is_causal=True) if causal else self.encoder(x)
+            return self.head(x.mean(1))
+
+    model, x = randomize(Encoder()), images(64)
+    program = export(model, (x[:1],), x, bits=8)
+    assert_whole(program, x[:2])
+    assert accuracy(program, model, x) > 28
+
+
 @pytest.mark.parametrize("probabilities", ["linear", "log2"])
 def test_many_keys(probabilities: str) -> None:
     side = 8 * 37  # 1370 tokens, as DINOv2 has at 518 pixels
