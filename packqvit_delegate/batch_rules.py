@@ -65,6 +65,7 @@ def _pointwise(call: Call) -> ImageAxis:
     aten.hardswish.default,
     aten.log_sigmoid.default,
     _packqvit.activation.default,
+    _packqvit.function.default,
     _packqvit.saturating_gelu.default,
     _packqvit.lookup_table.default,
 )

@@ -73,7 +73,8 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
       the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch). Or
       the branch is layer_norm.default(linear), a post-norm.
     * linears that read the stream itself read packqvit.activation.default(stream, or moved tokens of it).
-    * activation: gelu.default(x), gelu.default(x, approximate="tanh") or another operator of one argument.
+    * activation: gelu.default(x), gelu.default(x, approximate="tanh"), another operator of one argument, or
+      packqvit.function(x, text) for all other functions of a linear's output.
     * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear; the mean of two heads is add.Tensor and
       mul.Tensor(x, 0.5).
     * moves are reshape.default with every size written out, permute.default, transpose.int, select.int, slice.Tensor;

@@ -36,6 +36,10 @@ _REPEATS = (
 )
 
 
+_TABLE = (
+    "to run as a table of codes, it would have to be finite, and to stand between one linear layer, which nothing else "
+    "reads, and linear layers"
+)
 _STREAM_READERS = (aten.add.Tensor, aten.layer_norm.default)
 
 
@@ -53,10 +57,7 @@ def by_kind(node: Node) -> str:
     if torch.Tag.pointwise in getattr(node.target, "tags", ()):
         if len(operands) > 1:
             return f"{name} computes with {listed(operands)}: {_not_two(node)}{_elsewhere(node)}"
-        return (
-            f"{name} is not one of the functions that run as a table of codes: one of these would have to be in its "
-            f"place, between one linear layer and linear layers ({_function_names()}){_elsewhere(node)}"
-        )
+        return f"{name} is a function of one variable: {_TABLE}; {_not_between(node, operands)}{_elsewhere(node)}"
     if not operands:
         return f"{name} is not computed from the model's input: a constant (a buffer) would have to be in its place"
     return (
@@ -149,11 +150,6 @@ def _is_linear(node: object) -> bool:
     return is_call(node, aten.linear.default, *integer)
 
 
-def _function_names() -> str:
-    names = [str(function.overloadpacket) for function in UNARY_FUNCTIONS if function.namespace == "aten"]
-    return ", ".join(name.removeprefix("aten.") for name in names)
-
-
 def _computed(node: Node) -> list[Node]:
     """The operands that are computed at run time, constants left out, seen through moves."""
     return [origin(operand) for operand in node.all_input_nodes if not is_constant(skip_codes(operand))]
@@ -194,11 +190,17 @@ def _elsewhere(node: Node) -> str:
 
 def _not_two(node: Node) -> str:
     """Why two operands do not meet in integers."""
-    variable = _one_variable(node)
+    variable, differs = _one_variable(node)
+    if variable is not None and differs:
+        return (
+            f"with what is in front, it is a function of {describe(origin(variable))} alone, but with constants that "
+            "differ between channels: they would have to be one number for all channels, so that it runs as a table of "
+            "codes between one linear layer and linear layers"
+        )
     if variable is not None:
         return (
-            f"with what is in front, it is a function of {describe(origin(variable))} alone: one of the functions that "
-            f"run as a table of codes would have to be in their place ({_function_names()})"
+            f"with what is in front, it is a function of {describe(origin(variable))} alone: {_TABLE}; "
+            f"{_not_between(node, [origin(variable)])}"
         )
     return (
         "two tensors that are computed at run time meet in integers only in an attention, and where a linear layer's "
@@ -206,20 +208,32 @@ def _not_two(node: Node) -> str:
     )
 
 
-def _one_variable(node: Node) -> Node | None:
-    """The one value that a node is a function of, element by element, such as x in x * sigmoid(1.702 * x)."""
-    sources, seen, waiting = set(), {node}, [node]
+def _not_between(node: Node, sources: list[Node]) -> str:
+    """Where a function stands that is no table."""
+    others = [other for source in sources if _is_linear(source) for other in read_by(source)]
+    also = f", which {listed(others)} read" if len(others) > 1 else ""
+    return f"here it stands between {listed(sources) or 'constants'}{also} and {listed(read_by(node)) or 'nothing'}"
+
+
+def _one_variable(node: Node) -> tuple[Node | None, bool]:
+    """The one value that a node is a function of, element by element, such as x in x * sigmoid(1.702 * x).
+
+    And whether constants that differ between channels are part of the function.
+    """
+    sources, seen, waiting, differs = set(), {node}, [node], False
     while waiting:
         for operand in waiting.pop().all_input_nodes:
-            if operand in seen or is_constant(operand):
-                continue
-            seen.add(operand)
-            if torch.Tag.pointwise in getattr(operand.target, "tags", ()) and shape_of(operand) == shape_of(node):
-                waiting.append(operand)
-            else:
-                sources.add(operand)
+            if is_constant(operand):
+                differs = differs or math.prod(shape_of(operand)) > 1
+            elif operand not in seen:
+                seen.add(operand)
+                is_step = torch.Tag.pointwise in getattr(operand.target, "tags", ())
+                if is_step and shape_of(operand) == shape_of(node):
+                    waiting.append(operand)
+                else:
+                    sources.add(operand)
     (variable,) = sources if len(sources) == 1 else (None,)
-    return variable if variable is None or variable.op == "call_function" else None
+    return (variable if variable is None or variable.op == "call_function" else None), differs
 
 
 def _explains(*targets: object) -> Callable[[Sentence], Sentence]:
@@ -236,7 +250,7 @@ def _addition(node: Node) -> str:
     operands = _computed(node)
     subtracts = "sub" in operator_of(node)
     if len(operands) > 1:
-        not_met = _no_branch(node, operands) if _one_variable(node) is None else _not_two(node)
+        not_met = _no_branch(node, operands) if _one_variable(node)[0] is None else _not_two(node)
         return f"it {'subtracts' if subtracts else 'adds'} {listed(operands)}: {not_met}{_elsewhere(node)}"
     does = "subtracts a constant from" if subtracts else "adds a constant to"
     (source,) = operands or [node]

@@ -17,6 +17,7 @@ from .hoist_token_select import hoist_token_select
 from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
+from .normalize_unary import spell_out
 from .originals import forget_original, original_of
 from .propagate_values import propagate_values
 from .reasons import describe, name_cause, set_reason
@@ -82,7 +83,7 @@ def _lower(graph_module: GraphModule, kept: dict[str, str]) -> GraphModule:
     for node, reason in context.reasons.items():
         set_reason(node, str(reason))
         name_cause(node, reason.cause)
-    clean_up(graph_module)
+    clean_up(spell_out(clean_up(graph_module)))
     hoist_token_select(graph_module)
     select_before_norm(graph_module)
     return explain(complete_modules(graph_module))

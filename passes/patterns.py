@@ -18,6 +18,7 @@ from .reasons import module_path
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
     torch.ops.packqvit.saturating_gelu.default,
+    torch.ops.packqvit.function.default,
     aten.relu.default,
     aten.silu.default,
     aten.hardswish.default,

@@ -7,15 +7,12 @@ from torch.fx import GraphModule, Node
 
 from .graph import aten, call, clean_up, find, has_tensor, is_call, is_constant, replacing, reshape, shape_of
 from .layout import index_map, is_bijective, is_transposition, place_rows, row_positions, trace
+from .patterns import UNARY_FUNCTIONS
 
 _ROWWISE = (
     aten.linear.default,
     aten.layer_norm.default,
-    aten.gelu.default,
-    aten.relu.default,
-    aten.silu.default,
-    aten.sigmoid.default,
-    aten.tanh.default,
+    *UNARY_FUNCTIONS,
     aten.add.Tensor,
     aten.mul.Tensor,
 )

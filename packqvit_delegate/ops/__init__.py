@@ -7,6 +7,7 @@ what every native kernel produces.
 from .activation import activation
 from .attention import attention_scores, attention_values, softmax
 from .ends import pixel_codes, take_scores, top_k
+from .function import function
 from .layer_norm import head_norm, layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
@@ -21,6 +22,7 @@ __all__ = [
     "dequantize",
     "dequantize_offset",
     "dequantize_probabilities",
+    "function",
     "head_norm",
     "layer_norm",
     "layer_norm_add",

@@ -240,7 +240,7 @@ class PackQViTQuantizer(Quantizer):
             set_reason(node, str(obstacle))
             name_cause(node, obstacle.cause)
         users = list(node.users)
-        if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS):
+        if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS) and self._bits_of(users[0]) is not None:
             activation = users[0]
             _set_output(node, self.specs.before(_as_function(activation)))
         elif (output_bits := self._bits_of(node)) is not None:  # linears read it, as in low-rank layers

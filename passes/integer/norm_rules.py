@@ -184,9 +184,13 @@ def lower_unary(context: LoweringContext, node: Node, grid: Grid) -> Codes:
 
 
 def table_of(function: Callable[[torch.Tensor], torch.Tensor], x: AffineGrid, out: AffineGrid) -> torch.Tensor:
-    """The codes of a function's results for each code of its argument from -128 to 127: int8 [256]."""
+    """The codes of a function's results for each code of its argument from -128 to 127: int8 [256].
+
+    Where it has no value, it counts as 0.
+    """
     values = (torch.arange(-128, 128).double() - x.zero_point) * x.scale
-    codes = torch.round(function(values) / out.scale) + out.zero_point
+    results = function(values).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    codes = torch.round(results / out.scale) + out.zero_point
     return codes.clamp(out.qmin, out.qmax).to(torch.int8)
 
 

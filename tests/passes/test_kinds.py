@@ -76,7 +76,12 @@ def linear(model: Model, x: Tensor) -> Tensor:
             "cat",
             r"beside aten\.relu: .*patches",
         ),
-        (lambda m, x: (y := linear(m, x)) / 2 + y.tanh(), TOKENS, "add", r"a function of aten\.linear alone: one of"),
+        (
+            lambda m, x: (y := linear(m, x)) / 2 + y.tanh(),
+            TOKENS,
+            "add",
+            r"a function of aten\.linear alone.*and the model",
+        ),
         (lambda m, x: x.relu() + x.cumsum(1), TOKENS, "add", "neither is a linear layer's"),
         (lambda m, x: linear(m, x)[:, :1] + x.cumsum(1), TOKENS, "add", r"shapes are \[2, 1, 6\] and \[2, 5, 6\]"),
         (
@@ -92,7 +97,18 @@ def linear(model: Model, x: Tensor) -> Tensor:
         (lambda m, x: linear(m, x.cumsum(1) * m.vector), TOKENS, "mul", r"or in those of aten\.linear behind it"),
         (lambda m, x: x.cumsum(1) * x.sort(1).values, TOKENS, "mul", "one of the two would have to be constant"),
         (lambda m, x: (y := linear(m, x)) * torch.sigmoid(1.7 * y), TOKENS, "mul", r"a function of aten\.linear alone"),
-        (lambda m, x: x.cumsum(1).sin(), TOKENS, "sin", r"aten\.sin is not one of the functions.*would have to be in"),
+        (
+            lambda m, x: (y := linear(m, x)) * (y * m.vector).tanh(),
+            TOKENS,
+            "mul",
+            "one number for all channels, so that",
+        ),
+        (
+            lambda m, x: x.cumsum(1).sin(),
+            TOKENS,
+            "sin",
+            r"aten\.sin is a function of one variable.*between aten\.cumsum and the",
+        ),
         (lambda m, x: torch.atan2(x.cumsum(1), x), TOKENS, "atan2", "one of the two would have to be constant"),
         (lambda m, x: x.relu().cumsum(1), TOKENS, "cumsum", r"do without it between aten\.relu and the model's output"),
         (lambda m, x: F.interpolate(x, scale_factor=2.0), IMAGE, "upsample_nearest2d", "resizes the input x"),
