@@ -7,7 +7,9 @@ from torch.fx import GraphModule
 from packqvit_delegate.errors import UnsupportedModelError
 
 from .decompose_attention import decompose_attention
+from .embed_linears import embed_linears
 from .flatten_pooling import flatten_pooling
+from .fold_affine_input import fold_affine_input
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
@@ -17,8 +19,10 @@ from .join_rows import join_rows
 from .mark_activations import mark_activations
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
+from .normalize_patches import normalize_patches
 from .normalize_rms import normalize_rms
 from .normalize_unary import normalize_unary
+from .order_patch_features import order_patch_features
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
 from .remove_no_ops import remove_no_ops
@@ -31,6 +35,7 @@ _PASSES = (
     fold_constants,
     remove_no_ops,
     normalize_convolution,
+    normalize_patches,
     normalize_unary,
     normalize_rms,
     merge_adapters,
@@ -41,6 +46,9 @@ _PASSES = (
     sink_layouts,
     remove_no_ops,
     fold_layer_scale,
+    embed_linears,
+    order_patch_features,
+    fold_affine_input,
     fold_embeddings,
     flatten_pooling,
     raise_moves,

@@ -10,13 +10,15 @@ from torch.fx import GraphModule, Node
 from packqvit_delegate.errors import PlanError
 from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid, values_of
 
+from .affine import Affine, read_affine, varying_axes
 from .codes import codes_of_constant, is_dequantize, is_quantize
 from .explain import explain
 from .graph import add_constant, aten, call, clean_up, complete_modules, find, is_call, replacing, shape_of
 from .hoist_token_select import hoist_token_select
-from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of
+from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of, output_codes
 from .integer.linear_rules import linear_operands
 from .integer.token_rules import move_tokens, moves_tokens
+from .layout import RESHAPES, trace
 from .normalize_unary import spell_out
 from .originals import forget_original, original_of
 from .propagate_values import propagate_values
@@ -117,31 +119,80 @@ def _named(node: Node, error: PlanError) -> str:
 
 
 def quantize_float(context: LoweringContext, value: Node, grid: Grid) -> Codes | None:
-    """packqvit.quantize of a float value: the input of the model, or what a float operator left outside produces."""
-    source, ratio = value, torch.ones(1, dtype=torch.float64)
-    axis = 1 if isinstance(grid, OffsetGrid) else -1
-    if isinstance(grid, AffineGrid):
-        scale = torch.tensor([grid.scale], dtype=torch.float64)
-        if is_call(value, ops.activation.default) and value.args[0].op == "placeholder":  # type: ignore[union-attr]
-            source = value.args[0]  # type: ignore[assignment]
-            scale = scale / context.tensor(value.args[1]).double() if len(value.args) > 1 else scale
-        offset, qmin, qmax = -grid.zero_point * scale, grid.qmin, grid.qmax
-    elif isinstance(grid, OffsetGrid):
+    """packqvit.quantize of a float value: the input of the model, or what a float operator left outside produces.
+
+    Constant factors and summands in front of it, as positions and the normalisation of pixels are, become part of it.
+    """
+    source = value
+    if isinstance(grid, OffsetGrid):
         scale, offset, qmin, qmax = torch.tensor([grid.scale], dtype=torch.float64), grid.offset, -128, 127
         if is_call(value, aten.mul.Tensor):  # passes/fold_input_normalization.py: undone by a scale per channel
             source = value.args[0]  # type: ignore[assignment]
             ratio = context.tensor(value.args[1]).double().flatten()
             scale, offset = scale / ratio, offset / ratio
-    elif isinstance(grid, ResidualGrid):
-        scale = grid.channel_scales(shape_of(value)[-1])
-        limits = torch.iinfo(grid.dtype)
-        offset, qmin, qmax = torch.zeros(1, dtype=torch.float64), limits.min, limits.max
-    else:
+        return _quantize(context, value, grid, source, scale, offset, 1, (qmin, qmax))
+    if not isinstance(grid, (AffineGrid, ResidualGrid)):
         return None
-    inverse = context.constant(f"{value.name}_inverse_scale", (1.0 / scale).float())
-    offset_node = context.constant(f"{value.name}_offset", offset.float())
+    channels = shape_of(value)[-1]
+    scale, zero_point, qmin, qmax = output_codes(grid, channels)
+    if is_call(value, ops.activation.default):
+        scale = scale / context.tensor(value.args[1]).double() if len(value.args) > 1 else scale
+    found = read_by_quantizer(context.graph_module, value)
+    rank = len(shape_of(value))
+    scale = scale if bool((scale != scale[0]).any()) else scale[:1]
+    steps = scale.reshape([1] * (rank - 1) + [-1])
+    offset = (-zero_point * steps - found.offset) / found.factor
+    first, end = varying_axes(steps / found.factor, offset)
+    steps, offset = (_of_axes(number, shape_of(value), first, end) for number in (steps / found.factor, offset))
+    axis = first - rank if end else -1
+    source = behind_reshapes(found.source)
+    if end and shape_of(source)[axis:] != shape_of(value)[axis:]:
+        source = found.source
+    return _quantize(context, value, grid, source, steps, offset, axis, (qmin, qmax))
+
+
+def read_by_quantizer(graph_module: GraphModule, value: Node) -> Affine:
+    """What a quantiser reads for a value: what is in front of an `activation`, and of constant factors and summands.
+
+    Constants that differ between the images of a batch stay where they are, and so does what follows codes.
+    """
+    source: Node = value.args[0] if is_call(value, ops.activation.default) else value  # type: ignore[assignment]
+    found = read_affine(graph_module, source)
+    first, end = varying_axes(found.factor, found.offset)
+    if is_dequantize(found.source) or bool((found.factor == 0).any()) or (end and first == 0):
+        return read_affine(graph_module, source, steps=0)
+    return found
+
+
+def behind_reshapes(value: Node) -> Node:
+    """The value of another shape that a float value is, if it is no value of codes."""
+    base, _ = trace(value, lambda node: is_call(node, *RESHAPES))
+    return value if is_dequantize(base) else base
+
+
+def _of_axes(values: torch.Tensor, shape: tuple[int, ...], first: int, end: int) -> torch.Tensor:
+    """What varies along some axes, of their sizes; what does not, of one element."""
+    if values.numel() == 1:
+        return values.reshape(1)
+    return values.reshape(values.shape[first:end]).expand(shape[first:end])
+
+
+def _quantize(
+    context: LoweringContext,
+    value: Node,
+    grid: Grid,
+    source: Node,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    axis: int,
+    codes: tuple[int, int],
+) -> Codes:
+    inverse = context.constant(f"{value.name}_inverse_scale", (1.0 / scale).float().contiguous())
+    offset_node = context.constant(f"{value.name}_offset", offset.float().contiguous())
     axis %= len(shape_of(source))
-    node = context.call(ops.quantize.default, (source, inverse, offset_node, axis, qmin, qmax), value)
+    node = context.call(ops.quantize.default, (source, inverse, offset_node, axis, *codes), value)
+    if shape_of(source) != shape_of(value):
+        node = context.call(aten.reshape.default, (node, list(shape_of(value))), value)
     return Codes(node, grid)
 
 

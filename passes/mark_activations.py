@@ -9,13 +9,13 @@ from torch.fx import GraphModule, Node
 
 from .graph import aten, call, clean_up, find, is_call, is_constant, keep_module, shape_of
 from .layout import joined_rows
-from .patterns import adds_to_stream, match_embedding, stream_of
+from .patterns import adds_to_stream, is_input, match_embedding, stream_of
 
 ops = torch.ops.packqvit
 
 
 def mark_activations(graph_module: GraphModule) -> GraphModule:
-    """Puts an identity between the stream and the linears that read it: what they read gets codes of its own.
+    """Puts an identity between a stream, or an input, and the linears that read it: they read codes of their own.
 
     All linears that read the same tokens read one of them. Post-norm models, as Swin v2, read the stream everywhere.
 
@@ -39,8 +39,9 @@ def mark_activations(graph_module: GraphModule) -> GraphModule:
 
 
 def _streams(graph_module: GraphModule) -> set[Node]:
-    """The values that additions and LayerNorms read or write as a residual stream."""
-    found = {embedding.output for embedding in map(match_embedding, graph_module.graph.nodes) if embedding is not None}
+    """The inputs, and the values that additions and LayerNorms read or write as a residual stream."""
+    found = {node for node in graph_module.graph.nodes if is_input(node)}
+    found |= {embedding.output for embedding in map(match_embedding, graph_module.graph.nodes) if embedding is not None}
     for node in graph_module.graph.nodes:
         if adds_to_stream(node):
             found.update((node, stream_of(node)))

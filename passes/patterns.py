@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from .attention import Attention, match_attention
 from .codes import skip_codes
-from .graph import arguments, aten, is_call, is_constant, shape_of
+from .graph import arguments, aten, dtype_of, has_tensor, is_call, is_constant, shape_of
 from .layout import NOTHING, is_layout, joined_rows, trace
 from .reasons import module_path
 
@@ -90,7 +90,7 @@ class Embedding:
 
 def match_embedding(convolution: Node) -> Embedding | None:
     """The canonical embedding that begins at a convolution, or None."""
-    if not is_call(convolution, aten.conv2d.default) or not _is_patch_projection(convolution):
+    if not is_call(convolution, aten.conv2d.default) or not is_patch_projection(convolution):
         return None
     reshape = _only_user(convolution, aten.reshape.default)
     if reshape is None or len(shape_of(reshape)) != 3:
@@ -113,7 +113,7 @@ def match_embedding(convolution: Node) -> Embedding | None:
     return Embedding(convolution, position, prefix, tokens)  # type: ignore[arg-type]
 
 
-def _is_patch_projection(convolution: Node) -> bool:
+def is_patch_projection(convolution: Node) -> bool:
     """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups.
 
     Pixels at the right and the bottom that make no whole patch are not read.
@@ -184,6 +184,12 @@ def stream_of(reader: Node) -> Node:
             stream = stream.args[0]
     base, chain = trace(stream)
     return next((origin for origin in (base, *chain) if joined_rows(origin, stream) is not None), stream)
+
+
+def is_input(value: Node) -> bool:
+    """Whether a value is an input of the model that is no scalar and holds real numbers."""
+    is_real = value.op == "placeholder" and has_tensor(value) and dtype_of(value).is_floating_point
+    return is_real and bool(shape_of(value))
 
 
 def averages_tokens(node: Node) -> bool:

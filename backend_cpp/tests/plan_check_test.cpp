@@ -160,6 +160,8 @@ const std::vector<Rule>& rules() {
        "no range"},
       {"QuantizeAxis", [](auto& b) { op(b, kQuantize).AsQuantize()->axis = 4; }, "offset"},
       {"QuantizeOffset", [](auto& b) { op(b, kQuantize).AsQuantize()->axis = 0; }, "needs dense Float32 [2]"},
+      {"QuantizeAxes", [](auto& b) { constant(b, op(b, kQuantize).AsQuantize()->offset).shape = {3, 1}; },
+       "needs dense Float32 [3, 8]"},
       {"QuantizeShape", [](auto& b) { value(b, 1).shape = {2, 3, 8, 11}; }, "needs 576 elements"},
       {"PatchSize", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_height = 9; }, "no patch of 9 x"},
       {"PatchZero", [](auto& b) { op(b, kPatchEmbedding).AsPatchEmbedding()->patch_width = 0; }, "no patch of"},

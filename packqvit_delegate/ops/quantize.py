@@ -10,10 +10,10 @@ from .library import code_dtype, integer_op
 
 
 def _along(vector: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
-    shape = [1] * ndim
-    if vector.numel() > 1:
-        shape[axis] = vector.numel()
-    return vector.reshape(shape)
+    if vector.numel() == 1:
+        return vector.reshape([1] * ndim)
+    behind = ndim - axis % ndim - vector.ndim
+    return vector.reshape(*vector.shape, *[1] * behind)
 
 
 def _quantize_meta(x: Any, inverse_scale: Any, offset: Any, axis: Any, qmin: Any, qmax: Any) -> torch.Tensor:
@@ -30,9 +30,9 @@ def quantize(
 
     Args:
         x: float32, any shape. NaN becomes the code nearest to 0.
-        inverse_scale: float32 [1] or [C], codes per unit.
-        offset: float32 [1] or [C], the value of code 0.
-        axis: The axis of x that C runs along.
+        inverse_scale: float32 [1] or [C], codes per unit; or [N, C], where N is of the axis `axis` and C of the next.
+        offset: float32 [1], [C] or [N, C], the value of code 0.
+        axis: The axis of x that C, or N, runs along.
         qmin: Smallest code.
         qmax: Largest code.
 

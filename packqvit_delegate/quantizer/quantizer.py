@@ -27,7 +27,7 @@ from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.head_norm import match_head_norm
 from ..passes.integer.linear_rules import MAX_FEATURES
 from ..passes.kinds import by_kind, not_for_linears
-from ..passes.layout import is_layout, moved_rows, trace
+from ..passes.layout import is_layout, joined_rows, moved_rows, trace
 from ..passes.originals import keep_original
 from ..passes.patterns import (
     UNARY_FUNCTIONS,
@@ -35,6 +35,7 @@ from ..passes.patterns import (
     adds_to_stream,
     attentions,
     carries_stream,
+    is_input,
     is_post_norm_add,
     layer_name,
     linears_behind,
@@ -174,8 +175,9 @@ class PackQViTQuantizer(Quantizer):
         assert isinstance(image, Node)
         if self.config.input_normalization is not None and PIXELS in image.meta:
             _set_output(image, self.specs.pixels(*pixel_grid(*self.config.input_normalization)))
-        else:
-            _set_output(image, self.specs.activation(8))
+        else:  # what moves it, as patches and frames are, moves its codes
+            source, _ = trace(image)
+            _set_output(image if joined_rows(source, image) is None else source, self.specs.activation(8))
 
     def _annotate_attention(self, attention: Attention) -> None:
         inputs = [(attention.key, attention.key_norm), (attention.value, None)]
@@ -218,7 +220,7 @@ class PackQViTQuantizer(Quantizer):
         if not is_norm and not adds_to_stream(node) or match_head_norm(node) is not None:
             return
         source = stream_of(node)
-        if source.op == "call_function" and not is_call(source, aten.layer_norm.default):
+        if is_input(source) or (source.op == "call_function" and not is_call(source, aten.layer_norm.default)):
             alone = is_norm and is_call(source, aten.linear.default) and len(readers(source) or ()) == 1
             _set_output(source, self.specs.branch() if alone else self.specs.residual())
 
@@ -227,13 +229,13 @@ class PackQViTQuantizer(Quantizer):
         linears = linears_behind(node)
         if not linears:
             return None
-        edge = any(_feeds_output(linear) for linear in linears)
+        edge = any(map(_is_edge, linears))
         return self.config.activation_bits_of(layer_name(node), edge=edge)
 
     def _annotate_linear(self, model: GraphModule, node: Node) -> None:
         obstacle = _obstacle(node)
         if obstacle is None:  # else its weights stay as they are: rounding them would save nothing
-            bits = self.config.weight_bits_of(layer_name(node), edge=_feeds_output(node))
+            bits = self.config.weight_bits_of(layer_name(node), edge=_is_edge(node))
             keep_original(model, node)
             _set_input(node, 1, self.specs.weight(bits))
         else:
@@ -299,6 +301,19 @@ def _set_input(node: Node, index: int, spec: QuantizationSpecBase) -> None:
 
 def _is_post_norm(norm: Node) -> bool:
     return any(is_post_norm_add(user) and user.args[1] is norm for user in norm.users)
+
+
+def _is_edge(linear: Node) -> bool:
+    """Whether a linear is one of the first or last layers: it reads an input that is no stream, or feeds an output."""
+    return _feeds_output(linear) or _reads_input(linear)
+
+
+def _reads_input(linear: Node) -> bool:
+    source = stream_of(linear)
+    if is_call(source, _ACTIVATION):
+        source = stream_of(source)
+    users = [user for user, _ in readers(source) or () if user.op != "call_module"]  # not torch.export's guards
+    return is_input(source) and all(is_call(user, _ACTIVATION) for user in users)
 
 
 def _feeds_output(linear: Node) -> bool:

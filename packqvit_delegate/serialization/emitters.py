@@ -10,6 +10,7 @@ from torch.fx import Node
 import packqvit_delegate.serialization.plan_generated as fb
 
 from .fusion import behind_views
+from .names import operator_name
 from .plan_builder import PlanBuilder, emits, emits_fused, touch
 
 
@@ -284,7 +285,8 @@ def _makes_rows(select: Node, norm: Node) -> bool:
     whole = size % channels == 0 and len(index) % (size // channels) == 0
     if min(index) < 0 and any(select.args[2:]):  # a LayerNorm fills in codes 0
         return False
-    return whole and _shape(behind_views(source))[-1] == channels
+    written = behind_views(source)
+    return whole and (_shape(written)[-1] == channels or operator_name(written) == "packqvit::quantize")
 
 
 @emits_fused("select_tokens", "layer_norm", where=_makes_rows)

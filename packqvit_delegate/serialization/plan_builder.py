@@ -97,6 +97,7 @@ class PlanBuilder:
         self._values: list[fb.ValueT] = []
         self._value_of: dict[Node, int] = {}
         self._shaped: set[int] = set()
+        self._elements: set[int] = set()
         self._copies: dict[tuple[int, tuple[int, ...]], int] = {}
         self._reading: list[int] = []
         self._axes: list[tuple[Any, int, int]] = []
@@ -141,10 +142,17 @@ class PlanBuilder:
     # For emitters.
 
     def read(self, node: object) -> int:
-        """Index of the value that an operator reads row by row: whatever shape it has, rows are the last axis."""
+        """Index of the value that an operator reads row by row: whatever shape it has, rows are the last axis.
+
+        What a quantiser writes may have rows of any length.
+        """
         if not isinstance(node, Node) or node not in self._value_of:
             raise PlanError(f"operand {node} is not computed inside the delegate")
         index = self._value_of[node]
+        shape = [int(size) for size in node.meta["val"].shape]
+        if index in self._elements - self._shaped and self._values[index].shape[-1:] != shape[-1:]:
+            self._values[index].shape = shape
+            self._shaped.add(index)
         self._reading.append(index)
         return index
 
@@ -220,6 +228,8 @@ class PlanBuilder:
         output = self._new_value(node, fb.Storage.Arena, 0)
         if not _writes_rows(operator):
             self._shaped.add(output)
+        if isinstance(operator, fb.QuantizeT):
+            self._elements.add(output)
         wrapped = self._node(operator, output, node.name)
         if isinstance(operator, fb.AttentionT):  # the runtime times scores and softmax by themselves
             wrapped.parts = [self._part(part, self._debug_id((part,))) for part in nodes[:2]]

@@ -22,7 +22,7 @@ from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.integer.context import RULES, Codes, LoweringContext, NotLowered
 from ..passes.integer.token_rules import code_of_zero, moves_tokens, side_by_side
 from ..passes.layout import PADS, trace
-from ..passes.lower_to_integer import float_output, quantize_float
+from ..passes.lower_to_integer import behind_reshapes, float_output, quantize_float, read_by_quantizer
 from ..passes.propagate_values import propagate_values
 from .grids import LearnedAffine, LearnedWeight
 
@@ -73,6 +73,9 @@ class IntegerValues:
 
         self._float_linears = {node.name for node in find(self._module, aten.linear.default) if _stays_float(node)}
         self._moves = {node.name for node in self._module.graph.nodes if moves_tokens(node)}
+        quantized = {node.args[0] for node in self._module.graph.nodes if is_quantize(node)}
+        read = {read_by_quantizer(self._module, v).source for v in quantized if v.op == "call_function"}
+        self._sources = (read | set(map(behind_reshapes, read))) - quantized
 
     def begin(
         self,
@@ -90,17 +93,29 @@ class IntegerValues:
         weights = {node: grids[name] for node, name in self._weights.items()}
         shared = {node: (grids[name], value) for node, (name, value) in self._shared.items()}
         context = _EagerContext(self._module, weights, shared, learned, inputs, self._axes, self._twins)
-        return IntegerPass(context, self._nodes, self._float_linears, self._moves)
+        return IntegerPass(context, self._nodes, self._float_linears, self._moves, self._sources)
 
 
 class IntegerPass:
     """One forward pass: the codes of all values so far."""
 
     def __init__(
-        self, context: _EagerContext, nodes: Mapping[str, Node], float_linears: set[str], moves: set[str]
+        self,
+        context: _EagerContext,
+        nodes: Mapping[str, Node],
+        float_linears: set[str],
+        moves: set[str],
+        sources: set[Node],
     ) -> None:
         """Starts with no codes."""
         self._context, self._nodes, self._float_linears, self._moves = context, nodes, float_linears, moves
+        self._sources = sources
+
+    def computed(self, name: str, value: torch.Tensor) -> None:
+        """Takes notice of a float value, which a quantiser may read (`quantize_float`)."""
+        node = self._nodes.get(name)
+        if node in self._sources:
+            self._context.float_values[node] = value.detach()
 
     def moves(self, name: str) -> bool:
         """Whether a node moves whole tokens: codes follow it, see `moved`."""
@@ -126,8 +141,9 @@ class IntegerPass:
         with _exact(value):
             codes = self._ask(node, grid)
             if codes is None:
-                context.float_value = (node, value.detach())
+                context.float_values[node] = value.detach()
                 codes = quantize_float(context, node, grid)
+                del context.float_values[node]
             if codes is None:
                 return simulated
             context.codes[node] = codes
@@ -188,7 +204,7 @@ class _EagerContext(LoweringContext):
         placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
         self._inputs = dict(zip(placeholders, inputs, strict=True))
         self._device, self._images = inputs[0].device, inputs[0].shape[0]
-        self.float_value: tuple[Node, torch.Tensor] | None = None
+        self.float_values: dict[Node, torch.Tensor] = {}
 
     def constant(self, name: str, value: torch.Tensor) -> Any:
         """The constant itself."""
@@ -231,13 +247,12 @@ class _EagerContext(LoweringContext):
         return result
 
     def _value(self, argument: Any) -> Any:
-        """Codes as they are; a float node's value, which only quantize_float asks for."""
+        """Codes as they are; the value of a float node in front of a quantiser, which only quantize_float asks for."""
         if not isinstance(argument, Node):
             return argument
         if argument in self._inputs:
             return self._inputs[argument]
-        assert self.float_value is not None and self.float_value[0] is argument
-        return self.float_value[1]
+        return self.float_values[argument]
 
 
 def _stays_float(linear: Node) -> bool:

@@ -196,6 +196,7 @@ class TrainableModel(nn.Module):
             codes = grid.integer_grid()
             assert codes is not None
             return program.rounded(source.name, values[source], codes, value)
+        program.computed(node.name, value)
         if program.moves(node.name):
             program.moved(node.name)
         elif program.stays_float(node.name):

@@ -396,6 +396,12 @@ def quantize(r: Random) -> Iterator[Case]:
     yield Input(x), scale, offset, 1, -128, 127
     yield Input(x), scale[:1], offset[:1], 3, -8, 7
     yield Input(x), scale[:1] * 1000, offset[:1], 0, -32768, 32767
+    for axis, shape in ((1, (3, 5, 4)), (1, (3, 5)), (2, (5, 4)), (2, (5,))):  # positions, added to each token
+        offset = torch.randn(shape, generator=r.generator) * 20
+        scale = torch.rand(shape, generator=r.generator) * 300
+        yield Input(x), scale, offset, axis, -32768, 32767
+        yield Input(x), scale.flatten()[:1], offset, axis, -32768, 32767
+        yield Input(x), scale, offset.flatten()[:1], axis, -128, 127
 
 
 def dequantize(r: Random) -> Iterator[Case]:

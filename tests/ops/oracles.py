@@ -238,7 +238,8 @@ def select_tokens(x, index, fill=0) -> Real:
 
 
 def _along(vector: Tensor, axis: int, x: Tensor) -> Tensor:
-    return vector.double() if len(vector) == 1 else vector.double().reshape([-1] + [1] * (x.ndim - 1 - axis % x.ndim))
+    ones = [1] * (x.ndim - vector.ndim - axis % x.ndim)
+    return vector.double().flatten() if vector.numel() == 1 else vector.double().reshape([*vector.shape, *ones])
 
 
 @oracle("quantize")

@@ -36,12 +36,17 @@ def test_a_sum_is_a_stream_and_so_is_what_merging_makes_of_it() -> None:
 
 
 def test_behind_a_post_norm() -> None:
-    assert marked(lambda m, x: m.b(x.relu() + m.norm(m.a(x).relu()))) == [1]
+    assert marked(lambda m, x: m.b((y := x.sin()).relu() + m.norm(m.a(y).relu()))) == [1]
 
 
 def test_what_is_no_stream_has_none() -> None:
     assert marked(lambda m, x: x + m.a(m.b(m.norm(x)).relu())) == []
-    assert marked(lambda m, x: m.c(m.a(x) * m.b(x))) == []
+    assert marked(lambda m, x: m.c(m.a(y := x.sin()) * m.b(y))) == []
+
+
+def test_an_input_is_read_as_a_stream_is() -> None:
+    assert marked(lambda m, x: m.c(m.a(x) * m.b(x))) == [2]
+    assert marked(lambda m, x: m.wide(x.reshape(2, 3, 2 * C))) == [1]
 
 
 def test_marks_survive_a_second_look() -> None:

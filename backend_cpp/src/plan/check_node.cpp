@@ -99,6 +99,19 @@ const Constant* NodeChecker::channel_floats(int32_t index, const char* what, siz
   return constant(index, what, plan::DataType::Float32, {found->shape == Shape{1} ? 1 : channels});
 }
 
+const Constant* NodeChecker::axis_floats(int32_t index, const char* what, const Value& value, size_t axis) const {
+  const Constant* found = find_constant(index, what);
+  if (found == nullptr) return nullptr;
+  Shape expected{1};
+  if (found->shape != expected) {
+    const size_t begin = std::min(axis, value.shape.size());
+    const size_t count = std::clamp<size_t>(found->shape.size(), 1, std::max<size_t>(value.shape.size() - begin, 1));
+    expected.assign(count, 1);
+    for (size_t i = begin; i < std::min(begin + count, value.shape.size()); ++i) expected[i - begin] = value.shape[i];
+  }
+  return constant(index, what, plan::DataType::Float32, expected);
+}
+
 bool NodeChecker::bounded(int32_t index, const char* what, const Shape& shape, int64_t limit) const {
   const Constant* bias = constant(index, what, plan::DataType::Int32, shape);
   if (bias == nullptr) return false;

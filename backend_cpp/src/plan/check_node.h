@@ -45,6 +45,9 @@ class NodeChecker {
   // A float32 vector of one or of `channels` elements.
   const Constant* channel_floats(int32_t index, const char* what, size_t channels) const;
 
+  // One float32, or one for each place along some axes of a value, from `axis` on.
+  const Constant* axis_floats(int32_t index, const char* what, const Value& value, size_t axis) const;
+
   // An int32 constant with every |element| <= limit.
   bool bounded(int32_t index, const char* what, const Shape& shape, int64_t limit) const;
 

@@ -43,11 +43,14 @@ bool check(NodeChecker& checker, const plan::Quantize& op) {
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr) return false;
   const DataType type = code_type(op.qmin(), op.qmax());
-  const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
+  const Constant* scale = checker.axis_floats(op.inverse_scale(), "inverse_scale", *x, op.axis());
+  const Constant* offset = checker.axis_floats(op.offset(), "offset", *x, op.axis());
+  if (scale == nullptr || offset == nullptr) return false;
+  if (scale->size() > 1 && offset->size() > 1 && scale->shape.size() != offset->shape.size()) {
+    return checker.fail("inverse_scale has %zu axes, offset %zu", scale->shape.size(), offset->shape.size());
+  }
   return checker.has_type(*x, "x", {DataType::Float32}) && checker.has_type(*output, "output", {type}) &&
-         checker.has_size(*output, "output", x->size()) && checker.range("range", op.qmin(), op.qmax(), type) &&
-         checker.channel_floats(op.inverse_scale(), "inverse_scale", channels) != nullptr &&
-         checker.channel_floats(op.offset(), "offset", channels) != nullptr;
+         checker.has_size(*output, "output", x->size()) && checker.range("range", op.qmin(), op.qmax(), type);
 }
 
 bool check(NodeChecker& checker, const plan::Dequantize& op) {

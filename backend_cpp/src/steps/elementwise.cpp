@@ -6,28 +6,34 @@ using executorch::runtime::Error;
 
 namespace {
 
-// A value as [rows, inner] where row % channels is the channel. Vectors of one element need no axis: any cut will do.
+// A value as [rows, inner] where row % channels is the channel, which `axes` axes from `axis` on count. Vectors of one
+// element need no axis: any cut will do.
 struct ChannelRows {
   size_t channels;
   size_t inner;
   size_t rows;
 };
 
-ChannelRows channel_rows(const Value& value, bool per_channel, size_t axis) {
+ChannelRows channel_rows(const Value& value, bool per_channel, size_t axis, size_t axes = 1) {
   if (!per_channel) return {1, value.last(), value.size() / value.last()};
+  size_t channels = 1;
   size_t inner = 1;
-  for (size_t i = axis + 1; i < value.shape.size(); ++i) inner *= value.dim(i);
-  return {value.dim(axis), inner, value.size() / inner};
+  for (size_t i = axis; i < axis + axes; ++i) channels *= value.dim(i);
+  for (size_t i = axis + axes; i < value.shape.size(); ++i) inner *= value.dim(i);
+  return {channels, inner, value.size() / inner};
 }
 
 class QuantizeStep final : public Step {
  public:
   QuantizeStep(const BuildContext& context, const plan::Quantize& op)
       : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
-    arguments_.scale_per_channel = context.plan.constant(op.inverse_scale()).size() > 1;
-    arguments_.offset_per_channel = context.plan.constant(op.offset()).size() > 1;
+    const Constant& scale = context.plan.constant(op.inverse_scale());
+    const Constant& offset = context.plan.constant(op.offset());
+    arguments_.scale_per_channel = scale.size() > 1;
+    arguments_.offset_per_channel = offset.size() > 1;
     const bool per_channel = arguments_.scale_per_channel || arguments_.offset_per_channel;
-    const ChannelRows rows = channel_rows(context.plan.value(x_), per_channel, op.axis());
+    const size_t axes = (scale.size() > 1 ? scale : offset).shape.size();
+    const ChannelRows rows = channel_rows(context.plan.value(x_), per_channel, op.axis(), axes);
     rows_ = rows.rows;
     arguments_.channels = rows.channels;
     arguments_.inner = rows.inner;

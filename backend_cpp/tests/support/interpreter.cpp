@@ -1,5 +1,6 @@
 #include "tests/support/interpreter.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -131,10 +132,11 @@ class Interpreter {
     const auto inverse_scale = typed<float>(op.inverse_scale);
     const auto offset = typed<float>(op.offset);
     const Shape x = shape(op.x);
-    size_t inner = 1;
-    for (size_t i = op.axis + 1; i < x.size(); ++i) inner *= x[i];
+    const size_t channels = std::max(offset.size(), inverse_scale.size());
+    size_t inner = values_[op.x].size() / channels;
+    for (size_t i = 0; channels > 1 && i < op.axis; ++i) inner /= x[i];
     for (size_t i = 0; i < values_[op.x].size(); ++i) {
-      const size_t c = i / inner % x[op.axis];
+      const size_t c = i / inner % channels;
       const float difference = static_cast<float>(values_[op.x][i]) - offset[offset.size() > 1 ? c : 0];
       const float scaled = difference * inverse_scale[inverse_scale.size() > 1 ? c : 0];
       const double number = std::isnan(scaled) ? 0.0 : std::rint(static_cast<double>(scaled));
