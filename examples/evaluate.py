@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -52,14 +52,28 @@ class Answers:
         return cls(logits.argmax(1), logits)
 
     @classmethod
-    def join(cls, parts: Sequence[Answers]) -> Answers:
-        """One after the other."""
-        logits = [part.logits for part in parts if part.logits is not None]
-        classes = torch.cat([part.classes for part in parts])
-        return cls(classes, torch.cat(logits) if len(logits) == len(parts) else None)
+    def of_outputs(cls, outputs: Sequence[Tensor]) -> Answers:
+        """Of logits, or of best classes and their logits, the best first."""
+        return cls(outputs[0][:, 0], None) if len(outputs) == 2 else cls.of(outputs[0])
+
+
+Outputs = tuple[Tensor, ...]
+"""Of a program, for some images: the first axis of each."""
 
 
 def predict_program(program: Path, folder: ImageFolder, preprocessing: Preprocessing, processes: int) -> Answers:
+    """What a classifier's .pte says to every image of a folder; see `run_program`.
+
+    Raises:
+        PackQViTError: a label of the folder is none of the program's classes.
+    """
+    gives = runtime.load(program).outputs()
+    if len(gives) == 1:  # logits; the best classes alone do not say how many there are
+        folder.check_labels(gives[0].shape[-1])
+    return Answers.of_outputs(run_program(program, folder, preprocessing, processes))
+
+
+def run_program(program: Path, folder: ImageFolder, preprocessing: Preprocessing, processes: int) -> Outputs:
     """Runs every image through a .pte, in several processes of one thread each.
 
     Args:
@@ -69,26 +83,24 @@ def predict_program(program: Path, folder: ImageFolder, preprocessing: Preproces
         processes: how many; 1 stays in this process.
 
     Returns:
-        In the folder's order.
-
-    Raises:
-        PackQViTError: a label of the folder is none of the program's classes.
+        Its outputs, in the folder's order.
     """
-    model = runtime.load(program)
-    gives = model.outputs()
-    if len(gives) == 1:  # logits; the best classes alone do not say how many there are
-        folder.check_labels(gives[0].shape[-1])
     chunks = [folder.take(range(i, min(i + CHUNK, len(folder)))) for i in range(0, len(folder), CHUNK)]
 
-    def collect(results: Iterable[Answers]) -> Answers:
-        return Answers.join(list(progress(results, "integer model", len(chunks))))
+    def collect(results: Iterable[Outputs]) -> Outputs:
+        return _joined(list(progress(results, "integer model", len(chunks))))
 
     if processes == 1:
-        return collect(_predict(model, chunk, preprocessing) for chunk in chunks)
+        model = runtime.load(program)
+        return collect(_run(model, chunk, preprocessing) for chunk in chunks)
     # Not forked: the runtime's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(program,)) as pool:
-        return collect(pool.map(_predict_in_worker, chunks, [preprocessing] * len(chunks)))
+        return collect(pool.map(_run_in_worker, chunks, [preprocessing] * len(chunks)))
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 
 _worker_model: runtime.Model
@@ -101,38 +113,43 @@ def _start_worker(program: Path) -> None:
     _worker_model = runtime.load(program)
 
 
-def _predict_in_worker(chunk: ImageFolder, preprocessing: Preprocessing) -> Answers:
-    return _predict(_worker_model, chunk, preprocessing)
+def _run_in_worker(chunk: ImageFolder, preprocessing: Preprocessing) -> Outputs:
+    return _run(_worker_model, chunk, preprocessing)
 
 
-def _predict(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocessing) -> Answers:
+def _run(model: runtime.Model, chunk: ImageFolder, preprocessing: Preprocessing) -> Outputs:
     takes = model.inputs()[0]
-    answers = []
+    results = []
     for batch in chunk.batches(1, preprocessing):
         image = batch.pixels if takes.dtype == torch.uint8 else batch.images
-        results = model.run(image.permute(0, 2, 3, 1) if takes.channels_last else image)
-        exported_with_top_k = len(results) == 2
-        answers.append(Answers(results[0][:, 0], None) if exported_with_top_k else Answers.of(results[0].clone()))
-    return Answers.join(answers)
+        outputs = model.run(image.permute(0, 2, 3, 1) if takes.channels_last else image)
+        results.append(tuple(output.clone() for output in outputs))
+    return _joined(results)
 
 
 def predict_float(
     model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing, size: int = 16, name: str = "float model"
 ) -> Answers:
-    """Runs every image through a PyTorch model, `size` at once.
+    """Runs every image through a PyTorch classifier, `size` at once.
 
     Raises:
         PackQViTError: a label of the folder is none of the model's classes.
     """
-    batches = progress(folder.batches(size, preprocessing), name, -(-len(folder) // size))
-    answers = []
+    logits = []
+    for batch_logits in run_float(model, folder, preprocessing, size, name):
+        if not logits:
+            folder.check_labels(batch_logits.shape[-1])
+        logits.append(batch_logits)
+    return Answers.of(torch.cat(logits))
+
+
+def run_float(
+    model: nn.Module, folder: ImageFolder, preprocessing: Preprocessing, size: int = 16, name: str = "float model"
+) -> Iterator[Tensor]:
+    """The output of a PyTorch model for `size` images at a time."""
     with torch.no_grad():
-        for batch in batches:
-            logits = model(batch.images)
-            answers.append(Answers.of(logits))
-            if len(answers) == 1:
-                folder.check_labels(logits.shape[-1])
-    return Answers.join(answers)
+        for batch in progress(folder.batches(size, preprocessing), name, -(-len(folder) // size)):
+            yield model(batch.images)
 
 
 def top1(answers: Answers, labels: Sequence[int]) -> str:
@@ -162,15 +179,25 @@ def describe(table: Table, integer: Answers, reference: Answers | None, labels: 
         table.add_row("divergence", f"{distance:.4f} nats")
 
 
+def open_images(path: Path, labels: Path | None, count: int | None, seed: int) -> ImageFolder:
+    """Opens a folder of images, or `count` drawn from it.
+
+    Raises:
+        PackQViTError: no images, or unreadable labels.
+    """
+    folder = ImageFolder.open(path, read_class_names(labels) if labels else None)
+    return folder if count is None else folder.sample(count, seed)
+
+
 def open_labelled(path: Path, labels: Path | None, count: int | None, seed: int) -> ImageFolder:
     """Opens a folder of images for evaluation.
 
     Raises:
         PackQViTError: no images, or images without labels.
     """
-    folder = ImageFolder.open(path, read_class_names(labels) if labels else None)
+    folder = open_images(path, labels, count, seed)
     require_labels(folder)
-    return folder if count is None else folder.sample(count, seed)
+    return folder
 
 
 def require_labels(folder: ImageFolder) -> None:
@@ -218,7 +245,7 @@ def main(
         preprocessing = ZOO[model].preprocessing
     else:
         preprocessing = Preprocessing(224, crop_fraction, numbers("--mean", mean), numbers("--std", std))
-    preprocessing = dataclasses.replace(preprocessing, size=_image_size(program))
+    preprocessing = dataclasses.replace(preprocessing, size=image_size(program))
     reference = None
     if model is not None and weights is not None:
         reference = predict_float(load(model, str(weights)).module, folder, preprocessing)
@@ -229,7 +256,12 @@ def main(
     console.print(table)
 
 
-def _image_size(program: Path) -> int:
+def image_size(program: Path) -> int:
+    """Side of the square images that a .pte takes.
+
+    Raises:
+        PackQViTError: It takes something else.
+    """
     takes = runtime.load(program).inputs()[0]
     shape = takes.shape
     if len(shape) == 4 and takes.channels_last:

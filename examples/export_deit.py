@@ -23,12 +23,14 @@ from torch import Tensor, nn
 
 from configuration import MEAN_HELP, MODEL_HELP, STD_HELP, configuration, with_normalization
 from console import command, console, errors, facts, progress, size
-from evaluate import describe, open_labelled, predict_float, predict_program
+from embeddings import NEIGHBOURS, Embeddings
+from embeddings import describe as describe_embeddings
+from evaluate import describe, open_images, predict_float, predict_program, require_labels
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, TuningMethod, export, runtime
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.files import check_writable
-from packqvit_delegate.models import RANDOM, LoadedModel, load
+from packqvit_delegate.models import RANDOM, LoadedModel, load, without_classifier
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, suggest
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -47,6 +49,9 @@ TUNE_HELP = "Train the calibrated model to answer like the float one, without la
 DEVICE_HELP = "With --tune: cpu or cuda; default: a GPU where PyTorch finds one."
 CALIBRATION_IMAGES_HELP = "How many of them; default: 128, with --tune 512."
 FALLBACK_HELP = "Which backend gets what stays in float; default: ExecuTorch's own kernels."
+FEATURES_HELP = (
+    "Leave the classifier out: the program gives what it reads. With --evaluate, see examples/embeddings.py."
+)
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 
 
@@ -61,6 +66,7 @@ def main(
     std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
     calibration: Annotated[Path | None, typer.Option(help="Folder of images like those of the application.")] = None,
     calibration_images: Annotated[int | None, typer.Option(help=CALIBRATION_IMAGES_HELP, min=1)] = None,
+    features: Annotated[bool, typer.Option("--features", help=FEATURES_HELP)] = False,
     evaluate: Annotated[Path | None, typer.Option(help="Folder of images with labels.")] = None,
     evaluate_images: Annotated[int | None, typer.Option(help="How many of them; default: all.", min=1)] = None,
     labels: Annotated[Path | None, typer.Option(help="Class names in label order, for class folders.")] = None,
@@ -91,6 +97,8 @@ def main(
 ) -> None:
     """Exports a Vision Transformer to a .pte that runs in integers only."""
     config = configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
+    if features and top_k is not None:
+        raise PackQViTError("--features leaves the classes out, --top-k ranks them: give one of them")
     if mixed_precision is not None:
         if budget is not None:
             raise PackQViTError("--mixed-precision is a mix that was found, --budget searches one: give one of them")
@@ -106,12 +114,15 @@ def main(
     tuning = TuningMethod(steps=tune_steps, seed=seed, device=device) if tune else None
     calibration_images = calibration_images or (512 if tune else 128)
     calibration_folder = ImageFolder.open(calibration).sample(calibration_images, seed) if calibration else None
-    evaluation_folder = open_labelled(evaluate, labels, evaluate_images, seed) if evaluate else None
+    evaluation_folder = open_images(evaluate, labels, evaluate_images, seed) if evaluate else None
+    if evaluation_folder is not None and not features:
+        require_labels(evaluation_folder)
     output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
     check_writable(output)
 
     errors.print(f"Loading {model}")
     loaded = with_normalization(load(model, weights), mean, std)
+    loaded = without_classifier(loaded) if features else loaded
     preprocessing = loaded.preprocessing
     if calibration_folder is not None:
         images = _read(calibration_folder, preprocessing)
@@ -120,7 +131,7 @@ def main(
         images = preprocessing.normalize(synthetic_images(8, preprocessing.size, seed))
     else:
         raise PackQViTError(NEEDS_CALIBRATION)
-    if evaluation_folder is not None:
+    if evaluation_folder is not None and not features:
         _check_labels(evaluation_folder, loaded.module, images)
 
     tuning_images = None
@@ -155,7 +166,10 @@ def main(
 
     table = facts(f"{loaded.name} W{config.weight_bits}A{config.activation_bits}")
     table.add_row("weights", escape(loaded.weights))
-    if evaluation_folder is not None:
+    if evaluation_folder is not None and features:
+        found = Embeddings.of(output, loaded.module, evaluation_folder, preprocessing, processes)
+        describe_embeddings(table, found, None, NEIGHBOURS)
+    elif evaluation_folder is not None:
         _evaluate(table, loaded.module if float_top1 else None, output, evaluation_folder, preprocessing, processes)
     _describe(table, program, output)
     console.print(table)

@@ -192,3 +192,28 @@ def test_a_fallback(run, tmp_path, monkeypatch):
 def test_too_many_best_classes(run, no_export, tmp_path):
     code, output, _ = run(export_deit.app, "--weights random --top-k 0")
     assert code == 2 and "--top-k" in output
+
+
+def test_features_are_judged_without_classes(run, tmp_path, monkeypatch):
+    """--features through export, evaluation by neighbours, and the command that judges a program alone."""
+    config = ViTConfig(image_size=32, patch_size=8, num_classes=12, depth=2)
+    monkeypatch.setitem(ZOO, "deit_tiny", replace(ZOO["deit_tiny"], config=config))
+    torch.manual_seed(0)
+    save_file(VisionTransformer(config).state_dict(), tmp_path / "w.safetensors")
+    arguments = "--weights w.safetensors --calibration plain --calibration-images 2 --processes 1 --bits 8"
+    code, output, result = run(export_deit.app, f"{arguments} --features --evaluate labelled --output m.pte")
+    assert code != 0 and "10 neighbours were asked for" in output  # of so few images
+    judge = "m.pte --data {} --model deit_tiny --weights w.safetensors --processes 1 --neighbours 1"
+    code, output, result = run(embeddings.app, judge.format("labelled --gallery labelled"))
+    assert code == 0, result.exception
+    cosine = re.search(r"cosine to float (\d\.\d{4})", output)
+    assert cosine is not None and float(cosine[1]) > 0.98
+    assert "1-NN top-1 float 100.00 %" in output and "same nearest neighbour" in output
+    code, output, result = run(embeddings.app, judge.format("plain"))
+    assert code == 0, result.exception
+    assert "same nearest neighbour" in output and "top-1" not in output
+    code, output, _ = run(export_deit.app, f"{arguments} --output classes.pte")
+    code, output, _ = run(embeddings.app, judge.format("plain").replace("m.pte", "classes.pte"))
+    assert code == 1 and "export the model without its classifier (--features)" in output
+    code, output, _ = run(export_deit.app, f"{arguments} --features --top-k 3")
+    assert code == 1 and "give one of them" in output
