@@ -23,8 +23,9 @@ from .files import check_writable
 from .inputs import plain
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
-from .passes import rank_classes, take_bytes
-from .preparation import Pair, make_pair
+from .passes import give_codes, rank_classes, take_bytes
+from .passes.give_codes import OUTPUT_GRIDS
+from .preparation import OutputType, Pair, make_pair
 from .progress import Progress
 from .release import forget_shapes, released
 from .report import DelegationReport, make_report
@@ -81,6 +82,7 @@ def export(
     input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     byte_input: ByteLayout | None = None,
     top_k: int | None = None,
+    output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
     progress: Progress | None = None,
 ) -> Program:
@@ -104,6 +106,9 @@ def export(
             `calibration` stay float.
         top_k: The program gives the best classes, int32 [B, top_k], and their logits, float32 [B, top_k], best first,
             instead of all logits.
+        output: "int8": the program gives the codes of each output, on a grid of its own, instead of float values. Those
+            of output i stand for `scale * (code - zero_point)` with the numbers that the program's constant methods
+            `output_scale_<i>` and `output_zero_point_<i>` give; `runtime.Model.output_grids()` reads them.
         partitioners: Of other backends, in the order of preference, e.g. [XnnpackPartitioner()]: they get what stays
             in float.
         progress: Wraps long loops: progress(iterable, description, length).
@@ -118,7 +123,7 @@ def export(
     if input_normalization is not None:
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
-    check_ends(config, byte_input, top_k)
+    check_ends(config, byte_input, top_k, output)
     with released(model):
         integer_module = quantize(
             model,
@@ -130,9 +135,10 @@ def export(
             tuning_images=tuning_images,
             progress=progress,
             top_k=top_k,
+            output=output,
             has_fallback=bool(partitioners),
         )
-        return finish(integer_module, example_inputs, config, byte_input, top_k, partitioners)
+        return finish(integer_module, example_inputs, config, byte_input, top_k, output, partitioners)
 
 
 @checked
@@ -144,6 +150,7 @@ def prepare(
     *,
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
+    output: OutputType = "float",
 ) -> Pair:
     """The first step of `export`: the calibrated graph, with observers whose grids are decided, beside the float one.
 
@@ -157,13 +164,15 @@ def prepare(
         config: All choices; None: the preset `w4a4`, as for `export`.
         method: As for `export`.
         progress: As for `export`.
+        output: As for `export`; `finish` has to be told the same.
 
     Raises:
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
+    config = config or QuantizationConfig()
     with released(model):
-        return make_pair(model, example_inputs, batches, config or QuantizationConfig(), method, progress)
+        return make_pair(model, example_inputs, batches, config, method, progress, output=output)
 
 
 @checked
@@ -173,6 +182,7 @@ def finish(
     config: QuantizationConfig,
     byte_input: ByteLayout | None = None,
     top_k: int | None = None,
+    output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
 ) -> Program:
     """The end of `export`: from the integer graph to a program with the wanted input and output.
@@ -183,12 +193,13 @@ def finish(
         config: What it was quantised with.
         byte_input: As for `export`.
         top_k: As for `export`.
+        output: As for `export`; "int8" needs an integer graph of `quantize(..., output="int8")`.
         partitioners: As for `export`.
 
     Raises:
-        PackQViTError: `byte_input` or `top_k` cannot be had.
+        PackQViTError: `byte_input`, `top_k` or `output` cannot be had.
     """
-    check_ends(config, byte_input, top_k)
+    check_ends(config, byte_input, top_k, output)
     if byte_input is not None:
         assert config.input_normalization is not None
         take_bytes(integer_module, *config.input_normalization, channels_last=byte_input == "hwc")
@@ -197,15 +208,19 @@ def finish(
         example_inputs = (torch.zeros(shape, dtype=torch.uint8),)
     if top_k is not None:
         rank_classes(integer_module, top_k)
+    if output == "int8":
+        give_codes(integer_module)
     return lower(integer_module, example_inputs, partitioners)
 
 
-def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None) -> None:
+def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None, output: str = "float") -> None:
     """Refuses ends that a program of this configuration cannot have.
 
     Raises:
-        PackQViTError: Bytes have no meaning, or there are no best classes.
+        PackQViTError: Bytes have no meaning, there are no best classes, or their scores would have to be codes.
     """
+    if top_k is not None and output != "float":
+        raise PackQViTError('top_k gives classes and their scores in float: leave it out, or output="int8"')
     if byte_input is not None and config.input_normalization is None:
         raise PackQViTError(
             "byte_input needs input_normalization=(mean, std): without it nobody knows which number a byte stands for"
@@ -226,12 +241,14 @@ def quantize(
     tuning_images: torch.Tensor | None = None,
     progress: Progress | None = None,
     top_k: int | None = None,
+    output: OutputType = "float",
     has_fallback: bool = False,
 ) -> GraphModule:
     """The first half of `export`: from the float model to the eager integer graph.
 
-    `top_k` changes nothing yet: what `finish` would refuse is refused ahead of the calibration. `has_fallback` says
-    that `lower` or `finish` will get `partitioners` (passes.lower_to_integer).
+    `top_k` changes nothing yet: what `finish` would refuse is refused ahead of the calibration. With `output="int8"`
+    the outputs have grids of 8 bits, and are dequantised until `finish` leaves that out. `has_fallback` says that
+    `lower` or `finish` will get `partitioners` (passes.lower_to_integer).
 
     Raises:
         PackQViTError: As `export`.
@@ -242,7 +259,7 @@ def quantize(
         images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
         tuning.held_out_of(len(images))
     with released(model):
-        pair = make_pair(model, example_inputs, batches, config, method, progress, top_k)
+        pair = make_pair(model, example_inputs, batches, config, method, progress, top_k, output)
         if tuning is not None:
             result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
             logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
@@ -265,7 +282,11 @@ def lower(
     check_example_inputs(example_inputs)
     with released(integer_module):
         exported = torch.export.export(integer_module, plain(example_inputs))
-        edge = to_edge_transform_and_lower(exported, partitioner=[PackQViTPartitioner(partitioners), *partitioners])
+        edge = to_edge_transform_and_lower(
+            exported,
+            partitioner=[PackQViTPartitioner(partitioners), *partitioners],
+            constant_methods=_output_grids(integer_module),
+        )
         report = make_report(edge)
         for line in log_lines(report.outside):
             logger.warning("%s", line)
@@ -273,3 +294,11 @@ def lower(
         forget_shapes(exported.graph)
         del exported, edge
         return program
+
+
+def _output_grids(integer_module: GraphModule) -> dict[str, float | int]:
+    """The constant methods that tell what the codes of each output stand for."""
+    found: dict[str, float | int] = {}
+    for index, grid in enumerate(integer_module.meta.get(OUTPUT_GRIDS, ())):
+        found |= {f"output_scale_{index}": grid.scale, f"output_zero_point_{index}": grid.zero_point}
+    return found

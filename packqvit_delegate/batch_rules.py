@@ -395,7 +395,9 @@ def _einsum(call: Call) -> ImageAxis:
 
 @_rule(_packqvit.quantize.default, _packqvit.dequantize.default)
 def _quantize(call: Call) -> ImageAxis:
-    return call.alone(call.node.args[0], [call.named()["axis"]])  # type: ignore[arg-type]
+    named = call.named()
+    axes = range(1, named["axis"] + 1) if named.get("channels_first") else [named["axis"]]
+    return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
 
 
 @_rule(_packqvit.select_tokens.default, _packqvit.mean_tokens.default)

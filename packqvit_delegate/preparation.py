@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Literal
 
 import torch
 from torch.fx import GraphModule
@@ -22,13 +23,17 @@ from .passes import (
     equalize_values,
     fold_input_normalization,
     lower_to_integer,
+    mark_outputs,
     rotate_residual,
     rotate_values,
     split_outlier_channels,
 )
+from .passes.mark_activations import mark_activations
 from .passes.rank_classes import check_ranking
 from .progress import Progress, silent
 from .quantizer import PackQViTQuantizer
+
+OutputType = Literal["float", "int8"]
 
 
 @dataclasses.dataclass
@@ -61,6 +66,7 @@ def make_pair(
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
     top_k: int | None = None,
+    output: OutputType = "float",
 ) -> Pair:
     """Calibrates a model and keeps the float graph beside it.
 
@@ -72,11 +78,12 @@ def make_pair(
         method: As for `export`.
         progress: As for `export`.
         top_k: As for `export`; refused here, ahead of all work, where it cannot be had.
+        output: As for `export`.
 
     Raises:
         PackQViTError: As `export`.
     """
-    reference = float_graph(model, example_inputs, batches, config, method, progress, top_k)
+    reference = float_graph(model, example_inputs, batches, config, method, progress, top_k, output)
     prepared = prepare_pt2e(_sharing_copy(reference), PackQViTQuantizer(config=config))
     calibrate(prepared, batches.chunks(), batches.size, method, progress)
     return Pair(reference, prepared)
@@ -91,6 +98,7 @@ def float_graph(
     method: CalibrationMethod | None = None,
     progress: Progress | None = None,
     top_k: int | None = None,
+    output: OutputType = "float",
 ) -> GraphModule:
     """The canonical float graph whose weights and values get codes: the same function as the model.
 
@@ -102,6 +110,7 @@ def float_graph(
         method: As for `export`.
         progress: As for `export`.
         top_k: As for `make_pair`.
+        output: As for `export`.
 
     Raises:
         PackQViTError: As `export`.
@@ -115,6 +124,8 @@ def float_graph(
     quantizer.check(module)
     if top_k is not None:
         check_ranking(module, top_k)
+    if output == "int8":
+        mark_activations(mark_outputs(module))
     method = method or CalibrationMethod()
     if _rotates(method, config):
         rotate_values(module)

@@ -11,9 +11,11 @@ from .fold_embeddings import fold_embeddings
 from .fold_input_normalization import fold_input_normalization
 from .fold_layer_scale import fold_layer_scale
 from .functionalize import functionalize_graph
+from .give_codes import give_codes
 from .hoist_token_select import hoist_token_select
 from .join_rows import join_rows
 from .lower_to_integer import lower_to_integer
+from .mark_outputs import mark_outputs
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
 from .normalize_unary import normalize_unary
@@ -25,6 +27,7 @@ from .rotate_residual import rotate_residual
 from .rotate_values import rotate_values
 from .select_before_norm import select_before_norm
 from .sink_layouts import sink_layouts
+from .split_joined_inputs import split_joined_inputs
 from .split_outlier_channels import split_outlier_channels
 from .split_qkv import split_qkv
 from .take_bytes import take_bytes
@@ -44,9 +47,11 @@ __all__ = [
     "fold_input_normalization",
     "fold_layer_scale",
     "functionalize_graph",
+    "give_codes",
     "hoist_token_select",
     "join_rows",
     "lower_to_integer",
+    "mark_outputs",
     "match_attention",
     "merge_adapters",
     "normalize_convolution",
@@ -59,6 +64,7 @@ __all__ = [
     "rotate_values",
     "select_before_norm",
     "sink_layouts",
+    "split_joined_inputs",
     "split_outlier_channels",
     "split_qkv",
     "take_bytes",

@@ -96,7 +96,7 @@ def _is_head_exchange(node: Any) -> bool:
 def _normed_projection(heads: Any) -> tuple[Node | None, HeadNorm | None]:
     """The linear behind linear -> reshape [B, N, H, d] [-> norm] -> permute [0, 2, 1, 3], and the norm."""
     norm = match_head_norm(skip_codes(heads.args[0])) if _is_head_exchange(heads) else None
-    return (_projection(heads), None) if norm is None else (norm.linear, norm)
+    return (_projection(heads), None) if norm is None else (norm.source, norm)
 
 
 def _projection(heads: Any) -> Node | None:

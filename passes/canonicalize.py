@@ -27,6 +27,7 @@ from .orient_residual import orient_residual
 from .raise_moves import raise_moves
 from .remove_no_ops import remove_no_ops
 from .sink_layouts import sink_layouts
+from .split_joined_inputs import split_joined_inputs
 from .split_qkv import split_qkv
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ _PASSES = (
     normalize_rms,
     merge_adapters,
     join_rows,
+    split_joined_inputs,
     sink_layouts,
     split_qkv,
     decompose_attention,
@@ -83,8 +85,10 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
     * linears that read the stream itself read packqvit.activation.default(stream, or moved tokens of it).
     * activation: gelu.default(x), gelu.default(x, approximate="tanh"), another operator of one argument, or
       packqvit.function(x, text) for all other functions of a linear's output.
-    * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear; the mean of two heads is add.Tensor and
-      mul.Tensor(x, 0.5).
+    * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear. Several heads, and one that reads several
+      values side by side, are a sum of linears, add.Tensor(linear, linear), with constant factors in their weights.
+    * linears that read what others than linears read too, such as a LayerNorm that the model gives out, read an
+      activation.default of it as well.
     * moves are reshape.default with every size written out, permute.default, transpose.int, select.int, slice.Tensor;
       scalings by a number are mul.Tensor(x, float); nothing writes into its input.
 

@@ -1,4 +1,4 @@
-"""The norm of q or k in front of the scores of an attention, recognised literally, with or without quantisers."""
+"""The norm of q or k in front of scores, and the RMSNorm of rows: recognised literally, with or without quantisers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .graph import aten, is_call, is_constant, shape_of
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """A norm of each head's channels.
+    """A norm of each head's channels, or of whole rows, which are one head.
 
     Attributes:
-        linear: What is normalised, [B, N, H * d].
-        norm: The rms_norm or layer_norm over [d], of [B, N, H, d].
-        factor: A constant [H, 1] or [H, d] behind it, or None.
-        value: The result, [B, N, H, d].
+        source: What is normalised, [B, N, H * d]; rows [..., d].
+        norm: The rms_norm or layer_norm over [d], of [B, N, H, d]; of rows an rms_norm.
+        factor: A constant [H, 1] or [H, d] behind it, or None; of rows a number, or a constant of one element or [d].
+        value: The result, [B, N, H, d] or [..., d].
     """
 
-    linear: Node
+    source: Node
     norm: Node
-    factor: Node | None
+    factor: Node | float | None
     value: Node
 
 
@@ -48,3 +48,22 @@ def match_head_norm(value: Any) -> HeadNorm | None:
     if factor is not None and shape_of(factor) not in ((heads, 1), (heads, channels)):
         return None
     return HeadNorm(linear, norm, factor, value)
+
+
+def match_row_norm(value: Any) -> HeadNorm | None:
+    """The RMSNorm of rows that ends in `value`, L2 normalisation included: rms_norm [-> mul factor], or None."""
+    norm, factor = value, None
+    if is_call(value, aten.mul.Tensor):
+        norm, factor = value.args
+        if not isinstance(factor, float) and not is_constant(factor):
+            return None
+    if not is_call(norm, aten.rms_norm.default) or match_head_norm(value) is not None:
+        return None
+    channels = shape_of(norm)[-1]
+    if list(norm.args[1]) != [channels] or not all(map(is_constant, (a for a in norm.args[2:3] if a is not None))):
+        return None
+    if isinstance(factor, Node) and shape_of(factor) not in ((), (1,), (channels,)):
+        return None
+    if norm is value and len(norm.users) == 1 and match_row_norm(next(iter(norm.users))) is not None:
+        return None  # what it is multiplied with belongs to it
+    return HeadNorm(norm.args[0], norm, factor, value)

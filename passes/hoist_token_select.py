@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ _PER_TOKEN: dict[object, tuple[int, ...]] = {
     ops.requantize.default: (0,),
     ops.lookup_table.default: (0,),
     ops.linear.default: (0,),
+    ops.linear_accumulate.default: (0,),
     ops.linear_add.default: (0, 5),
 }
 """Operators that treat tokens alone, and which of their arguments have a token axis."""
@@ -30,23 +32,31 @@ def hoist_token_select(graph_module: GraphModule) -> GraphModule:
     Before: select_tokens(linear_add(lookup_table(linear(layer_norm(x))), x))
     After:  linear_add(lookup_table(linear(layer_norm(select_tokens(x)))), select_tokens(x))
 
+    Where several selections read one operator, as the two heads of a distilled DeiT do, it runs for the tokens of all.
     Exact: the selected tokens get the same bits.
     """
     for node in reversed(list(graph_module.graph.nodes)):
         selects = list(node.users)
         if node._erased or not selects or not all(is_call(user, ops.select_tokens.default) for user in selects):
             continue
-        index = selects[0].args[1]
+        indices = [list(user.args[1]) for user in selects]
+        index = indices[0] if all(other == indices[0] for other in indices) else sorted(set(itertools.chain(*indices)))
         if len(index) >= shape_of(node)[1] or min(index) < 0:
             continue  # all tokens, in another order, or with others between them: nothing would be saved
-        if any(list(user.args[1]) != list(index) for user in selects):
-            continue
-        hoisted = _hoist(graph_module, node, list(index))
+        hoisted = _hoist(graph_module, node, index)
         if hoisted is not None:
-            for user in selects:
-                user.replace_all_uses_with(hoisted)
-                _erase(user)
+            for user, wanted in zip(selects, indices, strict=True):
+                _replace(graph_module, user, hoisted, None if wanted == index else [index.index(i) for i in wanted])
     return clean_up(graph_module)
+
+
+def _replace(graph_module: GraphModule, select: Node, hoisted: Node, index: list[int] | None) -> None:
+    """Puts what runs for few tokens, or some of them, in the place of a selection."""
+    if index is not None:
+        with graph_module.graph.inserting_before(select):
+            hoisted = keep_trace(call(graph_module, ops.select_tokens.default, hoisted, index), select)
+    select.replace_all_uses_with(hoisted)
+    _erase(select)
 
 
 def _hoist(graph_module: GraphModule, node: Node, index: list[int]) -> Node | None:

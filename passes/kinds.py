@@ -40,7 +40,6 @@ _TABLE = (
     "to run as a table of codes, it would have to be finite, and to stand between one linear layer, which nothing else "
     "reads, and linear layers"
 )
-_STREAM_READERS = (aten.add.Tensor, aten.layer_norm.default)
 
 
 def is_move(node: Node) -> bool:
@@ -104,23 +103,26 @@ def between(node: Node) -> tuple[str, Node | None]:
     ), None
 
 
+def without_codes(value: Node) -> str:
+    """Why a LayerNorm or a mean gets no codes: what it reads has none."""
+    return (
+        f"its input comes from {describe(input_of(value))}, which has no integer codes: that, or a linear layer behind "
+        "it, would have to run in integers"
+    )
+
+
+def input_of(value: Node) -> Node:
+    """What an operator reads first, seen through moves."""
+    return origin(value.args[0])  # type: ignore[arg-type]
+
+
 def not_for_linears(value: Node) -> str:
-    """Why a value gets no codes: something else than linear layers reads it."""
+    """Why the result of a function of one variable gets no codes: something else than linear layers reads it."""
     others = [user for user in read_by(value) if not _is_constant_linear(user) and not is_call(user, aten.mean.dim)]
     needed = (
         "only linear layers with constant weights would have to read it, or whole tokens or the mean of tokens of it"
     )
-    if others and all(other.op == "output" for other in others):
-        return (
-            "its result is the model's output, in float: a linear layer with constant weights, such as a head, would "
-            f"have to stand between; or it runs behind the program, which then gives out {listed(_computed(value))}"
-        )
-    if is_call(value, aten.layer_norm.default) and any(is_call(other, *_STREAM_READERS) for other in others):
-        return (
-            f"its result goes on as the residual stream, to {listed(others)}: only linear layers of a branch would "
-            "have to read it, x + f(LayerNorm(x)), as in a pre-norm model"
-        )
-    if others:
+    if others and not all(other.op == "output" for other in others):
         return f"its result is read by {listed(others)}: to get codes, {needed}"
     apart = _taken_apart(value)
     if apart is not None:
@@ -428,7 +430,12 @@ def _pooling(node: Node) -> str:
     )
 
 
-@_explains(aten.layer_norm.default, aten.mean.dim, *UNARY_FUNCTIONS)
+@_explains(aten.layer_norm.default, aten.mean.dim)
+def _reads_no_codes(node: Node) -> str:
+    return without_codes(node)
+
+
+@_explains(*UNARY_FUNCTIONS)
 def _read_by_others(node: Node) -> str:
     return not_for_linears(node)
 
@@ -476,8 +483,9 @@ def _sum(node: Node) -> str:
 
 def _norm(node: Node) -> str:
     return (
-        f"it takes a length of {listed(_computed(node))} at run time: a LayerNorm would have to be in its place, or it "
-        f"would have to normalise the channels of each head of q or k of an attention{_elsewhere(node)}"
+        f"it takes a length of {listed(_computed(node))} at run time: it would have to normalise the last axis, the "
+        "channels of tokens or of the heads of q or k, behind what runs in integers, or a LayerNorm would have to be "
+        f"in its place{_elsewhere(node)}"
     )
 
 

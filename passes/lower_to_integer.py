@@ -8,17 +8,29 @@ import torch
 from torch.fx import GraphModule, Node
 
 from packqvit_delegate.errors import PlanError
-from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ProbabilityGrid, ResidualGrid, values_of
+from packqvit_delegate.grids import AffineGrid, Grid, OffsetGrid, ResidualGrid, values_of
 
 from .affine import Affine, read_affine, varying_axes
 from .codes import codes_of_constant, is_dequantize, is_quantize
 from .explain import explain
-from .graph import add_constant, aten, call, clean_up, complete_modules, find, is_call, replacing, shape_of
+from .graph import (
+    add_constant,
+    aten,
+    call,
+    clean_up,
+    complete_modules,
+    find,
+    has_tensor,
+    is_call,
+    replacing,
+    shape_of,
+)
 from .hoist_token_select import hoist_token_select
 from .integer.context import FLOAT_NAME, GRID, RULES, Codes, LoweringContext, NotLowered, grid_of, output_codes
 from .integer.linear_rules import linear_operands
+from .integer.outputs import Leaving, dequantized, leave_behind_moves, leaving
 from .integer.token_rules import move_tokens, moves_tokens
-from .layout import RESHAPES, trace
+from .layout import RESHAPES, is_layout, trace
 from .normalize_unary import spell_out
 from .originals import forget_original, original_of
 from .propagate_values import propagate_values
@@ -69,8 +81,12 @@ def _lower(graph_module: GraphModule, kept: dict[str, str]) -> GraphModule:
             _lower_quantized(context, node)
         elif moves_tokens(node):
             _move(context, node)
+    accumulators: dict[Node, Leaving] = {}
     for node in find(graph_module, aten.linear.default):
-        _lower_float_output(context, node)
+        _lower_float_output(context, node, accumulators)
+    for node in list(graph_module.graph.nodes):
+        if is_layout(node) and has_tensor(node):
+            leave_behind_moves(context, node, accumulators)
     for node in list(graph_module.graph.nodes):
         if is_dequantize(node):
             _replace_dequantize(context, node)
@@ -205,23 +221,25 @@ def _move(context: LoweringContext, node: Node) -> None:
         context.codes[node] = moved
 
 
-def _lower_float_output(context: LoweringContext, node: Node) -> None:
+def _lower_float_output(context: LoweringContext, node: Node, accumulators: dict[Node, Leaving]) -> None:
     if node in context.codes or context.keeps(node):
         return
     with context.graph_module.graph.inserting_before(node):
         try:
-            result = float_output(context, node)
+            value = float_output(context, node)
         except NotLowered as reason:
             if str(reason):
                 context.reasons.setdefault(node, reason)
             return
         except PlanError as error:
             raise PlanError(_named(node, error)) from error
+        result = dequantized(context, value, node)
+    accumulators[result] = value
     node.replace_all_uses_with(result)
 
 
-def float_output(context: LoweringContext, node: Node) -> Node:
-    """A linear whose result is wanted in float: integer accumulators, dequantised.
+def float_output(context: LoweringContext, node: Node) -> Leaving:
+    """The integer accumulators of a linear whose result is wanted in float.
 
     Raises:
         NotLowered: Its input or its weight has no codes.
@@ -229,8 +247,7 @@ def float_output(context: LoweringContext, node: Node) -> Node:
     x, layer = linear_operands(context, node)
     weight, bias = layer.constants(context, node.name)
     accumulator = context.call(ops.linear_accumulate.default, (x.node, weight, bias, layer.bits), node)
-    scale = context.constant(f"{node.name}_scale", layer.scales.float())
-    return context.call(ops.dequantize.default, (accumulator, scale, 0, len(shape_of(node)) - 1), node)
+    return Leaving(accumulator, layer.scales.float())
 
 
 def _replace_dequantize(context: LoweringContext, node: Node) -> None:
@@ -242,18 +259,12 @@ def _replace_dequantize(context: LoweringContext, node: Node) -> None:
         return
     value = quantize.args[0]
     assert isinstance(value, Node)
-    codes = context.codes.get(value)
-    if codes is None or isinstance(codes.grid, (OffsetGrid, ProbabilityGrid)):
+    codes = leaving(context.codes.get(value))
+    if codes is None:
         node.replace_all_uses_with(value)
         return
-    axis = len(shape_of(value)) - 1
     with context.graph_module.graph.inserting_before(node):
-        if isinstance(codes.grid, AffineGrid):
-            scale, zero_point = torch.tensor([codes.grid.scale]), codes.grid.zero_point
-        else:
-            scale, zero_point = codes.grid.channel_scales(shape_of(value)[-1]).float(), 0
-        scale_node = context.constant(f"{value.name}_scale", scale)
-        result = context.call(ops.dequantize.default, (codes.node, scale_node, zero_point, axis), value)
+        result = dequantized(context, codes, value)
     node.replace_all_uses_with(result)
 
 

@@ -1,4 +1,4 @@
-"""Marks where linears read the residual stream itself, without a LayerNorm in front of them."""
+"""Marks where linears read values of 16 bits: the residual stream itself, or what others than linears read too."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ from collections.abc import Hashable
 import torch
 from torch.fx import GraphModule, Node
 
-from .graph import aten, call, clean_up, find, is_call, is_constant, keep_module, shape_of
+from .graph import aten, call, clean_up, find, is_call, keep_module, shape_of
 from .layout import joined_rows
-from .patterns import adds_to_stream, is_input, match_embedding, stream_of
+from .patterns import (
+    adds_to_stream,
+    averages_tokens,
+    is_input,
+    is_shared,
+    match_embedding,
+    normalizes,
+    reads_as_linear,
+    stream_of,
+)
 
 ops = torch.ops.packqvit
 
 
 def mark_activations(graph_module: GraphModule) -> GraphModule:
-    """Puts an identity between a stream, or an input, and the linears that read it: they read codes of their own.
+    """Puts an identity in front of linears that read 16 bits, or an input: what they read gets codes of its own.
 
-    All linears that read the same tokens read one of them. Post-norm models, as Swin v2, read the stream everywhere.
+    That is the stream, which post-norm models, as Swin v2, read everywhere; and a LayerNorm, a mean of tokens or a
+    linear that something else reads as well, such as the model's output. All linears that read the same tokens read one
+    identity.
 
-    before: linear(x), linear(reshape(x)), add(x, branch)
-    after:  linear(activation(x)), linear(activation(reshape(x))), add(x, branch)
+    before: linear(x), linear(reshape(x)), add(x, branch); linear(norm), output(norm)
+    after:  linear(activation(x)), linear(activation(reshape(x))), add(x, branch);
+            linear(activation(norm)), output(norm)
     """
-    streams = _streams(graph_module)
+    streams = _streams(graph_module) | _shared(graph_module)
     made: dict[Hashable, Node] = {}
     for linear in find(graph_module, aten.linear.default):
-        value, *parameters = linear.args
-        origin = stream_of(linear)
-        if origin not in streams or not all(operand is None or is_constant(operand) for operand in parameters):
+        value, origin = linear.args[0], stream_of(linear)
+        if origin not in streams or not reads_as_linear(linear):
             continue
         assert isinstance(value, Node)
         key = _tokens(origin, value)
@@ -48,6 +59,15 @@ def _streams(graph_module: GraphModule) -> set[Node]:
         elif is_call(node, aten.layer_norm.default):
             found.add(stream_of(node))
     return found
+
+
+def _shared(graph_module: GraphModule) -> set[Node]:
+    """The LayerNorms, means of tokens and linears that linears and others read."""
+    return {
+        node
+        for node in graph_module.graph.nodes
+        if (normalizes(node) or averages_tokens(node) or reads_as_linear(node)) and is_shared(node)
+    }
 
 
 def _tokens(origin: Node, value: Node) -> Hashable:

@@ -9,12 +9,14 @@ from .sums import branches_of, is_branch, is_norm_branch, is_sum, parts_of, read
 def orient_residual(graph_module: GraphModule) -> GraphModule:
     """Rewrites sums of skips and linears, in any order, scaled or subtracted, as additions of linears to a stream.
 
-    Where there are LayerNorms and no linears (post-norm), it is LayerNorms that are added. Constant factors and signs
+    Where there are LayerNorms and no linears (post-norm), it is LayerNorms that are added. Where there is nothing else
+    than these, the others are added to the first, as to a stream that begins there. Constant factors and signs
     of a linear or a LayerNorm, one for all channels or one each, become part of it. A factor of the skip
     stays in front of it. Afterwards the stream is computed before the linear that is added to it.
 
-    before: sub(stream, mul(linear, 0.5)), add(branch, stream), add(stream, linear, alpha=2), lerp(stream, linear, 0.1)
-    after:  add(stream, linear), or add(mul(stream, 0.9), linear)
+    before: sub(stream, mul(linear, 0.5)), add(branch, stream), add(stream, linear, alpha=2), lerp(stream, linear, 0.1),
+            mul(add(linear, linear), 0.5)
+    after:  add(stream, linear), or add(mul(stream, 0.9), linear), or add(linear, linear)
     """
     seen: set[Node] = set()
     for node in reversed(list(graph_module.graph.nodes)):
@@ -25,7 +27,7 @@ def orient_residual(graph_module: GraphModule) -> GraphModule:
             continue
         seen.update(parts_of(graph_module, node))
         branches = branches_of(graph_module, found)
-        if branches and len(branches) < len(found.terms):
+        if branches and (len(branches) != 1 or len(found.terms) > 1 or _is_output(node)):
             write_sum(graph_module, node, found)
     clean_up(graph_module)
     _order(graph_module)
@@ -37,7 +39,11 @@ def _is_oriented(graph_module: GraphModule, node: Node) -> bool:
         return False
     stream, branch = node.args
     branches = is_branch(graph_module, branch) or is_norm_branch(graph_module, branch)
-    return branches and not is_branch(graph_module, stream) and _is_stream(stream, node)
+    return branches and _is_stream(stream, node)
+
+
+def _is_output(node: Node) -> bool:
+    return all(user.op == "output" for user in node.users)
 
 
 def _is_stream(value: object, addition: Node) -> bool:

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from .attention import Attention, match_attention
 from .codes import skip_codes
 from .graph import arguments, aten, dtype_of, has_tensor, is_call, is_constant, shape_of
+from .head_norm import match_row_norm
 from .layout import NOTHING, is_layout, joined_rows, trace
 from .reasons import module_path
 
@@ -33,8 +34,6 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.tanh.default,
 )
 """Functions of one variable: each becomes a 256-entry table."""
-
-_STREAM_READERS = (aten.layer_norm.default, torch.ops.packqvit.activation.default)
 
 
 def layer_name(node: Node) -> str:
@@ -163,6 +162,18 @@ def adds_to_stream(node: Node) -> bool:
     return is_residual_add(node) or is_post_norm_add(node)
 
 
+def sums_up_linears(node: Node) -> bool:
+    """Whether an addition is part of a sum of linears alone, which no LayerNorm reads: the logits of several heads."""
+    sums: list[Any] = [node]
+    while is_residual_add(sums[0]):
+        sums.insert(0, sums[0].args[0])
+    while following := [user for user in sums[-1].users if is_residual_add(user) and user.args[0] is sums[-1]]:
+        sums.append(following[0])
+    reading = (reader for value in sums for reader, _ in _readers_of_rows(value))
+    has_norm = any(is_call(reader, aten.layer_norm.default) for reader in reading)
+    return len(sums) > 1 and is_call(sums[0], aten.linear.default) and not has_norm
+
+
 def is_channel_norm(node: Any) -> bool:
     """Whether a node is a LayerNorm of the last axis with constant parameters, or none."""
     if not is_call(node, aten.layer_norm.default):
@@ -170,6 +181,11 @@ def is_channel_norm(node: Any) -> bool:
     given = arguments(node)
     constants = (given["weight"], given["bias"])
     return len(given["normalized_shape"]) == 1 and all(value is None or is_constant(value) for value in constants)
+
+
+def normalizes(value: Any) -> bool:
+    """Whether a node is the result of a norm of the last axis: a LayerNorm, an RMSNorm or an L2 normalisation."""
+    return is_channel_norm(value) or match_row_norm(value) is not None
 
 
 def stream_of(reader: Node) -> Node:
@@ -225,13 +241,36 @@ def is_padded(value: Node) -> bool:
     return any(rows is not None and bool((rows == NOTHING).any()) for rows in found)
 
 
-def carries_stream(value: Node) -> bool:
-    """Whether a value [..., C] is one of the residual stream: LayerNorms, additions and `activation` alone read it."""
-    behind = readers(value)
-    return bool(behind) and all(
-        reader.args[0] is through and (adds_to_stream(reader) or is_call(reader, *_STREAM_READERS))
-        for reader, through in behind or ()
+def begins_stream(value: Node) -> bool:
+    """Whether a LayerNorm or a residual addition reads a value [..., C], or whole tokens of it."""
+    return any(
+        reader.args[0] is through and (adds_to_stream(reader) or is_call(reader, aten.layer_norm.default))
+        for reader, through in _readers_of_rows(value)
     )
+
+
+def is_shared(value: Node) -> bool:
+    """Whether linears with constant parameters read a value [..., C], or whole tokens of it, and others do, too."""
+    return linears_behind(value) is None and any(
+        reader.args[0] is through and reads_as_linear(reader) for reader, through in _readers_of_rows(value)
+    )
+
+
+def reads_as_linear(reader: Node) -> bool:
+    """Whether a node is a linear with constant parameters."""
+    return is_call(reader, aten.linear.default) and all(is_constant(a) for a in reader.args[1:] if a is not None)
+
+
+def _readers_of_rows(value: Node) -> Iterator[tuple[Node, Node]]:
+    """What reads whole tokens of a value [..., C], moved or not, and through which node; whatever else reads it."""
+    waiting = [value]
+    while waiting:
+        through = waiting.pop()
+        for user in through.users:
+            if is_layout(user) and user.args[0] is through:
+                waiting.append(user)
+            elif through is value or has_tensor(through) and joined_rows(value, through) is not None:
+                yield user, through
 
 
 def linears_behind(value: Node) -> list[Node] | None:
@@ -244,8 +283,7 @@ def linears_behind(value: Node) -> list[Node] | None:
     if behind is None:
         return None
     for reader, through in behind:
-        parameters = [argument for argument in reader.args[1:] if argument is not None]
-        if is_call(reader, aten.linear.default) and reader.args[0] is through and all(map(is_constant, parameters)):
+        if reads_as_linear(reader) and reader.args[0] is through:
             found.append(reader)
         elif averages_tokens(reader) and (linears := linears_behind(reader)) is not None:
             found.extend(linears)

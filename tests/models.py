@@ -329,7 +329,6 @@ class Case:
         depth: Number of blocks.
         head_linears: Number of linears behind the last block.
         norms: Number of layer_norm operators.
-        extra: Operators of the head beyond the usual.
         image: Side of the image.
     """
 
@@ -338,12 +337,11 @@ class Case:
     depth: int = MICRO["depth"]
     head_linears: int = 1
     norms: int = 2 * MICRO["depth"] + 1
-    extra: tuple[str, ...] = ()
     image: int = MICRO["image"]
 
 
 _TIMM = "vit_tiny_patch16_224"
-_DISTILLED = {"prefix": 2, "head_linears": 2, "extra": ("aten.mul.Tensor",)}
+_DISTILLED = {"prefix": 2, "head_linears": 2}
 
 CASES: dict[str, Case] = {
     "timm_vit": Case(lambda: timm_model(_TIMM)),
@@ -367,12 +365,12 @@ CASES: dict[str, Case] = {
     "hf_deit": Case(lambda: hugging_face_model("DeiT"), prefix=2),
     "hf_deit_eager": Case(lambda: hugging_face_model("DeiT", "eager"), prefix=2),
     "hf_deit_with_teacher": Case(lambda: hugging_face_model("DeiTWithTeacher"), **_DISTILLED),
-    "hf_dinov2": Case(lambda: hugging_face_model("Dinov2"), extra=("aten.cat.default", "aten.mean.dim")),
-    "hf_dinov2_eager": Case(lambda: hugging_face_model("Dinov2", "eager"), extra=("aten.cat.default", "aten.mean.dim")),
+    "hf_dinov2": Case(lambda: hugging_face_model("Dinov2"), head_linears=2),
+    "hf_dinov2_eager": Case(lambda: hugging_face_model("Dinov2", "eager"), head_linears=2),
     "hf_dinov2_registers": Case(
         lambda: hugging_face_model("Dinov2WithRegisters", num_register_tokens=4),
         prefix=5,
-        extra=("aten.cat.default", "aten.mean.dim"),
+        head_linears=2,
     ),
     "torchvision_vit": Case(torchvision_model),
     "plain": Case(plain_model),

@@ -276,6 +276,12 @@ const std::vector<Rule>& rules() {
       {"SelectNothing", [](auto& b) { op(b, kSelect).AsSelectTokens()->index.clear(); }, "no token is selected"},
       {"SelectShape", [](auto& b) { op(b, kSelect).AsSelectTokens()->index = {1, 2}; }, "needs 4 rows of 8"},
       {"DequantizeScale", [](auto& b) { op(b, kDequantize).AsDequantize()->axis = 0; }, "needs dense Float32 [2]"},
+      {"DequantizeChannelsFirst",
+       [](auto& b) {
+         op(b, kDequantize).AsDequantize()->axis = 1;
+         op(b, kDequantize).AsDequantize()->channels_first = true;
+       },
+       "channels come first where x has 3 axes, the last one of channels, not axis 1"},
       {"MeanRange", [](auto& b) { op(b, kMean).AsMeanTokens()->requantizer->qmin = -129; }, "no range"},
       {"MeanBias", [](auto& b) { set_constant<int32_t>(b, op(b, kMean).AsMeanTokens()->bias, 0, INT32_MAX); },
        "bias[0]"},

@@ -45,9 +45,9 @@ PlanBuilder readers_plan(Random& random, DataType type, bool rows) {
     norm.centred = source == x;
     norm.epsilon = source == x ? 7 : 0;
     norm.output_shift = 19;
-    norm.qmin = -127;
-    norm.qmax = 127;
-    norm.output = plan.output(DataType::Int8, kShape);
+    norm.qmin = source == x ? -127 : -32767;
+    norm.qmax = source == x ? 127 : 32767;
+    norm.output = plan.output(source == x ? DataType::Int8 : DataType::Int16, kShape);
     plan.node(std::move(norm));
   }
   return plan;

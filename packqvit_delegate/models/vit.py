@@ -14,7 +14,10 @@ from packqvit_delegate.errors import PackQViTError
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Sizes of a Vision Transformer; the defaults are ViT-Tiny / DeiT-Tiny."""
+    """Sizes of a Vision Transformer; the defaults are ViT-Tiny / DeiT-Tiny.
+
+    `distilled`: with a distillation token behind the class token, and a head of its own (DeiT).
+    """
 
     image_size: int = 224
     patch_size: int = 16
@@ -24,12 +27,13 @@ class ViTConfig:
     depth: int = 12
     heads: int = 3
     mlp_ratio: int = 4
+    distilled: bool = False
 
     def __post_init__(self) -> None:
         """Checks that sizes are positive, patches tile the image and heads divide the channels."""
         check_fields(self)
         for field in fields(self):
-            if getattr(self, field.name) < 1:
+            if field.name != "distilled" and getattr(self, field.name) < 1:
                 raise PackQViTError(f"{field.name} is {getattr(self, field.name)}, but must be at least 1")
         if self.image_size % self.patch_size:
             raise PackQViTError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
@@ -42,8 +46,13 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, the class token included."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        """Number of tokens, the class token and the distillation token included."""
+        return (self.image_size // self.patch_size) ** 2 + self.prefix
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens in front of the patches."""
+        return 2 if self.distilled else 1
 
 
 class PatchEmbed(nn.Module):
@@ -106,7 +115,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """ViT and DeiT (without distillation) for classification.
+    """ViT and DeiT for classification; the distilled DeiT answers with the mean of its two heads.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; Touvron et al., "Training data-efficient
     image transformers", ICML 2021.
@@ -117,15 +126,19 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
+        self.dist_token = nn.Parameter(torch.empty(1, 1, config.dim)) if config.distilled else None
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.head = nn.Linear(config.dim, config.num_classes)
+        self.head_dist = nn.Linear(config.dim, config.num_classes) if config.distilled else None
         self._initialize()
 
     def _initialize(self) -> None:
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.02)
+        if self.dist_token is not None:
+            nn.init.normal_(self.dist_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -141,7 +154,10 @@ class VisionTransformer(nn.Module):
             float32 [B, num_classes], the logits.
         """
         x = self.patch_embed(x)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
+        tokens = [token for token in (self.cls_token, self.dist_token) if token is not None]
+        x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in tokens), x], dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x)[:, 0])
+        x = self.norm(x)
+        logits = self.head(x[:, 0])
+        return logits if self.head_dist is None else (logits + self.head_dist(x[:, 1])) / 2

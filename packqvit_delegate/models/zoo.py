@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packqvit_delegate.data.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from packqvit_delegate.models.swin import SwinConfig
@@ -22,6 +22,7 @@ class Entry:
 TINY = ViTConfig(dim=192, heads=3)
 SMALL = ViTConfig(dim=384, heads=6)
 BASE = ViTConfig(dim=768, heads=12)
+DISTILLED_TINY, DISTILLED_SMALL, DISTILLED_BASE = (replace(c, distilled=True) for c in (TINY, SMALL, BASE))
 SWIN_TINY = SwinConfig()
 SWIN_SMALL = SwinConfig(depths=(2, 2, 18, 2))
 SWIN_BASE = SwinConfig(dim=128, heads=4, depths=(2, 2, 18, 2))
@@ -33,6 +34,9 @@ ZOO = {
     "deit_tiny": Entry(TINY, DEIT, "timm/deit_tiny_patch16_224.fb_in1k"),
     "deit_small": Entry(SMALL, DEIT, "timm/deit_small_patch16_224.fb_in1k"),
     "deit_base": Entry(BASE, DEIT, "timm/deit_base_patch16_224.fb_in1k"),
+    "deit_tiny_distilled": Entry(DISTILLED_TINY, DEIT, "timm/deit_tiny_distilled_patch16_224.fb_in1k"),
+    "deit_small_distilled": Entry(DISTILLED_SMALL, DEIT, "timm/deit_small_distilled_patch16_224.fb_in1k"),
+    "deit_base_distilled": Entry(DISTILLED_BASE, DEIT, "timm/deit_base_distilled_patch16_224.fb_in1k"),
     "vit_tiny": Entry(TINY, VIT, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     "vit_small": Entry(SMALL, VIT, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
     "vit_base": Entry(BASE, VIT, "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"),

@@ -155,7 +155,7 @@ def _head_norm_meta(
     qmin: Any,
     qmax: Any,
 ) -> torch.Tensor:
-    return torch.empty_like(x, dtype=torch.int8)
+    return torch.empty_like(x, dtype=code_dtype(qmin, qmax))
 
 
 @integer_op(
@@ -176,6 +176,8 @@ def head_norm(
 ) -> torch.Tensor:
     """Int-LayerNorm of q or k, each head by itself; without the mean where it is an RMSNorm, as in cosine attention.
 
+    With one head it is the RMSNorm, or the L2 normalisation, of whole rows.
+
     Args:
         x: int8 or int16 [..., H * d].
         weight: int16 [H * d], gamma over the output step times 2^(output_shift - Q), Q of d channels.
@@ -188,9 +190,9 @@ def head_norm(
         qmax: Largest output code.
 
     Returns:
-        int8 [..., H * d].
+        int8 [..., H * d], or int16 where [qmin, qmax] does not fit into int8.
     """
     split = (heads, x.shape[-1] // heads)
     by_head = (x.unflatten(-1, split), None, weight.reshape(split), bias.reshape(split))
     steps = _normalize(*by_head, epsilon, output_shift, centred).flatten(-2)
-    return steps.clamp(qmin, qmax).to(torch.int8)
+    return steps.clamp(qmin, qmax).to(code_dtype(qmin, qmax))

@@ -44,12 +44,18 @@ def quantize(
     return codes.to(code_dtype(qmin, qmax))
 
 
-def _dequantize_meta(x: Any, scale: Any, zero_point: Any, axis: Any) -> torch.Tensor:
-    return torch.empty_like(x, dtype=torch.float32)
+def _dequantize_meta(x: Any, scale: Any, zero_point: Any, axis: Any, channels_first: Any = False) -> torch.Tensor:
+    shape = (x.shape[0], x.shape[-1], *x.shape[1:-1]) if channels_first else x.shape
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
-@integer_op("dequantize(Tensor x, Tensor scale, int zero_point, int axis) -> Tensor", _dequantize_meta)
-def dequantize(x: torch.Tensor, scale: torch.Tensor, zero_point: int, axis: int) -> torch.Tensor:
+@integer_op(
+    "dequantize(Tensor x, Tensor scale, int zero_point, int axis, bool channels_first=False) -> Tensor",
+    _dequantize_meta,
+)
+def dequantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: int, axis: int, channels_first: bool = False
+) -> torch.Tensor:
     """Codes or accumulators to float32: float32(x - zero_point) * scale.
 
     Args:
@@ -57,8 +63,10 @@ def dequantize(x: torch.Tensor, scale: torch.Tensor, zero_point: int, axis: int)
         scale: float32 [1] or [C].
         zero_point: The code of 0.0 (0 for int32).
         axis: The axis of x that C runs along.
+        channels_first: x is [P, ..., C], and the result has its channels in front: maps leave as a convolution's do.
 
     Returns:
-        float32 of x's shape.
+        float32 of x's shape, or [P, C, ...].
     """
-    return (x.long() - zero_point).to(torch.float32) * _along(scale, axis, x.ndim)
+    values = (x.long() - zero_point).to(torch.float32) * _along(scale, axis, x.ndim)
+    return values.movedim(-1, 1).contiguous() if channels_first else values

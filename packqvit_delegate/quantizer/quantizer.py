@@ -24,9 +24,9 @@ from ..passes.canonicalize import canonicalize
 from ..passes.fold_input_normalization import PIXELS, fold_input_normalization, pixel_grid
 from ..passes.functionalize import functionalize_graph
 from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
-from ..passes.head_norm import match_head_norm
+from ..passes.head_norm import match_head_norm, match_row_norm
 from ..passes.integer.linear_rules import MAX_FEATURES
-from ..passes.kinds import by_kind, not_for_linears
+from ..passes.kinds import by_kind, input_of, not_for_linears, without_codes
 from ..passes.layout import is_layout, joined_rows, moved_rows, trace
 from ..passes.originals import keep_original
 from ..passes.patterns import (
@@ -34,14 +34,16 @@ from ..passes.patterns import (
     Embedding,
     adds_to_stream,
     attentions,
-    carries_stream,
+    begins_stream,
     is_input,
     is_post_norm_add,
     layer_name,
     linears_behind,
     match_embedding,
     readers,
+    reads_as_linear,
     stream_of,
+    sums_up_linears,
 )
 from ..passes.reasons import NotLowered, describe, name_cause, origin, reason_of, set_reason
 from ..passes.remove_no_ops import active_dropouts
@@ -111,7 +113,6 @@ class PackQViTQuantizer(Quantizer):
             self._annotate_attention(attention)
         for node in model.graph.nodes:
             self._annotate_node(model, node)
-        for node in model.graph.nodes:
             self._annotate_stream(node)
         return model
 
@@ -198,31 +199,53 @@ class PackQViTQuantizer(Quantizer):
             self._annotate_linear(model, node)
         elif is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node)):
             pass  # of q or k; or without codes of its own, as what it is added to
-        elif is_call(node, aten.layer_norm.default, _ACTIVATION, *UNARY_FUNCTIONS, aten.mean.dim):
+        elif is_call(node, aten.mean.dim) or _is_norm(node):
+            self._annotate_norm_or_mean(node)
+        elif is_call(node, _ACTIVATION, *UNARY_FUNCTIONS):
             bits = self._bits_of(node)
-            if bits is not None:
-                _set_output(node, self.specs.activation(bits))
-            elif is_call(node, aten.mean.dim, aten.layer_norm.default) and carries_stream(node):
-                _set_output(node, self.specs.residual())
+            if bits is not None or is_call(node, _ACTIVATION) or _is_output(node):
+                _set_output(node, self.specs.activation(8 if bits is None else bits))
             else:
                 set_reason(node, not_for_linears(node))
         elif adds_to_stream(node):
-            _set_output(node, self.specs.residual())
+            _set_output(node, self._stream_spec(node))
         elif is_call(node, aten.add.Tensor, aten.conv2d.default) and not _has_codes(node) and reason_of(node) is None:
             set_reason(node, by_kind(node))
+
+    def _annotate_norm_or_mean(self, node: Node) -> None:
+        """Codes as linears read them, of a stream that begins here, or of 16 bits where anything else reads it."""
+        bits = self._bits_of(node)
+        if bits is not None:
+            _set_output(node, self.specs.activation(bits))
+        elif begins_stream(node):
+            _set_output(node, self.specs.residual())
+        elif _reads_codes(_norm_of(node)):
+            _set_output(node, self.specs.branch())
+        else:
+            set_reason(node, without_codes(node))
+            name_cause(node, input_of(node))
 
     def _annotate_stream(self, node: Node) -> None:
         """What a LayerNorm or a residual addition reads from operators without codes is rounded to the stream's.
 
-        A linear that only a LayerNorm reads, as in a post-norm, gets a grid of its own.
+        A linear that only a LayerNorm reads, as in a post-norm, gets a grid of its own; so does one that `activation`
+        reads, as others than linears read it too.
         """
-        is_norm = is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node))
+        if is_call(node, _ACTIVATION) and _is_integer_linear(source := stream_of(node)):
+            _set_output(source, self.specs.branch())
+        is_norm = _is_norm(node) and (_has_codes(node) or _is_post_norm(node))
         if not is_norm and not adds_to_stream(node) or match_head_norm(node) is not None:
             return
-        source = stream_of(node)
-        if is_input(source) or (source.op == "call_function" and not is_call(source, aten.layer_norm.default)):
+        reader = _norm_of(node)
+        source = stream_of(reader)
+        if is_input(source) or (source.op == "call_function" and not _is_norm(source)):
             alone = is_norm and is_call(source, aten.linear.default) and len(readers(source) or ()) == 1
-            _set_output(source, self.specs.branch() if alone else self.specs.residual())
+            embeds = is_call(source, aten.linear.default) and not begins_stream(source) and reader is not node
+            _set_output(source, self.specs.branch() if alone or embeds else self._stream_spec(node))
+
+    def _stream_spec(self, reader: Node) -> QuantizationSpecBase:
+        """Of what an addition or a LayerNorm reads and writes: 16 bits for sums of linears, which are answers."""
+        return self.specs.branch() if sums_up_linears(reader) else self.specs.residual()
 
     def _bits_of(self, node: Node) -> int | None:
         """Width of a value that linears read; None where anything else reads it."""
@@ -297,6 +320,34 @@ def _set_input(node: Node, index: int, spec: QuantizationSpecBase) -> None:
     argument = node.args[index]
     assert isinstance(argument, Node)
     _annotation(node).input_qspec_map[argument] = spec
+
+
+def _is_integer_linear(node: Node) -> bool:
+    """Whether a node is a linear whose weights get codes."""
+    return is_call(node, aten.linear.default) and node.args[1] in _annotation(node).input_qspec_map
+
+
+def _is_norm(node: Node) -> bool:
+    """Whether a node is the result of a LayerNorm, or of an RMSNorm or an L2 normalisation of whole rows."""
+    return is_call(node, aten.layer_norm.default) or match_row_norm(node) is not None
+
+
+def _norm_of(value: Node) -> Node:
+    """What reads the input of a norm, whose result may have a factor behind it; any other node as it is."""
+    norm = match_row_norm(value)
+    return value if norm is None else norm.norm
+
+
+def _reads_codes(reader: Node) -> bool:
+    """Whether what a LayerNorm or a mean reads is there in codes, for others or from an integer linear."""
+    source = stream_of(reader)
+    return _has_codes(source) or _is_integer_linear(source)
+
+
+def _is_output(value: Node) -> bool:
+    """Whether a value goes to the model's output, moved as whole tokens at most, or to linears, but nowhere else."""
+    reading = readers(value)
+    return reading is not None and all(reader.op == "output" or reads_as_linear(reader) for reader, _ in reading)
 
 
 def _is_post_norm(norm: Node) -> bool:

@@ -1,11 +1,12 @@
 """The backend in ExecuTorch's Python runtime: importing this registers it."""
 
 from .library import executable_path, library_path, load_library, selected_tier, supported_tiers
-from .model import Model, TensorType, load
+from .model import CodeGrid, Model, TensorType, load
 
 load_library()
 
 __all__ = [
+    "CodeGrid",
     "Model",
     "TensorType",
     "executable_path",

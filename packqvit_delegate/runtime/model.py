@@ -39,10 +39,27 @@ class TensorType:
         return self.dtype == torch.uint8 and len(self.shape) == 4 and self.shape[-1] == 3
 
 
+@dataclasses.dataclass(frozen=True)
+class CodeGrid:
+    """What the int8 codes of an output stand for: `scale * (code - zero_point)`.
+
+    Attributes:
+        scale: Value of one step.
+        zero_point: Code of 0.
+    """
+
+    scale: float
+    zero_point: int
+
+    def values(self, codes: torch.Tensor) -> torch.Tensor:
+        """float32 of the codes' shape."""
+        return (codes.float() - self.zero_point) * self.scale
+
+
 class Model:
     """A loaded program and its method."""
 
-    def __init__(self, method: Method, program: object) -> None:
+    def __init__(self, method: Method, program: Any) -> None:
         """Wraps a method.
 
         Args:
@@ -69,6 +86,21 @@ class Model:
         """
         meta = self._method.metadata
         return [_tensor_type(meta.output_tensor_meta(i), f"output {i}") for i in range(meta.num_outputs())]
+
+    def output_grids(self) -> list[CodeGrid]:
+        """What the codes of each output stand for, of a program that was exported with `output="int8"`.
+
+        Raises:
+            PackQViTError: The program gives something else than codes.
+        """
+        grids = []
+        for index in range(self._method.metadata.num_outputs()):
+            names = f"output_scale_{index}", f"output_zero_point_{index}"
+            if not set(names) <= self._program.method_names:
+                raise PackQViTError(f'output {index} is not given as codes: export with output="int8" for that')
+            scale, zero_point = (self._program.load_method(name).execute([])[0] for name in names)
+            grids.append(CodeGrid(float(scale), int(zero_point)))
+        return grids
 
     def run(self, *inputs: torch.Tensor | np.ndarray) -> list[torch.Tensor]:
         """The method's outputs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -61,9 +62,12 @@ def emit_quantize(plan: PlanBuilder, node: Node) -> fb.QuantizeT:
 @emits("dequantize")
 def emit_dequantize(plan: PlanBuilder, node: Node) -> fb.DequantizeT:
     """packqvit.dequantize."""
-    x, scale, zero_point, axis = node.args
+    x, scale, zero_point, axis, *channels_first = node.args
     table = fb.DequantizeT()
-    table.x, table.scale = plan.read(x), plan.constant(scale)
+    table.channelsFirst = any(channels_first)
+    first, *tokens, last = _shape(x)
+    table.x = plan.read_shaped(x, [first, math.prod(tokens), last]) if table.channelsFirst else plan.read(x)
+    table.scale = plan.constant(scale)
     table.zeroPoint = zero_point
     plan.set_axis(table, x, axis)
     return table

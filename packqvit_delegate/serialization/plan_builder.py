@@ -156,13 +156,14 @@ class PlanBuilder:
         self._reading.append(index)
         return index
 
-    def read_shaped(self, node: Any) -> int:
-        """Index of the value that an operator reads by images and tokens: it has the shape that the node has.
+    def read_shaped(self, node: Any, shape: list[int] | None = None) -> int:
+        """Index of the value that an operator reads by images and tokens: with the node's shape, or `shape`.
 
         A view has no value of its own. What writes row by row can write in the shape that a reader wants; where two of
         them want different ones, rows are copied.
         """
-        index, shape = self.read(node), [int(size) for size in node.meta["val"].shape]
+        index = self.read(node)
+        shape = [int(size) for size in node.meta["val"].shape] if shape is None else shape
         if self._values[index].shape != shape:
             if index in self._shaped:
                 self._reading.pop()

@@ -20,6 +20,7 @@ from ..grids import AffineGrid, Grid, values_of
 from ..passes.codes import is_dequantize, is_quantize
 from ..passes.graph import aten, constant, find, is_call, is_constant, shape_of
 from ..passes.integer.context import RULES, Codes, LoweringContext, NotLowered
+from ..passes.integer.outputs import dequantized
 from ..passes.integer.token_rules import code_of_zero, moves_tokens, side_by_side
 from ..passes.layout import PADS, trace
 from ..passes.lower_to_integer import behind_reshapes, float_output, quantize_float, read_by_quantizer
@@ -173,7 +174,8 @@ class IntegerPass:
         """
         try:
             with _exact(simulated):
-                return _substitute(simulated, _tensor(float_output(self._context, self._nodes[name])))
+                node = self._nodes[name]
+                return _substitute(simulated, dequantized(self._context, float_output(self._context, node), node))
         except NotLowered:
             return simulated
 

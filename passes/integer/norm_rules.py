@@ -17,7 +17,7 @@ from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
 from packqvit_delegate.requantizer import FRACTION_BITS_INT8, make_requantizer
 
 from ..graph import arguments, aten, is_call, shape_of
-from ..head_norm import match_head_norm
+from ..head_norm import match_head_norm, match_row_norm
 from ..patterns import UNARY_FUNCTIONS
 from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
 
@@ -91,24 +91,30 @@ def _epsilon(eps: float, step: float, channels: int) -> int:
 
 @lowers(aten.rms_norm.default, aten.mul.Tensor)
 def lower_head_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(mul(rms_norm(reshape(q)), factor)) -> packqvit.head_norm; the same for a LayerNorm."""
-    out = require_affine(grid)
-    head_norm = match_head_norm(node)
-    if head_norm is None:
+    """quantize(mul(rms_norm(reshape(q)), factor)) -> packqvit.head_norm; also of a LayerNorm, or of whole rows."""
+    found = match_head_norm(node) or match_row_norm(node)
+    if found is None:
         raise NotLowered(
-            "it would have to be a norm over the channels of each head of q or k of an attention: linear layer, split "
-            "into heads, norm, at most one constant factor for each head"
+            "it would have to be a norm over the last axis, the channels of tokens or of the heads of q or k of an "
+            "attention, with at most one constant factor behind it for each channel or head"
         )
-    x = context.codes_of(head_norm.linear, "its input")
-    step = require_residual(x.grid, "its input").scale
-    given = arguments(head_norm.norm)
-    heads, channels = shape_of(node)[-2:]
+    x = context.codes_of(found.source, "its input")
+    stream = require_residual(x.grid, "its input")
+    if stream.shift is not None:
+        raise NotLowered(
+            "its input is the residual stream in 8 bits, whose channels have steps of their own: the stream would have "
+            'to have 16 bits, residual="int16" in the configuration'
+        )
+    given = arguments(found.norm)
+    channels, width = shape_of(found.norm)[-1], shape_of(found.source)[-1]
+    heads = width // channels
     _require_channels(channels)
+    scales, zero_point, qmin, qmax = output_codes(grid, width)
     gamma = torch.ones(channels) if given["weight"] is None else context.tensor(given["weight"])
     beta = torch.zeros(channels) if given.get("bias") is None else context.tensor(given["bias"])
-    factor = torch.ones(1) if head_norm.factor is None else context.tensor(head_norm.factor)
-    scaled = (factor.double() / out.scale).expand(heads, channels)
-    offset = (scaled * beta.double()).flatten() + out.zero_point
+    factor = context.tensor(found.factor) if isinstance(found.factor, Node) else torch.tensor(found.factor or 1.0)
+    scaled = factor.double().expand(heads, channels) / scales.reshape(heads, channels)
+    offset = (scaled * beta.double()).flatten() + zero_point
     weight, bias, output_shift = _norm_constants((scaled * gamma.double()).flatten(), offset, channels)
     eps = torch.finfo(torch.float32).eps if given["eps"] is None else given["eps"]
     args = (
@@ -116,14 +122,16 @@ def lower_head_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
         context.constant(f"{node.name}_weight", weight),
         context.constant(f"{node.name}_bias", bias),
         heads,
-        is_call(head_norm.norm, aten.layer_norm.default),
-        _epsilon(eps, step, channels),
+        is_call(found.norm, aten.layer_norm.default),
+        _epsilon(eps, stream.scale, channels),
         output_shift,
-        out.qmin,
-        out.qmax,
+        qmin,
+        qmax,
     )
-    codes = context.call(ops.head_norm.default, args, head_norm.linear)
-    return Codes(context.call(aten.reshape.default, (codes, list(shape_of(node))), node), out)
+    codes = context.call(ops.head_norm.default, args, found.source if heads > 1 else node)
+    if shape_of(found.source) != shape_of(node):
+        codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
+    return Codes(codes, grid)
 
 
 def _norm_constants(steps: torch.Tensor, offset: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -11,7 +11,7 @@ from torch.fx import Node
 from packqvit_delegate.grids import AffineGrid, Grid, ResidualGrid
 
 from ..graph import aten, has_tensor, shape_of
-from ..layout import NOTHING, is_layout, joined_rows, row_groups, trace
+from ..layout import NOTHING, index_map, is_layout, joined_rows, row_groups, row_positions, trace
 from .context import Codes, LoweringContext
 
 ops = torch.ops.packqvit
@@ -35,19 +35,37 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     positions = None if x is None else joined_rows(base, node)
     if x is None or positions is None:
         return None
-    *leading, channels = shape_of(base)
-    rows, order = math.prod(leading), positions.flatten()
-    codes, shape = x.node, list(shape_of(base))
-    if not torch.equal(order, torch.arange(rows)):
-        groups, index = row_groups(order, leading)
-        if shape != [groups, rows // groups, channels]:
-            codes = context.call(aten.reshape.default, (codes, [groups, rows // groups, channels]), node)
-        fill = (code_of_zero(x.grid),) if NOTHING in index else ()
-        codes = context.call(ops.select_tokens.default, (codes, index, *fill), node)
-        shape = [groups, len(index), channels]
-    if shape != list(shape_of(node)):
+    codes = gather_codes(context, x.node, positions.flatten(), code_of_zero(x.grid), node)
+    if shape_of(codes) != shape_of(node):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
     return Codes(codes, side_by_side(x.grid, positions.shape[-1]))
+
+
+def gather_codes(context: LoweringContext, codes: Node, order: torch.Tensor, zero: int, source: Node) -> Node:
+    """The rows `order`, int64 [M], of codes [..., C], those of NOTHING filled with `zero`: [groups, M / groups, C]."""
+    *leading, channels = shape_of(codes)
+    rows = math.prod(leading)
+    if torch.equal(order, torch.arange(rows)):
+        return codes
+    groups, index = row_groups(order, leading)
+    shape = (groups, rows // groups, channels)
+    if shape_of(codes) != shape:
+        codes = context.call(aten.reshape.default, (codes, list(shape)), source)
+    fill = (zero,) if NOTHING in index else ()
+    return context.call(ops.select_tokens.default, (codes, index, *fill), source)
+
+
+def channels_first_rows(base: Node, node: Node) -> torch.Tensor | None:
+    """The row of `base` [..., C] that each token of `node` [P, C, ...] is, where only moves are between them.
+
+    Returns:
+        int64 [P, ...], rows counted through all of `base`; None unless the rows stayed whole.
+    """
+    channels, shape = shape_of(base)[-1:], shape_of(node)
+    if not channels or len(shape) < 3 or shape[1] != channels[0]:
+        return None
+    _, chain = trace(node, lambda passed: passed is not base and is_layout(passed))
+    return row_positions(index_map(base, chain).movedim(1, -1), channels[0])
 
 
 def code_of_zero(grid: Grid) -> int:

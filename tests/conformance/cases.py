@@ -346,6 +346,7 @@ def head_norm(r: Random) -> Iterator[Case]:
             weights, biases = weight.repeat(heads), bias.repeat(heads)
             yield Input(many), weights.roll(1), biases, heads, centred, 0, 20, -127, 127
             yield Input(many), weights >> 2, biases.roll(1) >> 9, heads, centred, 5, 14, -127, 127
+            yield Input(many), weights.roll(1), biases, heads, centred, 1, 14, -32767, 32767
 
 
 def requantize(r: Random) -> Iterator[Case]:
@@ -366,7 +367,7 @@ def lookup_table(r: Random) -> Iterator[Case]:
 
 
 def select_tokens(r: Random) -> Iterator[Case]:
-    for dtype in (torch.int8, torch.int16):
+    for dtype in (torch.int8, torch.int16, torch.int32):
         x = Input(r.integers(-100, 100, (2, 5, 7), dtype))
         yield x, [0]
         yield x, [4, 0, 0, 2]
@@ -413,6 +414,9 @@ def dequantize(r: Random) -> Iterator[Case]:
         yield x, scale[:1], 0 if dtype == torch.int32 else -5, 0
         for zero_point in (limits.min, limits.max):  # differences of int32 need 33 bits
             yield x, scale, zero_point, 2
+        many = Input(r.integers(limits.min, limits.max, (2, 37, 7), dtype))
+        yield many, scale, 0, 2, True
+        yield many, scale[:1], 0 if dtype == torch.int32 else 9, 2, True
 
 
 def pixel_codes(r: Random) -> Iterator[Case]:

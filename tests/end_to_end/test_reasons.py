@@ -176,10 +176,13 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("last", "operator", "words"),
     [
-        (nn.Identity, "native_layer_norm", "result is the model's output, in float: a linear layer"),
-        (Gate, "native_layer_norm", r"read by aten\.mul \(last\)"),
+        (
+            lambda: nn.Sequential(nn.Softmax(-1), nn.LayerNorm(DIM)),
+            "native_layer_norm",
+            r"input comes from aten\.softmax \(last\.0\), which has no integer codes: .*is no attention's",
+        ),
+        (Gate, "mul", r"multiplies .*the integer layer_norm \(norm\)"),
         (Channels, "mean", "over dim 2 of"),
-        (lambda: nn.MaxPool1d(2), "native_layer_norm", "read by aten"),
         (
             lambda: nn.Sequential(nn.Linear(DIM, 8), nn.Softmax(-1), nn.Linear(8, 4)),
             "addmm",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 
@@ -222,7 +223,7 @@ def test_hugging_face_folder_equals_the_built_in_model(tmp_path):
         torch.testing.assert_close(loaded.module(images), built_in.module(images), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["deit_tiny", "deit_small", "vit_tiny", "vit_base"])
+@pytest.mark.parametrize("name", ["deit_tiny", "deit_small", "deit_tiny_distilled", "vit_tiny", "vit_base"])
 def test_built_in_model_equals_timm(name):
     import torchvision_stub  # noqa: F401  timm does not import without torchvision
 
@@ -233,7 +234,7 @@ def test_built_in_model_equals_timm(name):
     assert entry.repository == config["hf_hub_id"]
     assert tuple(entry.preprocessing.mean) == config["mean"] and tuple(entry.preprocessing.std) == config["std"]
     assert entry.preprocessing.crop_fraction == config["crop_pct"]
-    ours = VisionTransformer(ViTConfig(dim=entry.config.dim, heads=entry.config.heads, num_classes=5)).eval()
+    ours = dataclasses.replace(entry.config, num_classes=5).build().eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():

@@ -251,8 +251,9 @@ def quantize(x, inverse_scale, offset, axis, qmin, qmax) -> Real:
 
 
 @oracle("dequantize")
-def dequantize(x, scale, zero_point, axis) -> Real:
+def dequantize(x, scale, zero_point, axis, channels_first=False) -> Real:
     real = (x.double() - zero_point) * _along(scale, axis, x)
+    real = torch.einsum("p...c->pc...", real) if channels_first else real
     return Real(real, _FLOAT_ERROR * real.abs())
 
 

@@ -53,3 +53,24 @@ def test_marks_survive_a_second_look() -> None:
     graph_module = run_pass(mark_activations, Lambda(lambda m, x: x + m.a(x), a=nn.Linear(C, C)), tensor(2, 6, C))
     (linear,) = find(graph_module, aten.linear.default)
     assert linear.args[0] is find(graph_module, activation)[0]
+
+
+def test_linears_share_what_the_model_gives_out() -> None:
+    def forward(m: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        y = m.norm(x.sin())
+        return y, m.a(y[:, 0]), m.b(y[:, 0]), m.c(y), m.d(y.mean(1))
+
+    assert marked(forward) == [2, 1]  # the mean has codes of its own
+
+
+def test_a_linear_or_a_mean_is_shared_like_a_norm() -> None:
+    assert marked(lambda m, x: (lambda y: (y, m.b(y)))(m.a(x.sin()))) == [1]
+    assert marked(lambda m, x: (lambda y: (y.tanh(), m.b(y)))(x.sin().mean(1))) == [1]
+
+
+def test_what_is_taken_apart_elsewhere_is_shared() -> None:
+    assert marked(lambda m, x: (lambda y: (y.transpose(1, 2), m.a(y)))(m.norm(x.sin()))) == [1]
+
+
+def test_linears_alone_need_none() -> None:
+    assert marked(lambda m, x: (lambda y: (m.a(y), m.b(y[:, 1:].mean(1)), m.c(y.roll(1, 1))))(m.norm(x.sin()))) == []

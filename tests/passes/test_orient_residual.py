@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.calibration.branches import stream_before
 from packqvit_delegate.passes import orient_residual
-from packqvit_delegate.passes.patterns import is_post_norm_add, is_residual_add
+from packqvit_delegate.passes.patterns import is_post_norm_add, is_residual_add, sums_up_linears
 
 aten = torch.ops.aten
 
@@ -32,7 +32,7 @@ def test_stream_first_stays() -> None:
 
 def test_what_is_no_residual_stays() -> None:
     def forward(m: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return m.fc(x) + m.fc2(x), m.fc(x) + m.offset, m.fc(x) + 1, m.fc(x) + x[:1]
+        return m.fc(x) + m.fc2(x), m.fc(x) + m.offset, (m.fc(x) + 1).relu(), m.fc(x) + x[:1]
 
     model = Lambda(forward, fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4), offset=tensor(2, 3, 4))
     graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
@@ -132,3 +132,43 @@ def test_a_linear_is_added_to_what_a_layer_norm_gives() -> None:
     model = Lambda(lambda m, x: m.fc(x) + m.norm(x), fc=nn.Linear(4, 4), norm=nn.LayerNorm(4))
     graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
     assert additions(graph_module) == [("aten.layer_norm.default", "aten.linear.default")]
+
+
+HEADS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "mean": lambda m, x: (m.fc(x) + m.fc2(x.relu())) / 2,
+    "difference": lambda m, x: m.fc(x) - m.fc2(x.relu()),
+    "weighted": lambda m, x: torch.lerp(m.fc(x), m.fc2(x.relu()), 0.3) + m.gate,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_linears_alone_are_added_to_the_first(name: str) -> None:
+    """The mean of the two heads of a distilled DeiT."""
+    model = Lambda(HEADS[name], fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4), gate=nn.Parameter(tensor(4)))
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    assert operators(graph_module) == {"linear.default": 2, "relu.default": 1, "add.Tensor": 1}
+    (addition,) = graph_module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    assert is_residual_add(addition) and sums_up_linears(addition)
+
+
+@pytest.mark.parametrize(
+    ("function", "layers"),
+    [(lambda m, x: 3 * m.fc(x) + m.gate, "linear.default"), (lambda m, x: -m.norm(x) / 7, "layer_norm.default")],
+)
+def test_factors_of_the_answer_become_weights(function: Callable[[nn.Module, Tensor], Tensor], layers: str) -> None:
+    model = Lambda(function, fc=nn.Linear(4, 4), norm=nn.LayerNorm(4), gate=nn.Parameter(tensor(4)))
+    assert operators(run_pass(orient_residual, model, tensor(2, 3, 4))) == {layers: 1}
+
+
+def test_the_factor_in_front_of_a_function_stays() -> None:
+    model = Lambda(lambda m, x: (m.fc(x) * 3).relu(), fc=nn.Linear(4, 4))
+    assert operators(run_pass(orient_residual, model, tensor(2, 3, 4)))["mul.Tensor"] == 1
+
+
+def test_a_stream_is_no_sum_of_linears_alone() -> None:
+    """It begins with a linear, as behind the merging of patches, but a LayerNorm reads it."""
+    layers = {"fc": nn.Linear(4, 4), "fc2": nn.Linear(4, 4), "norm": nn.LayerNorm(4)}
+    model = Lambda(lambda m, x: (lambda y: y + m.fc2(m.norm(y)))(m.fc(x)), **layers)
+    graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
+    (addition,) = graph_module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    assert is_residual_add(addition) and not sums_up_linears(addition)

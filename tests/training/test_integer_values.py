@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+from end_to_end.test_outputs import CHEAP, MAPS_AND_EMBEDDINGS, OUTPUTS, Features
 from models import images, plain_model, randomize
 from packqvit_delegate import PackQViTError
 from packqvit_delegate.calibration.batches import Batches
@@ -166,3 +167,13 @@ def test_windows_masks_and_pads(size: int, residual: str) -> None:
     expected = program_of(model.eval(), x)
     with torch.no_grad():
         assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("name", ["two_heads", "mean_then_norm", "normalised", "map_of_logits"])
+def test_outputs_that_are_no_logits(name: str) -> None:
+    x, config = images(8), QuantizationConfig.preset("w8a8")
+    model = Features({**OUTPUTS, **MAPS_AND_EMBEDDINGS}[name]).eval()
+    pair = make_pair(model, (x[:1],), Batches(x, (x[:1],)), config, CHEAP)
+    trainable = TrainableModel(pair.prepared, integer_functions=True).eval()
+    with torch.no_grad():
+        assert torch.equal(trainable(x), program_of(trainable, x))

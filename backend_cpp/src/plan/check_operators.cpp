@@ -58,6 +58,10 @@ bool check(NodeChecker& checker, const plan::Dequantize& op) {
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr) return false;
   const size_t channels = op.axis() < x->shape.size() ? x->dim(op.axis()) : 1;
+  if (op.channels_first() && (!checker.has_rank(*x, "x", 3) || op.axis() != 2)) {
+    return checker.fail("channels come first where x has 3 axes, the last one of channels, not axis %" PRIu32,
+                        op.axis());
+  }
   return checker.has_type(*x, "x", {DataType::Int8, DataType::Int16, DataType::Int32}) &&
          checker.has_type(*output, "output", {DataType::Float32}) && checker.has_size(*output, "output", x->size()) &&
          checker.zero_point(op.zero_point(), x->type) &&
@@ -372,7 +376,7 @@ bool check(NodeChecker& checker, const plan::HeadNorm& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
-      !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
     return false;
   }
@@ -381,7 +385,7 @@ bool check(NodeChecker& checker, const plan::HeadNorm& op) {
     return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), width);
   }
   return checker.at_most("channels per head", width / op.heads(), kMaxFeatures) && check_norm_numbers(checker, op) &&
-         checker.range("range", op.qmin(), op.qmax(), DataType::Int8) &&
+         checker.range("range", op.qmin(), op.qmax(), output->type) &&
          checker.constant(op.weight(), "weight", DataType::Int16, {width}) != nullptr &&
          checker.bounded(op.bias(), "bias", {width}, kMaxLayerNormBias);
 }

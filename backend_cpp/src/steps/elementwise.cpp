@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "src/steps/step.h"
 
 namespace packqvit {
@@ -117,6 +119,73 @@ class DequantizeStep final : public Step {
   AlignedArray<float> scale_;
 };
 
+// Channels first: a tile of tokens is dequantised where they stand, and written channel by channel.
+class DequantizeChannelsFirstStep final : public Step {
+ public:
+  DequantizeChannelsFirstStep(const BuildContext& context, const plan::Dequantize& op)
+      : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()) {
+    const Value& x = context.plan.value(x_);
+    images_ = x.dim(0);
+    tokens_ = x.dim(1);
+    channels_ = x.dim(2);
+    code_bytes_ = element_size(x.type);
+    arguments_.scale_per_channel = context.plan.constant(op.scale()).size() > 1;
+    arguments_.channels = arguments_.scale_per_channel ? channels_ : 1;
+    arguments_.inner = arguments_.scale_per_channel ? 1 : channels_;
+    arguments_.zero_point = op.zero_point();
+    arguments_.type = code_type_of(x.type);
+  }
+
+  bool init(const CheckedPlan& plan, const plan::Dequantize& op) {
+    const Constant& scale = plan.constant(op.scale());
+    if (!scale.copy_to(scale_, scale.size())) return false;
+    arguments_.scale = scale_.data();
+    return true;
+  }
+
+  size_t scratch_bytes() const override { return kTileTokens * channels_ * sizeof(float); }
+
+  Error run(const Memory& memory) const override {
+    const size_t tiles = divide_up(tokens_, kTileTokens);
+    const size_t parts = part_count(images_ * tiles, threads_);
+    return parallel_tasks(parts, threads_, [&](size_t part) {
+      const ScratchPool::Lease lease(memory.scratch);
+      const Range range = part_of(images_ * tiles, parts, part);
+      for (size_t tile = range.begin; tile < range.end; ++tile) {
+        const size_t first = tile % tiles * kTileTokens;
+        run_tile(memory, tile / tiles, {first, std::min(first + kTileTokens, tokens_)},
+                 static_cast<float*>(lease.data()));
+      }
+    });
+  }
+
+ private:
+  static constexpr size_t kTileTokens = 16;  // a cache line of each channel
+
+  void run_tile(const Memory& memory, size_t image, Range tokens, float* rows) const {
+    const size_t count = tokens.end - tokens.begin;
+    DequantizeArguments arguments = arguments_;
+    arguments.x = memory.value<const uint8_t>(x_) + (image * tokens_ + tokens.begin) * channels_ * code_bytes_;
+    arguments.output = rows;
+    tier_.dequantize(arguments, {0, count * arguments.channels});
+    float* output = memory.value<float>(output_) + image * channels_ * tokens_ + tokens.begin;
+    for (size_t c = 0; c < channels_; ++c) {
+      for (size_t n = 0; n < count; ++n) output[c * tokens_ + n] = rows[n * channels_ + c];
+    }
+  }
+
+  const KernelTier& tier_;
+  size_t threads_;
+  uint32_t x_;
+  uint32_t output_;
+  size_t images_;
+  size_t tokens_;
+  size_t channels_;
+  size_t code_bytes_;
+  DequantizeArguments arguments_{};
+  AlignedArray<float> scale_;
+};
+
 class LookupTableStep final : public Step {
  public:
   LookupTableStep(const BuildContext& context, const plan::LookupTable& op)
@@ -163,6 +232,7 @@ StepResult make(const BuildContext& context, const Op& op) {
 StepResult make_step(const BuildContext& context, const plan::Quantize& op) { return make<QuantizeStep>(context, op); }
 
 StepResult make_step(const BuildContext& context, const plan::Dequantize& op) {
+  if (op.channels_first()) return make<DequantizeChannelsFirstStep>(context, op);
   return make<DequantizeStep>(context, op);
 }
 

@@ -13,7 +13,9 @@ class HeadNormStep final : public RowStep {
     const Value& x = context.plan.value(x_);
     rows_ = x.size() / x.last();
     code_bytes_ = element_size(x.type);
+    result_bytes_ = element_size(context.plan.value(output_).type);
     arguments_.wide = x.type == plan::DataType::Int16;
+    arguments_.wide_output = context.plan.value(output_).type == plan::DataType::Int16;
     arguments_.row_stride = x.last();
     arguments_.channels = x.last() / heads_;
     arguments_.centred = op.centred();
@@ -50,7 +52,7 @@ class HeadNormStep final : public RowStep {
     LayerNormArguments arguments = arguments_;
     const size_t first = head * arguments.channels;
     arguments.x = memory.value<const uint8_t>(x_) + first * code_bytes_;
-    arguments.output = memory.value<int8_t>(output_) + first;
+    arguments.output = memory.value<uint8_t>(output_) + first * result_bytes_;
     arguments.weight = weight_.data() + first;
     arguments.bias = bias_.data() + first;
     tier_.layer_norm(arguments, rows);
@@ -63,6 +65,7 @@ class HeadNormStep final : public RowStep {
   size_t heads_;
   size_t rows_;
   size_t code_bytes_;
+  size_t result_bytes_;
   LayerNormArguments arguments_{};
   AlignedArray<int16_t> weight_;
   AlignedArray<int32_t> bias_;

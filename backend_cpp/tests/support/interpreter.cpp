@@ -154,6 +154,14 @@ class Interpreter {
       const float result = number * scale[scale.size() > 1 ? i / inner % x[op.axis] : 0];
       values_[op.output].push_back(result);
     }
+    if (!op.channels_first) return;
+    const std::vector<double> rows = values_[op.output];
+    const size_t tokens = x[1];
+    const size_t channels = x[2];
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const size_t token = r / channels;
+      values_[op.output][(token / tokens * channels + r % channels) * tokens + token % tokens] = rows[r];
+    }
   }
 
   void run(const plan::LinearT& op) {
