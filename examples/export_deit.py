@@ -168,7 +168,7 @@ def main(
     table.add_row("weights", escape(loaded.weights))
     if evaluation_folder is not None and features:
         found = Embeddings.of(output, loaded.module, evaluation_folder, preprocessing, processes)
-        describe_embeddings(table, found, None, NEIGHBOURS)
+        describe_embeddings(table, found, None, min(NEIGHBOURS, len(evaluation_folder) - 1))
     elif evaluation_folder is not None:
         _evaluate(table, loaded.module if float_top1 else None, output, evaluation_folder, preprocessing, processes)
     _describe(table, program, output)
