@@ -92,8 +92,8 @@ class LoweringContext:
             )
         if source.op == "placeholder":
             return NotLowered(
-                f"{what} is {describe(source)}: a patch embedding would have to stand between, as only images that one "
-                "reads get codes"
+                f"{what} is {describe(source)}: an input gets codes where a patch embedding, linear layers, a LayerNorm "
+                "or an addition into the residual stream reads it, so that one of these would have to stand between"
             )
         return NotLowered(f"{what} comes from {describe(source)}, which stays in float", source)
 
@@ -231,7 +231,7 @@ def require_residual(grid: Grid, what: str = "its result") -> ResidualGrid:
     if not isinstance(grid, ResidualGrid):
         raise NotLowered(
             f"{what} has the codes of {_KINDS[type(grid)]}: it would have to be the residual stream, which begins at a "
-            "patch embedding"
+            "patch embedding, at an input, or at a LayerNorm or a linear layer"
         )
     return grid
 
