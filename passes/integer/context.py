@@ -92,8 +92,8 @@ class LoweringContext:
             )
         if source.op == "placeholder":
             return NotLowered(
-                f"{what} is {describe(source)}: an input gets codes where a patch embedding, linear layers, a LayerNorm "
-                "or an addition into the residual stream reads it, so that one of these would have to stand between"
+                f"{what} is {describe(source)}: an input gets codes where a patch embedding, linear layers, a "
+                "LayerNorm or an addition into the residual stream reads it: one of these would have to stand between"
             )
         return NotLowered(f"{what} comes from {describe(source)}, which stays in float", source)
 
