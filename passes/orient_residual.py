@@ -11,8 +11,9 @@ def orient_residual(graph_module: GraphModule) -> GraphModule:
 
     Where there are LayerNorms and no linears (post-norm), it is LayerNorms that are added. Where there is nothing else
     than these, the others are added to the first, as to a stream that begins there. Constant factors and signs
-    of a linear or a LayerNorm, one for all channels or one each, become part of it. A factor of the skip
-    stays in front of it. Afterwards the stream is computed before the linear that is added to it.
+    of a linear or a LayerNorm, one for all channels or one each, become part of it, and so does a constant added to it,
+    the same for all tokens. A factor of the skip stays in front of it. Afterwards the stream is computed before the
+    linear that is added to it.
 
     before: sub(stream, mul(linear, 0.5)), add(branch, stream), add(stream, linear, alpha=2), lerp(stream, linear, 0.1),
             mul(add(linear, linear), 0.5)
@@ -27,7 +28,8 @@ def orient_residual(graph_module: GraphModule) -> GraphModule:
             continue
         seen.update(parts_of(graph_module, node))
         branches = branches_of(graph_module, found)
-        if branches and (len(branches) != 1 or len(found.terms) > 1 or _is_output(node)):
+        is_alone = len(found.terms) == 1 and not bool(found.constant.any())
+        if branches and (not is_alone or _is_output(node)):
             write_sum(graph_module, node, found)
     clean_up(graph_module)
     _order(graph_module)

@@ -120,7 +120,7 @@ def write_sum(graph_module: GraphModule, root: Node, found: Sum) -> None:
 
 
 def channel_constant(graph_module: GraphModule, value: Any, channels: int) -> Tensor | None:
-    """A constant that is one number, or one for each channel: float64 [] or [C]; None for anything else."""
+    """A constant that is one number, or one for each channel of all rows: float64 [] or [C]; None for anything else."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return torch.tensor(float(value), dtype=torch.float64)
     if not is_constant(value):
@@ -128,7 +128,10 @@ def channel_constant(graph_module: GraphModule, value: Any, channels: int) -> Te
     tensor = constant(graph_module, value).double()
     if tensor.numel() == 1:
         return tensor.reshape(())
-    return tensor.flatten() if tensor.shape[-1:] == (channels,) and tensor.numel() == channels else None
+    if tensor.shape[-1:] != (channels,):
+        return None
+    rows = tensor.reshape(-1, channels)
+    return rows[0] if torch.equal(rows[:1].expand_as(rows), rows) else None
 
 
 def _read(graph_module: GraphModule, node: Node, factor: Tensor, found: Sum, root: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -131,11 +132,13 @@ def test_large_activations_run_with_fewer_images_at_once(monkeypatch: pytest.Mon
     x = images(6)
     graph_module = canonicalize(exported(plain_model(), x[:1]))
     everything = token_importance(graph_module, [(x,)], 1)
-    sizes = []
-    measure = importance_module._measure
-    monkeypatch.setattr(
-        importance_module, "_measure", lambda *args: sizes.append(args[1][0].shape[0]) or measure(*args)
-    )
+    sizes, measure = [], importance_module._measure
+
+    def watched(graph_module: GraphModule, inputs: tuple[Tensor, ...], *rest: Any) -> None:
+        sizes.append(inputs[0].shape[0])
+        measure(graph_module, inputs, *rest)
+
+    monkeypatch.setattr(importance_module, "_measure", watched)
     for bytes_at_once, expected in ((1, [1] * 6), (1 << 40, [6])):
         monkeypatch.setattr(importance_module, "_BYTES", bytes_at_once)
         found = token_importance(graph_module, [(x,)], 1)

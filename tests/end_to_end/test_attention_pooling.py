@@ -42,15 +42,17 @@ class Tower(nn.Module):
 class MultiHead(nn.Module):
     """One probe, nn.MultiheadAttention and an MLP behind it: SigLIP's head in Hugging Face's spelling."""
 
-    def __init__(self) -> None:
+    def __init__(self, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         self.probe = nn.Parameter(torch.zeros(1, 1, DIM))
         self.attention = nn.MultiheadAttention(DIM, HEADS, batch_first=True)
         self.norm, self.fc1, self.fc2 = nn.LayerNorm(DIM), nn.Linear(DIM, 2 * DIM), nn.Linear(2 * DIM, DIM)
         self.out = nn.Linear(DIM, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(self.probe.repeat(x.shape[0], 1, 1), x, x)[0]
+        probe = self.probe.repeat(x.shape[0], 1, 1)
+        x = self.attention(probe, x, x)[0] + (probe if self.residual else 0)
         x = x + self.fc2(F.gelu(self.fc1(self.norm(x))))
         return self.out(x[:, 0])
 
@@ -97,6 +99,7 @@ def token_first() -> nn.Module:
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "probe": lambda: Tower(MultiHead()),
+    "probe in the stream": lambda: Tower(MultiHead(residual=True)),
     "several": lambda: Tower(Several()),
     "one of several": lambda: Tower(Several(pool="token")),
     "cosine": lambda: Tower(Several(queries=2, cosine=True)),
@@ -126,7 +129,7 @@ def test_it_runs_in_one_delegate_call_with_the_eager_bits(name: str, preset: str
             assert signal_to_noise(model(x), found) > (28 if preset == "w8a8" else 10)
 
 
-@pytest.mark.parametrize("name", ["probe", "several", "token first"])
+@pytest.mark.parametrize("name", ["probe in the stream", "several", "token first"])
 def test_batches(name: str) -> None:
     model, x = randomize(MODELS[name]()), images(36)
     config = dataclasses.replace(QuantizationConfig.preset("w8a8"), probabilities="log2")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.calibration.branches import stream_before
-from packqvit_delegate.passes import orient_residual
+from packqvit_delegate.passes import fold_constants, orient_residual
 from packqvit_delegate.passes.patterns import is_post_norm_add, is_residual_add, sums_up_linears
 
 aten = torch.ops.aten
@@ -32,12 +32,28 @@ def test_stream_first_stays() -> None:
 
 def test_what_is_no_residual_stays() -> None:
     def forward(m: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return m.fc(x) + m.fc2(x), m.fc(x) + m.offset, (m.fc(x) + 1).relu(), m.fc(x) + x[:1]
+        return m.fc(x) + m.fc2(x), m.fc(x) + m.offset, m.fc(x) + x[:1]
 
     model = Lambda(forward, fc=nn.Linear(4, 4), fc2=nn.Linear(4, 4), offset=tensor(2, 3, 4))
     graph_module = run_pass(orient_residual, model, tensor(2, 3, 4))
-    assert operators(graph_module)["add.Tensor"] == 4
+    assert operators(graph_module)["add.Tensor"] == 3
     assert all(first == "aten.linear.default" for first, _ in additions(graph_module))
+
+
+def test_a_constant_of_all_tokens_becomes_a_bias() -> None:
+    def forward(m: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return m.fc(x) + 1, m.fc(x) + m.offset, m.row.expand(2, 3, -1) - m.fc2(x), m.fc(x) + m.rows
+
+    model = Lambda(
+        forward,
+        fc=nn.Linear(4, 4),
+        fc2=nn.Linear(4, 4, bias=False),
+        offset=tensor(4),
+        row=tensor(1, 1, 4),
+        rows=tensor(4).expand(2, 1, 4).contiguous(),
+    )
+    graph_module = run_pass(lambda module: orient_residual(fold_constants(module)), model, tensor(2, 3, 4))
+    assert operators(graph_module) == {"linear.default": 4}
 
 
 SKIPS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], int]] = {
