@@ -202,9 +202,9 @@ class PackQViTQuantizer(Quantizer):
         elif is_call(node, aten.mean.dim) or _is_norm(node):
             self._annotate_norm_or_mean(node)
         elif is_call(node, _ACTIVATION, *UNARY_FUNCTIONS):
-            bits = self._bits_of(node)
-            if bits is not None or is_call(node, _ACTIVATION) or _is_output(node):
-                _set_output(node, self.specs.activation(8 if bits is None else bits))
+            bits = self._function_bits(node)
+            if bits is not None:
+                _set_output(node, self.specs.activation(bits))
             else:
                 set_reason(node, not_for_linears(node))
         elif adds_to_stream(node):
@@ -255,6 +255,11 @@ class PackQViTQuantizer(Quantizer):
         edge = any(map(_is_edge, linears))
         return self.config.activation_bits_of(layer_name(node), edge=edge)
 
+    def _function_bits(self, node: Node) -> int | None:
+        """Width of the result of a function of one variable, or an `activation`: 8 bits where it leaves the model."""
+        leaves = is_call(node, _ACTIVATION) or _is_output(node)
+        return 8 if (bits := self._bits_of(node)) is None and leaves else bits
+
     def _annotate_linear(self, model: GraphModule, node: Node) -> None:
         obstacle = _obstacle(node)
         if obstacle is None:  # else its weights stay as they are: rounding them would save nothing
@@ -265,7 +270,7 @@ class PackQViTQuantizer(Quantizer):
             set_reason(node, str(obstacle))
             name_cause(node, obstacle.cause)
         users = list(node.users)
-        if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS) and self._bits_of(users[0]) is not None:
+        if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS) and self._function_bits(users[0]) is not None:
             activation = users[0]
             _set_output(node, self.specs.before(_as_function(activation)))
         elif (output_bits := self._bits_of(node)) is not None:  # linears read it, as in low-rank layers
