@@ -135,7 +135,7 @@ def predict_float(
     Raises:
         PackQViTError: a label of the folder is none of the model's classes.
     """
-    logits = []
+    logits: list[Tensor] = []
     for batch_logits in run_float(model, folder, preprocessing, size, name):
         if not logits:
             folder.check_labels(batch_logits.shape[-1])
