@@ -14,22 +14,23 @@ import typer
 from packqvit_delegate import runtime
 from packqvit_delegate.models import ZOO
 
-from .contestants import ALL_PRESETS, PRESETS, Contestant, Workshop
+from .contestants import ALL_PRESETS, PRESETS, Contestant, Workshop, operators_path
 from .memory import peak_memory
 from .operators import measure_operators
 from .report import Results, latency_table, operator_table, plot, write_json
-from .terminal import check_names, console, only_errors, progress
+from .terminal import check_models, check_names, console, only_errors, progress
 from .timing import measure
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 DEFAULT_MODELS = ["deit_tiny"]
+MODEL_HELP = f"Any of {', '.join(ZOO)}, or any name of timm's; can be repeated."
 DEFAULT_THREADS = [1, 2]
 
 
 @app.command()
 def main(
-    model: Annotated[list[str], typer.Option(help=f"Any of {', '.join(ZOO)}; can be repeated.")] = DEFAULT_MODELS,
+    model: Annotated[list[str], typer.Option(help=MODEL_HELP)] = DEFAULT_MODELS,
     preset: Annotated[list[str], typer.Option(help="Ours; can be repeated.")] = ALL_PRESETS,
     threads: Annotated[list[int], typer.Option(help="Can be repeated.", min=1)] = DEFAULT_THREADS,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.", min=1)] = 40,
@@ -40,7 +41,7 @@ def main(
 ) -> None:
     """Measures models beside their peers."""
     only_errors()
-    check_names(model, ZOO, "--model")
+    check_models(model)
     check_names(preset, PRESETS, "--preset")
     all_results = []
     for name in model:
@@ -57,8 +58,10 @@ def main(
             results.timings += measure(contestants, workshop.images[:1], count, rounds)
             console.print(latency_table(results, count))
         if operators:
-            results.operators = {c.name: measure_operators(c.path, 1, 30) for c in ours}
-            console.print(operator_table(results))
+            whole = [c for c in ours if operators_path(c.path).is_file()]
+            results.operators = {c.name: measure_operators(c.path, 1, 30) for c in whole}
+            if whole:
+                console.print(operator_table(results))
         write_json(results, output / f"{name}.json")
         all_results.append(results)
     plot(all_results, output / "models.png")

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 import typer
 from rich.console import Console
 
+from packqvit_delegate.models import ZOO
+
 console = Console(width=None if sys.stdout.isatty() else 110)  # files get whole tables
 progress = Console(stderr=True, style="dim", highlight=False)
 
@@ -30,3 +32,18 @@ def check_names(names: Iterable[str], known: Collection[str], option: str) -> No
     for name in names:
         if name not in known:
             raise typer.BadParameter(f"{name} is not one of {', '.join(known)}", param_hint=option)
+
+
+def check_models(names: Iterable[str]) -> None:
+    """Refuses models that are neither built in nor timm's.
+
+    Raises:
+        typer.BadParameter: With what is built in.
+    """
+    others = [name for name in names if name not in ZOO]
+    if others:
+        try:
+            from timm import is_model
+        except (ImportError, RuntimeError):  # the latter of a torchvision that was built for another torch
+            check_names(others, ZOO, "--model")
+        check_names([name for name in others if not is_model(name)], [*ZOO, "a name of timm's"], "--model")
