@@ -96,10 +96,42 @@ def test_behind_the_last_attention_only_the_class_token_counts() -> None:
     assert head not in found.absolute
 
 
-@pytest.mark.parametrize("model", [Pooled(classes=1), nn.Linear(CHANNELS, CHANNELS)], ids=["one class", "features"])
-def test_without_classes_all_tokens_are_alike(model: nn.Module) -> None:
-    found = measured(model, torch.randn(8, TOKENS, CHANNELS))
-    assert found == TokenImportance({}, {})
+class Features(nn.Module):
+    """Gives two tokens of the stream as they are, or these and a pooled one."""
+
+    def __init__(self, several: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branch, self.norm, self.several = nn.Linear(CHANNELS, CHANNELS), nn.LayerNorm(CHANNELS), several
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.norm(x + self.branch(x))
+        return (x[:, 0], x[:, 3:].mean(1)) if self.several else x[:, 0]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_features_count_by_their_squared_errors(several: bool) -> None:
+    """Those of one token: of nothing else. A mean of two: each a quarter of it, as gradients are a half."""
+    x = torch.randn(64, TOKENS, CHANNELS, generator=torch.Generator().manual_seed(2))
+    graph = export(Features(several), x[:1])
+    assert not importance_module.gives_classes(graph)
+    found = measured(Features(several), x).absolute["linear"]
+    assert set(found.nonzero().flatten().tolist()) == ({0, 3, 4} if several else {0})
+
+
+def test_one_class_and_two_heads() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(CHANNELS, 4), nn.Linear(CHANNELS, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.first(x[:, 0]) + self.second(x[:, 1])) / 2
+
+    x = torch.randn(2, TOKENS, CHANNELS)
+    assert importance_module.gives_classes(export(Heads(), x))
+    assert importance_module.gives_classes(export(Pooled(), x))
+    assert not importance_module.gives_classes(export(Pooled(classes=1), x))
 
 
 def test_answers_that_are_not_finite_are_refused() -> None:
