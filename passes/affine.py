@@ -59,6 +59,8 @@ def _step(graph_module: GraphModule, node: Node) -> tuple[Node, Tensor, Tensor] 
         operand, other, swapped = right, _number(graph_module, left), True
     if other is None or not has_tensor(operand) or is_constant(operand) or shape_of(operand) != shape_of(node):
         return None
+    if not dtype_of(operand).is_floating_point:  # bytes, which become real numbers here
+        return None
     if is_call(node, aten.neg.default):
         return operand, -one, zero
     if is_call(node, *_PRODUCTS):

@@ -31,9 +31,9 @@ def assert_runs(program: Program, x: torch.Tensor) -> None:
 
 
 def test_tuning_brings_the_answers_closer() -> None:
-    x = images(32, 32)
+    x = images(64, 32)
     pair = make_pair(model(), (x[:1],), Batches([x], (x[:1],)), W4A4, None, None)
-    result = tune(pair.prepared, pair.reference, x, 1, TuningMethod(steps=15))
+    result = tune(pair.prepared, pair.reference, x, 1, TuningMethod(steps=30))
     assert result.after < result.before
     assert_runs(finish(pair.to_integer(), (x[:1],), W4A4), x[:1])
 

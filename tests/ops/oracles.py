@@ -284,6 +284,15 @@ def saturating_gelu(x, bound) -> Real:
     return Real(functional.gelu(x.double().clamp_max(bound)), 1e-6)
 
 
+QUICK_GELU = "v1 = mul.Tensor(x, 1.702); v2 = sigmoid.default(v1); v3 = mul.Tensor(x, v2)"
+
+
+@oracle("function")
+def function(x, text) -> Real:
+    assert text == QUICK_GELU
+    return Real(x.double() / (1 + torch.exp(-1.702 * x.double())), 1e-5)
+
+
 @oracle("pixel_codes")
 def pixel_codes(x, channels_last) -> Real:
     return Real((x.permute(0, 3, 1, 2) if channels_last else x).double() - 128)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.cases import FAMILIES, Case, Input, Random
-from ops.oracles import ORACLES
+from ops.oracles import ORACLES, QUICK_GELU
 
 ops = torch.ops.packqvit
 
@@ -24,6 +24,7 @@ def _simulated_quantisers(r: Random) -> Iterator[tuple[str, Case]]:
         yield "dequantize_probabilities", (r.integers(0, 15 if log2 else 255, (2, 5, 7), torch.uint8), log2)
     yield "saturating_gelu", (4 * x, 1.5)
     yield "activation", (x,)
+    yield "function", (4 * x, QUICK_GELU)
 
 
 def _cases(name: str) -> list[Case]:
