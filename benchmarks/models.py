@@ -5,6 +5,7 @@ python -m benchmarks.models --model deit_tiny --model deit_small --rounds 60
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +53,7 @@ def main(
             makers = [workshop.xnnpack_int8, workshop.xnnpack_dynamic, workshop.xnnpack_fp32]
             contestants += [*_made(makers), *workshop.onnx_peers()]
         results = Results(name, runtime.selected_tier())
-        results.peak_memory = {c.name: peak_memory(c.path) for c in contestants if c.engine == "executorch"}
+        contestants = [c for c in contestants if c.engine != "executorch" or _runs(c, results)]
         for count in threads:
             progress.print(f"measuring {name} on {count} thread(s)")
             results.timings += measure(contestants, workshop.images[:1], count, rounds)
@@ -66,6 +67,17 @@ def main(
         all_results.append(results)
     plot(all_results, output / "models.png")
     progress.print(f"wrote {output}/models.png and a .json for each model")
+
+
+def _runs(contestant: Contestant, results: Results) -> bool:
+    """Takes a program's peak memory; what does not run is named and left out."""
+    try:
+        results.peak_memory[contestant.name] = peak_memory(contestant.path)
+    except subprocess.CalledProcessError as error:
+        reason = ([line for line in (error.stderr or "").splitlines() if line.strip()] or [str(error)])[-1]
+        progress.print(f"left out: {contestant.name} does not run: {reason[:200]}")
+        return False
+    return True
 
 
 def _made(makers: list[Callable[[], Contestant]]) -> list[Contestant]:
