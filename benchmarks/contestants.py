@@ -85,7 +85,7 @@ def with_plain_attention(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if hasattr(module, "fused_attn"):  # timm's
-            module.fused_attn = False  # type: ignore[assignment]
+            module.fused_attn = False
         if isinstance(module, Attention):
             model.set_submodule(name, PlainAttention(module))
         elif isinstance(module, WindowAttention):

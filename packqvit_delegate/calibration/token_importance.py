@@ -177,7 +177,7 @@ def gives_classes(graph_module: GraphModule) -> bool:
     while waiting:
         source = origin(waiting.pop())
         while source.op == "call_module":  # an observer
-            source = origin(source.args[0])  # type: ignore[arg-type]
+            source = origin(source.args[0])
         if is_call(source, aten.add.Tensor, aten.mul.Tensor):  # several heads
             waiting += [operand for operand in source.all_input_nodes if not is_constant(operand)]
         elif not is_call(source, aten.linear.default):
