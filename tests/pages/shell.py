@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 SMALLER = {
     "export_deit": ("--calibration-images 4 --tune-images 24 --tune-steps 2 --processes 1", ""),
     "evaluate": ("--processes 1", ""),
+    "embeddings": ("--processes 1 --neighbours 1", ""),
     "finetune_qat": (
         "--steps 2 --batch 4 --calibration-images 4 --check-images 4 --every 2 --processes 1 --device cpu",
         "--float-steps 2",
