@@ -12,7 +12,7 @@ from .codes import skip_codes
 from .graph import arguments, aten, has_tensor, is_call, is_constant, shape_of
 from .integer.token_rules import moves_tokens
 from .layout import is_layout, moved_rows
-from .patterns import UNARY_FUNCTIONS
+from .patterns import UNARY_FUNCTIONS, reads_as_linear
 from .reasons import describe, is_integer, listed, operator_of, origin, read_by, stays
 
 Sentence = Callable[[Node], str]
@@ -118,7 +118,7 @@ def input_of(value: Node) -> Node:
 
 def not_for_linears(value: Node) -> str:
     """Why the result of a function of one variable gets no codes: something else than linear layers reads it."""
-    others = [user for user in read_by(value) if not _is_constant_linear(user) and not is_call(user, aten.mean.dim)]
+    others = [user for user in read_by(value) if not reads_as_linear(user) and not is_call(user, aten.mean.dim)]
     needed = (
         "only linear layers with constant weights would have to read it, or whole tokens or the mean of tokens of it"
     )
@@ -140,10 +140,6 @@ def _taken_apart(value: Node) -> Node | None:
                     return user
                 waiting.append(user)
     return None
-
-
-def _is_constant_linear(node: Node) -> bool:
-    return is_call(node, aten.linear.default) and all(is_constant(a) for a in node.args[1:] if a is not None)
 
 
 def _is_linear(node: object) -> bool:

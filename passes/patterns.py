@@ -222,16 +222,10 @@ def readers(value: Node) -> list[tuple[Node, Node]] | None:
     None when anything reads parts of its tokens.
     """
     found: list[tuple[Node, Node]] = []
-    waiting = [value]
-    while waiting:
-        through = waiting.pop()
-        for user in through.users:
-            if is_layout(user) and user.args[0] is through:
-                waiting.append(user)
-            elif through is not value and joined_rows(value, through) is None:
-                return None
-            else:
-                found.append((user, through))
+    for user, through, is_whole in _reads(value):
+        if not is_whole:
+            return None
+        found.append((user, through))
     return found
 
 
@@ -263,14 +257,20 @@ def reads_as_linear(reader: Node) -> bool:
 
 def _readers_of_rows(value: Node) -> Iterator[tuple[Node, Node]]:
     """What reads whole tokens of a value [..., C], moved or not, and through which node; whatever else reads it."""
+    return ((user, through) for user, through, is_whole in _reads(value) if is_whole)
+
+
+def _reads(value: Node) -> Iterator[tuple[Node, Node, bool]]:
+    """What reads a value [..., C], seen through moves; through which node, and whether its tokens are whole there."""
     waiting = [value]
     while waiting:
         through = waiting.pop()
         for user in through.users:
             if is_layout(user) and user.args[0] is through:
                 waiting.append(user)
-            elif through is value or has_tensor(through) and joined_rows(value, through) is not None:
-                yield user, through
+            else:
+                is_whole = through is value or has_tensor(through) and joined_rows(value, through) is not None
+                yield user, through, is_whole
 
 
 def linears_behind(value: Node) -> list[Node] | None:
