@@ -29,7 +29,7 @@ export PYTHON
 
 NATIVE_SOURCES := CMakeLists.txt packqvit_delegate/serialization/schema.fbs \
   $(shell find cmake backend_cpp -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cmake' -o -name CMakeLists.txt \))
-CPP_SOURCES := $(filter %.cpp %.h,$(NATIVE_SOURCES)) $(wildcard tests/cmake/*/*.cpp)
+CPP_SOURCES := $(filter %.cpp %.h,$(NATIVE_SOURCES)) $(wildcard tests/cmake/*/*.cpp examples/cpp/*.cpp)
 EXECUTORCH_AARCH64 := build/executorch-aarch64
 
 .PHONY: help

@@ -1,6 +1,6 @@
 """The backend in ExecuTorch's Python runtime: importing this registers it."""
 
-from .library import executable_path, library_path, load_library, selected_tier, supported_tiers
+from .library import cmake_path, executable_path, library_path, load_library, selected_tier, supported_tiers
 from .model import CodeGrid, Model, TensorType, load
 
 load_library()
@@ -9,6 +9,7 @@ __all__ = [
     "CodeGrid",
     "Model",
     "TensorType",
+    "cmake_path",
     "executable_path",
     "library_path",
     "load",

@@ -47,6 +47,18 @@ def executable_path(name: str) -> Path:
     return path
 
 
+def cmake_path() -> Path:
+    """The folder that CMake's `packqvit_DIR` names: `find_package(packqvit)` then finds this installation.
+
+    Raises:
+        RuntimeLibraryError: The package was not built.
+    """
+    path = _installed("share/cmake/packqvit", "packqvit-config.cmake")
+    if path is None:
+        raise RuntimeLibraryError("packqvit-config.cmake is not in this installation; build it with `pip install .`")
+    return path.parent
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL:
     """Loads the native library once; that registers the backend with ExecuTorch's Python runtime.

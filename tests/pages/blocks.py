@@ -9,7 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-ELSEWHERE = {"android.md": "tests/android/test_docs.py runs its blocks, which say themselves what they need"}
+ELSEWHERE = {
+    "android.md": "tests/android/test_docs.py runs its blocks, which say themselves what they need",
+    "cpp.md": "tests/cmake/test_wheel_package.py runs its block outside the tree",
+}
 """Pages that another test reads."""
 
 FORMULAS = ("architecture.md", "kernels.md", "numerics.md")

@@ -48,7 +48,7 @@ def run_shell(script: str, place: Path, bin_folder: Path) -> tuple[int, str]:
     stub = bin_folder / "python"
     stub.write_text(STUB.format(python=sys.executable, address=address))
     stub.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{bin_folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     log = bin_folder / "log"
     with socket.socket(socket.AF_UNIX) as listener, log.open("w") as output:
         listener.bind(address)
