@@ -49,7 +49,7 @@ else
 endif
 
 .PHONY: test
-test: lint ctest ctest-aarch64 android-check pytest  ## Run everything CI runs: lint, C++ tests, Python tests (aarch64 under qemu included)
+test: lint docs ctest ctest-aarch64 android-check pytest  ## Run everything CI runs: lint, docs, C++ tests, Python tests (aarch64 under qemu included)
 
 .PHONY: build
 build: $(STAMPS)/package  ## Make .venv and install the package into it, editable, with its native library
@@ -61,6 +61,10 @@ lint: $(STAMPS)/package $(STAMPS)/test-tools  ## Check style and types: ruff, my
 	$(BIN)/mypy
 	@echo "clang-format: $(words $(CPP_SOURCES)) files"
 	@$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+.PHONY: docs
+docs: $(STAMPS)/package $(STAMPS)/test-tools  ## Build the documentation site into build/site, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 .PHONY: format
 format: $(STAMPS)/test-tools  ## Format Python and C++

@@ -24,6 +24,7 @@ COMMAND = re.compile(r"(python|make|pip|torchrun|cmake|export|for|\$|\.venv/|bui
 NOT_RUN = {
     "make demo": "installs the package first; CI runs it",
     "make test": "is what runs this test",
+    "python -m venv ": "the tests run in an environment already",
     "pip install .": "installs the package; CI does so before anything else",
     "make bench": "timing needs a quiet machine; tests/benchmarks check the tools",
     "build/bench/": "likewise, and needs Google Benchmark",
