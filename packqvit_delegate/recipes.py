@@ -154,7 +154,7 @@ def _recipe(
     if input_normalization is not None:
         mean, std = (tuple(float(v) for v in values) for values in input_normalization)
         config = dataclasses.replace(config, input_normalization=(mean, std))
-    batches = [calibration] if isinstance(calibration, torch.Tensor) else list(calibration)
+    batches: list[Batch] = [calibration] if isinstance(calibration, torch.Tensor) else list(calibration)
     flow = _Flow(batches, config, method, bool(partitioners), progress)
     return ExportRecipe(
         name=recipe_type.value,
