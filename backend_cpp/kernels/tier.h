@@ -40,7 +40,7 @@ struct GemmArguments {
   Requantizer requantizer;
   const int8_t* table = nullptr;  // kRequantize: nullptr, or [256] codes indexed by code + 128
   const int16_t* residual_multiplier = nullptr;
-  const void* addend = nullptr;  // [rows, n]: residual codes, or positions
+  const void* addend = nullptr;  // [rows, n]: residual codes, which the output may be written over, or positions
   void* output = nullptr;
   bool wide = false;  // int16 codes instead of int8: no fraction bits, for kRequantize all of int16 and zero point 0
 };
@@ -141,6 +141,7 @@ struct LayerNormArguments {
   void* output;
   bool wide_output = false;
   // nullptr, or codes of the output's type that what is normalised is added to; the sum saturates at the type's range.
+  // The output may be written over them.
   const void* residual = nullptr;
   const int16_t* residual_multiplier = nullptr;
   unsigned fraction_bits = 0;

@@ -36,7 +36,7 @@ void run_case(const fs::path& program) {
   const std::string stem = (program.parent_path() / program.stem()).string();
   for (size_t i = 0; i < model.inputs().size(); ++i) {
     const std::string path = stem + ".in" + std::to_string(i) + ".bin";
-    model.set_input(i, read_file(path), path);
+    model.read_input(i, path);
   }
   model.run();
   const std::vector<RawTensor> outputs = model.outputs();

@@ -1,9 +1,8 @@
 #include "runner/files.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <stdexcept>
 
 namespace packqvit {
@@ -15,35 +14,54 @@ namespace {
 
 }  // namespace
 
-std::ifstream open_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail("open", path);
-  return file;
+InputFile::InputFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
+  if (file_ == nullptr) fail("open", path);
 }
 
-Bytes read_file(const std::string& path) {
-  std::ifstream file = open_file(path);
-  std::stringstream bytes;
-  if (file.peek() != std::ifstream::traits_type::eof()) bytes << file.rdbuf();
-  if (file.bad() || bytes.fail()) fail("read", path);
-  const std::string text = bytes.str();
-  return Bytes(text.begin(), text.end());
+size_t InputFile::read(void* data, size_t size) {
+  const size_t count = std::fread(data, 1, size, file_.get());
+  if (count < size && std::ferror(file_.get()) != 0) fail("read", path_);
+  return count;
 }
+
+Bytes InputFile::rest() {
+  constexpr size_t kStep = 16 * 1024;
+  Bytes bytes;
+  for (size_t count = kStep; count == kStep;) {
+    const size_t size = bytes.size();
+    bytes.resize(size + kStep);
+    count = read(bytes.data() + size, kStep);
+    bytes.resize(size + count);
+  }
+  return bytes;
+}
+
+bool InputFile::at_end() {
+  const int next = std::fgetc(file_.get());
+  if (next != EOF) return std::ungetc(next, file_.get()) == EOF;
+  if (std::ferror(file_.get()) != 0) fail("read", path_);
+  return true;
+}
+
+Bytes read_file(const std::string& path) { return InputFile(path).rest(); }
 
 void write_file(const std::string& path, const void* data, size_t size) {
-  std::ofstream file(path, std::ios::binary);
-  if (!file) fail("create", path);
-  file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
-  file.close();
-  if (!file) fail("write", path);
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  if (file == nullptr) fail("create", path);
+  const bool written = std::fwrite(data, 1, size, file) == size;
+  const bool closed = std::fclose(file) == 0;
+  if (!written || !closed) fail("write", path);
 }
 
 std::vector<std::string> read_lines(const std::string& path) {
-  std::ifstream file = open_file(path);
+  const Bytes bytes = read_file(path);
   std::vector<std::string> lines;
-  for (std::string line; std::getline(file, line);) {
+  for (auto at = bytes.begin(); at != bytes.end();) {
+    const auto end = std::find(at, bytes.end(), '\n');
+    std::string line(at, end);
     if (!line.empty() && line.back() == '\r') line.pop_back();
-    lines.push_back(line);
+    lines.push_back(std::move(line));
+    at = end == bytes.end() ? end : end + 1;
   }
   return lines;
 }

@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "packqvit/backend.h"
+#include "runner/components.h"
+#include "runner/threads.h"
 
 namespace packqvit {
 
@@ -27,6 +29,13 @@ constexpr char kMethod[] = "forward";
 void check(Error error, const std::string& what) {
   if (error != Error::Ok) {
     throw std::runtime_error(what + ": " + executorch::runtime::to_string(error) + " (see the log above)");
+  }
+}
+
+void set_pool_threads(size_t threads) {
+  auto* pool = executorch::extension::threadpool::get_threadpool();
+  if (pool == nullptr || !pool->_unsafe_reset_threadpool(static_cast<uint32_t>(threads))) {
+    throw std::runtime_error("cannot set the thread pool to " + std::to_string(threads) + " threads");
   }
 }
 
@@ -75,17 +84,23 @@ Model::Model(const std::string& path, const Options& options) {
   tracer_ = tracer.get();
   module_ = std::make_unique<Module>(path, Module::LoadMode::Mmap, std::move(tracer));
 
-  BackendOptions<1> backend_options;
+  BackendOptions<2> backend_options;
   LoadBackendOptionsMap map;
   if (!options.tier.empty()) {
     check(backend_options.set_option(kTierOption, options.tier.c_str()), "option " + options.tier);
-    check(map.set_options(kBackendName, backend_options.view()), "option " + options.tier);
   }
+  if (options.threads > 0) {
+    check(backend_options.set_option(kThreadsOption, static_cast<int>(options.threads)), "the number of threads");
+  }
+  check(map.set_options(kBackendName, backend_options.view()), "options of the backend");
   check(module_->load(map), "cannot load " + path);
+  const auto meta = module_->method_meta(kMethod);
+  check(meta.error(), "there is no method forward in " + path);
+  load_components(*meta);
+  // Our delegate does without a pool of one thread, whose making is half a megabyte of pages.
+  if (options.threads > 1 || (options.threads == 1 && needs_components(*meta))) set_pool_threads(options.threads);
   check(module_->load_method(kMethod), "cannot load the method forward of " + path);
 
-  const auto meta = module_->method_meta(kMethod);
-  check(meta.error(), "no description of the method");
   for (size_t i = 0; i < meta->num_inputs(); ++i) {
     const auto info = meta->input_tensor_meta(i);
     check(info.error(), "input " + std::to_string(i) + " is no tensor");
@@ -97,13 +112,27 @@ Model::Model(const std::string& path, const Options& options) {
   }
 }
 
-void Model::set_input(size_t index, Bytes data, const std::string& origin) {
-  RawTensor& input = inputs_[index];
-  if (data.size() != input.data.size()) {
-    throw std::runtime_error(origin + " has " + std::to_string(data.size()) + " bytes, input " + std::to_string(index) +
-                             " is " + describe(input) + ": " + std::to_string(input.data.size()) + " bytes expected");
-  }
-  std::memcpy(input.data.data(), data.data(), data.size());
+void Model::check_size(size_t index, size_t size, const std::string& origin) const {
+  const RawTensor& input = inputs_[index];
+  if (size == input.data.size()) return;
+  throw std::runtime_error(origin + " has " + std::to_string(size) + " bytes, input " + std::to_string(index) + " is " +
+                           describe(input) + ": " + std::to_string(input.data.size()) + " bytes expected");
+}
+
+void Model::set_input(size_t index, const Bytes& data, const std::string& origin) {
+  check_size(index, data.size(), origin);
+  std::memcpy(inputs_[index].data.data(), data.data(), data.size());
+}
+
+void Model::read_input(size_t index, InputFile& file, const std::string& origin) {
+  Bytes& data = inputs_[index].data;
+  check_size(index, file.read(data.data(), data.size()), origin);
+}
+
+void Model::read_input(size_t index, const std::string& path) {
+  InputFile file(path);
+  read_input(index, file, path);
+  if (!file.at_end()) check_size(index, inputs_[index].data.size() + file.rest().size(), path);
 }
 
 void Model::set_pseudo_random_input(size_t index) {

@@ -31,6 +31,7 @@ class Model {
  public:
   struct Options {
     std::string tier;     // empty: the backend's choice
+    size_t threads = 0;   // of ExecuTorch's pool; 0: its own choice
     bool traced = false;  // collect an ETDump
   };
   Model(const std::string& path, const Options& options);
@@ -39,7 +40,11 @@ class Model {
   const std::vector<RawTensor>& inputs() const { return inputs_; }
 
   // Replaces the data of an input; `origin` names it in the error about a wrong size.
-  void set_input(size_t index, Bytes data, const std::string& origin);
+  void set_input(size_t index, const Bytes& data, const std::string& origin);
+
+  // Reads it from a file to where the program takes it from: what the file has next, or all of it.
+  void read_input(size_t index, InputFile& file, const std::string& origin);
+  void read_input(size_t index, const std::string& path);
 
   // Fills an input with numbers that are the same on every machine.
   void set_pseudo_random_input(size_t index);
@@ -51,6 +56,8 @@ class Model {
   void write_etdump(const std::string& path);
 
  private:
+  void check_size(size_t index, size_t size, const std::string& origin) const;
+
   executorch::etdump::ETDumpGen* tracer_ = nullptr;
   std::unique_ptr<executorch::extension::Module> module_;
   std::vector<RawTensor> inputs_;

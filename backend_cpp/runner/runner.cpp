@@ -4,16 +4,13 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <numeric>
-#include <utility>
 
 #include "runner/arguments.h"
 #include "runner/image.h"
 #include "runner/model.h"
 #include "runner/peak_memory.h"
 #include "runner/region.h"
-#include "runner/threads.h"
 
 namespace packqvit {
 namespace {
@@ -99,7 +96,7 @@ void set_inputs(Model& model, const std::vector<std::string>& files) {
     if (files.empty()) {
       model.set_pseudo_random_input(i);
     } else {
-      model.set_input(i, read_file(files[i]), files[i]);
+      model.read_input(i, files[i]);
     }
   }
 }
@@ -134,14 +131,10 @@ void run_batch(Model& model, const RunnerArguments& arguments, Bytes& all_output
     throw std::runtime_error("--batch-file needs a model with one input, this one has " +
                              std::to_string(model.inputs().size()));
   }
-  std::ifstream file = open_file(arguments.batch_file);
+  InputFile file(arguments.batch_file);
   std::vector<double> milliseconds;
-  while (file.peek() != std::ifstream::traits_type::eof()) {
-    Bytes input(model.inputs()[0].data.size());
-    file.read(reinterpret_cast<char*>(input.data()), static_cast<std::streamsize>(input.size()));
-    input.resize(static_cast<size_t>(file.gcount()));
-    model.set_input(0, std::move(input),
-                    "input " + std::to_string(milliseconds.size()) + " of " + arguments.batch_file);
+  while (!file.at_end()) {
+    model.read_input(0, file, "input " + std::to_string(milliseconds.size()) + " of " + arguments.batch_file);
     if (milliseconds.empty()) {
       for (size_t i = 0; i < arguments.warmup; ++i) model.run();
     }
@@ -154,13 +147,7 @@ void run_batch(Model& model, const RunnerArguments& arguments, Bytes& all_output
 }
 
 void run(const RunnerArguments& arguments) {
-  if (arguments.threads > 0) {
-    auto* pool = executorch::extension::threadpool::get_threadpool();
-    if (pool == nullptr || !pool->_unsafe_reset_threadpool(static_cast<uint32_t>(arguments.threads))) {
-      throw std::runtime_error("cannot set the thread pool to " + std::to_string(arguments.threads) + " threads");
-    }
-  }
-  Model model(arguments.model, {arguments.tier, !arguments.etdump.empty()});
+  Model model(arguments.model, {arguments.tier, arguments.threads, !arguments.etdump.empty()});
   Bytes all_outputs;
   if (arguments.batch_file.empty()) {
     run_once(model, arguments, all_outputs);

@@ -19,6 +19,7 @@ std::atomic<int> option{0};
 
 size_t choose_threads(int load_option) {
   const int limit = load_option > 0 ? load_option : option.load();
+  if (limit == 1) return 1;  // asking for the pool would make it
   return limit > 0 ? std::min(static_cast<size_t>(limit), thread_count()) : thread_count();
 }
 

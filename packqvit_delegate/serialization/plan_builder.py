@@ -302,22 +302,37 @@ class PlanBuilder:
         return value_index
 
     def _place_values(self) -> int:
-        arena = [i for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena]
         item_size = {data_type: torch_type.itemsize for torch_type, data_type in DATA_TYPES.items()}
         first_of, last_of = self._row_chains()
         # Threads that are further on in a chain must not write over rows that others are going to read.
         held = {node.op.x: last_of[at] for at, node in enumerate(self._nodes) if _reads_other_rows(node.op)}
+        buffers = self._buffers(first_of, held)
         lifetimes = []
-        for i in arena:
-            shape = self._values[i].shape
-            row_size = shape[-1] * item_size[self._values[i].type]
-            first, last = self._first[i], max(self._last[i], held.get(i, 0))
+        for buffer in buffers:
+            shape = self._values[buffer[0]].shape
+            row_size = shape[-1] * item_size[self._values[buffer[0]].type]
+            first, last = self._first[buffer[0]], max(self._last[buffer[-1]], held.get(buffer[-1], 0))
             size = row_size * math.prod(shape[:-1])
             lifetimes.append(Lifetime(size, first, last, row_size, first_of[first], last_of[last]))
         offsets, size = plan_arena(lifetimes)
-        for i, offset in zip(arena, offsets, strict=True):
-            self._values[i].location = offset
+        for buffer, offset in zip(buffers, offsets, strict=True):
+            for i in buffer:
+                self._values[i].location = offset
         return size
+
+    def _buffers(self, first_of: list[int], held: dict[int, int]) -> list[list[int]]:
+        """The arena's values, those together that take one another's place: a sum that of its residual."""
+        buffer_of = {i: [i] for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena}
+        for at, node in enumerate(self._nodes):
+            residual, total = getattr(node.op, "residual", -1), node.op.output
+            is_read_otherwise = self._last.get(residual) != at or residual == node.op.x
+            if residual not in buffer_of or total not in buffer_of or is_read_otherwise:
+                continue
+            if held.get(residual, -1) >= first_of[at]:  # other threads of this chain may still read any of its rows
+                continue
+            buffer_of[residual].append(total)
+            buffer_of[total] = buffer_of[residual]
+        return [buffer for i, buffer in buffer_of.items() if buffer[0] == i]
 
     def _row_chains(self) -> tuple[list[int], list[int]]:
         """For each node the first and the last node of the chain that the runtime may run it in (row_chain.h)."""

@@ -3,6 +3,7 @@
 
 #include <executorch/runtime/core/error.h>
 
+#include <limits>
 #include <vector>
 
 #include "src/plan/constants.h"
@@ -18,8 +19,11 @@ inline constexpr uint32_t kNoValue = UINT32_MAX;
 
 // Indices of the values that a node reads and the one that it writes.
 struct NodeUse {
+  static constexpr size_t kNone = std::numeric_limits<size_t>::max();
+
   std::vector<size_t> reads;
   size_t write = 0;
+  size_t residual = kNone;  // of the reads: each element is read right before the sum with it is written
 };
 
 // Names are logged, and not every log sink takes arbitrary bytes (ExecuTorch's Python runtime ends the process):
@@ -35,7 +39,8 @@ executorch::runtime::Error check_node(const plan::Node& node, size_t index, Cons
                                       const std::vector<Value>& values, std::vector<NodeUse>& uses,
                                       std::vector<const plan::Node*>& writers);
 
-// Each value is written once and before it is read, and no live values share bytes of the arena.
+// Each value is written once and before it is read, and no live values share bytes of the arena. A sum may be written
+// in the place of a residual that no other operand and no later node reads.
 executorch::runtime::Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>& uses);
 
 }  // namespace packqvit

@@ -72,6 +72,7 @@ bool check(NodeChecker& checker, const plan::Dequantize& op) {
 template <typename Op>
 bool check_residual(NodeChecker& checker, const Op& op, const Value& output, size_t features) {
   const Value* residual = checker.read(op.residual(), "residual");
+  if (residual != nullptr) checker.use.residual = static_cast<size_t>(op.residual());
   if (residual == nullptr || !checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*residual, "residual", {output.type}) ||
       !checker.has_rows(*residual, "residual", output.size() / features, features)) {
