@@ -84,20 +84,40 @@ struct AttentionValuesArguments {
   int8_t* output;
 };
 
+// What is added to scores: nothing, int32, or int16 times 2^shift, which take half of the memory.
+struct ScoreBias {
+  ScoreBias() = default;
+  ScoreBias(const int32_t* numbers) : wide(numbers) {}
+  ScoreBias(const int16_t* numbers, unsigned left_shift) : narrow(numbers), shift(left_shift) {}
+
+  explicit operator bool() const { return wide != nullptr || narrow != nullptr; }
+  int32_t operator[](size_t index) const { return narrow != nullptr ? narrow[index] * (1 << shift) : wide[index]; }
+
+  // From element `index` on.
+  ScoreBias from(size_t index) const {
+    if (narrow != nullptr) return {narrow + index, shift};
+    return wide != nullptr ? wide + index : nullptr;
+  }
+
+  const int32_t* wide = nullptr;
+  const int16_t* narrow = nullptr;
+  unsigned shift = 0;
+};
+
 // Int-2^n-Softmax of rows of scores.
 struct SoftmaxParameters {
-  const int32_t* bias;  // nullptr, or [bias_heads, rows_per_head, columns]
+  ScoreBias bias;  // nothing, or [bias_heads, rows_per_head, columns]
   size_t bias_heads;
   int32_t multiplier;
   int32_t shift;
   Probabilities format;
 };
 
-// The bias of one row of scores of head b * heads + h, or nullptr.
-inline const int32_t* softmax_bias(const SoftmaxParameters& softmax, size_t head, size_t row, size_t rows_per_head,
-                                   size_t columns) {
-  if (softmax.bias == nullptr) return nullptr;
-  return softmax.bias + (head % softmax.bias_heads * rows_per_head + row) * columns;
+// The bias of one row of scores of head b * heads + h, or nothing.
+inline ScoreBias softmax_bias(const SoftmaxParameters& softmax, size_t head, size_t row, size_t rows_per_head,
+                              size_t columns) {
+  if (!softmax.bias) return {};
+  return softmax.bias.from((head % softmax.bias_heads * rows_per_head + row) * columns);
 }
 
 struct SoftmaxArguments {

@@ -230,7 +230,7 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
   alignas(64) int32_t sum[16];
   std::fill(sum, sum + 16, 1 << 14);
   for (size_t row = 0; row < rows; ++row) {
-    const int32_t* bias = softmax_bias(arguments.softmax, head, queries.begin + row, shape.queries, shape.keys);
+    const ScoreBias bias = softmax_bias(arguments.softmax, head, queries.begin + row, shape.queries, shape.keys);
     maximum[row] = Softmax::maximum(buffers.scores + row * stride, bias, shape.keys);
   }
   for (size_t row = 0; row < rows; ++row) {

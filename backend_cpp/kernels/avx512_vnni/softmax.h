@@ -48,26 +48,22 @@ class Softmax {
         right_(_mm_cvtsi32_si128(parameters.shift > 0 ? parameters.shift - 1 : 0)) {}
 
   // Adds the bias, where there is one, to `columns` scores in an array of a multiple of 64, and returns the largest.
-  static int32_t maximum(int32_t* x, const int32_t* bias, size_t columns) {
+  static int32_t maximum(int32_t* x, const ScoreBias& bias, size_t columns) {
+    if (bias.narrow != nullptr) {
+      const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(bias.shift));
+      return sum_maximum(x, columns, [&](size_t i, __mmask16 mask) {
+        const __m256i words = _mm256_maskz_loadu_epi16(mask, bias.narrow + i);
+        return _mm512_sll_epi32(_mm512_cvtepi16_epi32(words), shift);
+      });
+    }
+    if (bias.wide != nullptr) {
+      return sum_maximum(x, columns,
+                         [&](size_t i, __mmask16 mask) { return _mm512_maskz_loadu_epi32(mask, bias.wide + i); });
+    }
     __m512i largest = _mm512_set1_epi32(INT32_MIN);
     size_t i = 0;
-    for (; i + 16 <= columns; i += 16) {
-      __m512i scores = _mm512_load_si512(x + i);
-      if (bias != nullptr) {
-        scores = _mm512_add_epi32(scores, _mm512_loadu_si512(bias + i));
-        _mm512_store_si512(x + i, scores);
-      }
-      largest = _mm512_max_epi32(largest, scores);
-    }
-    if (i < columns) {
-      const __mmask16 mask = static_cast<__mmask16>(byte_mask(columns - i));
-      __m512i scores = _mm512_load_si512(x + i);
-      if (bias != nullptr) {
-        scores = _mm512_add_epi32(scores, _mm512_maskz_loadu_epi32(mask, bias + i));
-        _mm512_store_si512(x + i, scores);
-      }
-      largest = _mm512_mask_max_epi32(largest, mask, largest, scores);
-    }
+    for (; i + 16 <= columns; i += 16) largest = _mm512_max_epi32(largest, _mm512_load_si512(x + i));
+    if (i < columns) largest = _mm512_mask_max_epi32(largest, rest_mask(columns - i), largest, _mm512_load_si512(x + i));
     return _mm512_reduce_max_epi32(largest);
   }
 
@@ -97,6 +93,27 @@ class Softmax {
   }
 
  private:
+  static __mmask16 rest_mask(size_t count) { return static_cast<__mmask16>(byte_mask(count)); }
+
+  // load(first column, mask) is what is added.
+  template <typename Load>
+  __attribute__((always_inline)) static int32_t sum_maximum(int32_t* x, size_t columns, const Load& load) {
+    __m512i largest = _mm512_set1_epi32(INT32_MIN);
+    size_t i = 0;
+    for (; i + 16 <= columns; i += 16) {
+      const __m512i sums = _mm512_add_epi32(_mm512_load_si512(x + i), load(i, 0xFFFF));
+      _mm512_store_si512(x + i, sums);
+      largest = _mm512_max_epi32(largest, sums);
+    }
+    if (i < columns) {
+      const __mmask16 mask = rest_mask(columns - i);
+      const __m512i sums = _mm512_add_epi32(_mm512_load_si512(x + i), load(i, mask));
+      _mm512_store_si512(x + i, sums);
+      largest = _mm512_mask_max_epi32(largest, mask, largest, sums);
+    }
+    return _mm512_reduce_max_epi32(largest);
+  }
+
   enum class Shift { kRight, kNone, kLeft };
 
   template <Probabilities kFormat, Shift kShift>

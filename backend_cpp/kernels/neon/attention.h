@@ -112,10 +112,10 @@ void fused_attention(const AttentionArguments& arguments, size_t head, Range que
                      buffers.scores_stride);
     stopwatch.add_to(&AttentionClock::scores);
     RowDivision division[Products::kQueries];
-    const int32_t* bias = softmax_bias(arguments.softmax, head, first, shape.queries, shape.keys);
+    const ScoreBias bias = softmax_bias(arguments.softmax, head, first, shape.queries, shape.keys);
     for (size_t i = 0; i < count; ++i) {
-      const int32_t* added = bias != nullptr ? bias + i * shape.keys : nullptr;
-      const uint32_t sum = softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride, added, shape.keys,
+      const uint32_t sum = softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride,
+                                       bias.from(i * shape.keys), shape.keys,
                                        buffers.codes + i * buffers.codes_stride, buffers.octaves);
       if (format == Probabilities::kLinear) division[i] = RowDivision(sum);
     }

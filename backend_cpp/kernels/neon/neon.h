@@ -17,9 +17,9 @@ const GemmRoute& smull_route();
 inline constexpr size_t kCodeBlock = 16;
 
 // One row of scores to codes. The buffers hold round_up(columns, kCodeBlock) elements: the scores' padding may hold
-// anything, that of the codes becomes probability zero. The bias is nullptr or has exactly `columns`. Scores are
+// anything, that of the codes becomes probability zero. The bias has exactly `columns`, or is nothing. Scores are
 // overwritten. Returns the sum of linear codes, and 0 for log2 codes.
-uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
+uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const ScoreBias& bias, size_t columns,
                      uint8_t* codes, int16_t* octaves);
 size_t softmax_scratch(size_t columns);
 void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch);

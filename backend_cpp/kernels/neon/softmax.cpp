@@ -121,12 +121,13 @@ int32_t maximum_of(const int32_t* x, size_t columns) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(maxima[0], maxima[1]), vmaxq_s32(maxima[2], maxima[3])));
 }
 
-// x += bias; returns the largest sum. Sums beyond the contract wrap around.
-int32_t add_bias(int32_t* x, const int32_t* bias, size_t columns) {
+// x += bias; returns the largest sum. Sums beyond the contract wrap around. load(j): four numbers from j on.
+template <typename Load>
+int32_t add_bias(int32_t* x, const ScoreBias& bias, size_t columns, const Load& load) {
   int32x4_t maxima[4] = {vdupq_n_s32(INT32_MIN), vdupq_n_s32(INT32_MIN), vdupq_n_s32(INT32_MIN),
                          vdupq_n_s32(INT32_MIN)};
   const auto add = [&](size_t j, int32x4_t& largest) {
-    const int32x4_t sum = vaddq_s32(vld1q_s32(x + j), vld1q_s32(bias + j));
+    const int32x4_t sum = vaddq_s32(vld1q_s32(x + j), load(j));
     vst1q_s32(x + j, sum);
     largest = vmaxq_s32(largest, sum);
   };
@@ -143,13 +144,19 @@ int32_t add_bias(int32_t* x, const int32_t* bias, size_t columns) {
   return largest;
 }
 
+int32_t add_bias(int32_t* x, const ScoreBias& bias, size_t columns) {
+  if (bias.narrow == nullptr) return add_bias(x, bias, columns, [&](size_t j) { return vld1q_s32(bias.wide + j); });
+  const int32x4_t shift = vdupq_n_s32(static_cast<int32_t>(bias.shift));
+  return add_bias(x, bias, columns, [&](size_t j) { return vshlq_s32(vmovl_s16(vld1_s16(bias.narrow + j)), shift); });
+}
+
 }  // namespace
 
-uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const int32_t* bias, size_t columns,
+uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const ScoreBias& bias, size_t columns,
                      uint8_t* codes, int16_t* octaves) {
   const size_t padded = round_up(columns, kCodeBlock);
   const size_t last = padded - kCodeBlock;
-  const int32_t maximum = bias != nullptr ? add_bias(scores, bias, columns) : maximum_of(scores, columns);
+  const int32_t maximum = bias ? add_bias(scores, bias, columns) : maximum_of(scores, columns);
   const Octaves below(maximum, parameters);
   const auto octaves_by = [&](auto format) {
     constexpr Probabilities kFormat = decltype(format)::value;
@@ -177,7 +184,7 @@ void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch) {
   int16_t* octaves = reinterpret_cast<int16_t*>(scores + padded);
   uint8_t* codes = reinterpret_cast<uint8_t*>(octaves + padded);
   for (size_t row = rows.begin; row < rows.end; ++row) {
-    const int32_t* bias = softmax_bias(arguments.softmax, row / arguments.rows_per_head, row % arguments.rows_per_head,
+    const ScoreBias bias = softmax_bias(arguments.softmax, row / arguments.rows_per_head, row % arguments.rows_per_head,
                                        arguments.rows_per_head, columns);
     std::copy_n(arguments.x + row * columns, columns, scores);
     softmax_row(arguments.softmax, scores, bias, columns, codes, octaves);

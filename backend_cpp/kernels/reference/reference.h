@@ -19,7 +19,7 @@ size_t softmax_scratch(size_t columns);
 void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch);
 
 // One row of `columns` scores with its row of the bias, or nullptr, to codes.
-void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const int32_t* bias, size_t columns,
+void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const ScoreBias& bias, size_t columns,
                  uint8_t* output, void* scratch);
 
 void layer_norm(const LayerNormArguments& arguments, Range rows);

@@ -31,11 +31,11 @@ uint8_t linear_code(int32_t e) {
 // A row of biased scores and a row of octaves.
 size_t softmax_scratch(size_t columns) { return columns * (sizeof(int32_t) + sizeof(int16_t)); }
 
-void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const int32_t* bias, size_t columns,
+void softmax_row(const SoftmaxParameters& parameters, const int32_t* x, const ScoreBias& bias, size_t columns,
                  uint8_t* output, void* scratch) {
   int32_t* biased = static_cast<int32_t*>(scratch);
   int16_t* e = reinterpret_cast<int16_t*>(biased + columns);
-  if (bias != nullptr) {
+  if (bias) {
     for (size_t j = 0; j < columns; ++j) biased[j] = wrapping_add(x[j], bias[j]);
     x = biased;
   }
@@ -59,7 +59,7 @@ void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch) {
   const size_t columns = arguments.columns;
   for (size_t row = rows.begin; row < rows.end; ++row) {
     const size_t head = row / arguments.rows_per_head;
-    const int32_t* bias =
+    const ScoreBias bias =
         softmax_bias(arguments.softmax, head, row % arguments.rows_per_head, arguments.rows_per_head, columns);
     softmax_row(arguments.softmax, arguments.x + row * columns, bias, columns, arguments.output + row * columns,
                 scratch);

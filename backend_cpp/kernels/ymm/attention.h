@@ -185,7 +185,7 @@ void softmax_block(const AttentionArguments& arguments, const Softmax& softmax, 
   const AttentionShape& shape = arguments.shape;
   for (size_t query = queries.begin; query < queries.end; ++query) {
     const size_t row = query - queries.begin;
-    const int32_t* bias = softmax_bias(arguments.softmax, head, query, shape.queries, shape.keys);
+    const ScoreBias bias = softmax_bias(arguments.softmax, head, query, shape.queries, shape.keys);
     int16_t* p = buffers.p + row * buffers.key_count;
     __m256i sums = _mm256_setzero_si256();
     softmax.run<kFormat>(buffers.scores + row * buffers.key_count, bias, shape.keys, buffers.octaves,

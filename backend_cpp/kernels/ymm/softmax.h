@@ -39,12 +39,14 @@ class Softmax {
   // x: `columns` scores in an array of a multiple of 16, into which the bias is added; octaves: as many int16 of
   // scratch. Calls store(first column, 16 codes as int16) for each 16; codes beyond the row stand for zero.
   template <Probabilities kFormat, typename Store>
-  void run(int32_t* x, const int32_t* bias, size_t columns, int16_t* octaves, const Store& store_codes) const {
-    int32_t maximum = INT32_MIN;
-    for (size_t i = 0; i < columns; ++i) {
-      if (bias != nullptr) x[i] += bias[i];
-      maximum = std::max(maximum, x[i]);
+  void run(int32_t* x, const ScoreBias& bias, size_t columns, int16_t* octaves, const Store& store_codes) const {
+    if (bias.narrow != nullptr) {
+      for (size_t i = 0; i < columns; ++i) x[i] += bias.narrow[i] * (1 << bias.shift);
+    } else if (bias.wide != nullptr) {
+      for (size_t i = 0; i < columns; ++i) x[i] += bias.wide[i];
     }
+    int32_t maximum = INT32_MIN;
+    for (size_t i = 0; i < columns; ++i) maximum = std::max(maximum, x[i]);
     const size_t padded = round_up(columns, 16);
     // So far away that their weight is 0, whatever the shift: set below.
     const __m256i top = _mm256_set1_epi32(maximum);

@@ -9,30 +9,33 @@ namespace {
 // Below all scores, with any bias: docs/numerics.md, softmax.
 constexpr int32_t kMask = -(1 << 29);
 
+// The elements of a bias at each pair's column: [heads, pairs] of [heads, U].
+template <typename T>
+bool look_up(const Constant& bias, const Constant& columns, size_t pairs, AlignedArray<T>& out) {
+  const size_t heads = bias.shape[0];
+  if (!out.allocate(heads * pairs)) return false;
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const size_t column = columns.type == plan::DataType::UInt8 ? columns.get<uint8_t>(pair)
+                                                                : static_cast<size_t>(columns.get<int16_t>(pair));
+    for (size_t head = 0; head < heads; ++head) {
+      out[head * pairs + pair] = bias.get<T>(head * bias.shape[1] + column);
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t constant, unsigned shift, int32_t index) {
   if (constant == -1) return true;
   const Constant& bias = plan.constant(constant);
-  const auto code = [&](size_t i) {
-    return bias.type == plan::DataType::Int32 ? bias.get<int32_t>(i) : bias.get<int16_t>(i) * (1 << shift);
-  };
   view_.bias_heads = bias.shape[0];
-  const size_t pairs = queries_ * keys_;
-  if (!bias_.allocate(view_.bias_heads * pairs)) return false;
-  if (index == -1) {
-    for (size_t i = 0; i < bias.size(); ++i) bias_.data()[i] = code(i);
-    return true;
-  }
-  const Constant& columns = plan.constant(index);
-  for (size_t pair = 0; pair < pairs; ++pair) {
-    const size_t column = columns.type == plan::DataType::UInt8 ? columns.get<uint8_t>(pair)
-                                                                : static_cast<size_t>(columns.get<int16_t>(pair));
-    for (size_t head = 0; head < view_.bias_heads; ++head) {
-      bias_.data()[head * pairs + pair] = code(head * bias.shape[1] + column);
-    }
-  }
-  return true;
+  bias_shift_ = shift;
+  const auto fill = [&](auto& out) {
+    if (index == -1) return bias.copy_to(out, bias.size());
+    return look_up(bias, plan.constant(index), queries_ * keys_, out);
+  };
+  return bias.type == plan::DataType::Int32 ? fill(bias_) : fill(narrow_bias_);
 }
 
 bool OwnedSoftmax::init_groups(const CheckedPlan& plan, int32_t index) {
@@ -64,28 +67,33 @@ bool OwnedSoftmax::init_groups(const CheckedPlan& plan, int32_t index) {
 
 SoftmaxParameters OwnedSoftmax::for_head(size_t head, Range queries, void* scratch) const {
   SoftmaxParameters parameters = view_;
-  const int32_t* bias = bias_.data() != nullptr ? bias_.data() + head % view_.bias_heads * queries_ * keys_ : nullptr;
+  const ScoreBias all = bias();
+  const ScoreBias bias = all ? all.from(head % view_.bias_heads * queries_ * keys_) : all;
   parameters.bias = bias;
   parameters.bias_heads = 1;
   if (!has_masks()) return parameters;
   const std::vector<int32_t>& rows = windows_[head / heads_ % windows_.size()];
   if (rows.empty()) return parameters;
   int32_t* output = static_cast<int32_t*>(scratch);
-  write_bias(rows.data(), bias, queries, output);
+  if (bias.narrow != nullptr) {
+    write_bias(rows.data(), [&](size_t i) { return bias.narrow[i] * (1 << bias.shift); }, queries, output);
+  } else if (bias.wide != nullptr) {
+    write_bias(rows.data(), [&](size_t i) { return bias.wide[i]; }, queries, output);
+  } else {
+    write_bias(rows.data(), [](size_t) { return 0; }, queries, output);
+  }
   parameters.bias = output;
   return parameters;
 }
 
-void OwnedSoftmax::write_bias(const int32_t* rows, const int32_t* bias, Range queries, int32_t* output) const {
+// added(pair) is the bias.
+template <typename Added>
+void OwnedSoftmax::write_bias(const int32_t* rows, const Added& added, Range queries, int32_t* output) const {
   for (size_t i = queries.begin; i < queries.end; ++i) {
     const int32_t* visible = visible_.data() + static_cast<size_t>(rows[i]) * keys_;
     int32_t* row = output + i * keys_;
-    if (bias == nullptr) {
-      for (size_t j = 0; j < keys_; ++j) row[j] = kMask & ~visible[j];
-    } else {
-      const int32_t* added = bias + i * keys_;
-      for (size_t j = 0; j < keys_; ++j) row[j] = (added[j] & visible[j]) | (kMask & ~visible[j]);
-    }
+    const size_t first = i * keys_;
+    for (size_t j = 0; j < keys_; ++j) row[j] = (added(first + j) & visible[j]) | (kMask & ~visible[j]);
   }
 }
 

@@ -30,7 +30,7 @@ class OwnedSoftmax {
   // Of all heads, where there are no masks.
   SoftmaxParameters view() const {
     SoftmaxParameters view = view_;
-    view.bias = bias_.data();
+    view.bias = bias();
     return view;
   }
 
@@ -44,13 +44,22 @@ class OwnedSoftmax {
  private:
   [[nodiscard]] bool init_bias(const CheckedPlan& plan, int32_t bias, unsigned shift, int32_t index);
   [[nodiscard]] bool init_groups(const CheckedPlan& plan, int32_t groups);
-  void write_bias(const int32_t* rows, const int32_t* bias, Range queries, int32_t* output) const;
+  template <typename Added>
+  void write_bias(const int32_t* rows, const Added& added, Range queries, int32_t* output) const;
+
+  ScoreBias bias() const {
+    if (narrow_bias_.size() != 0) return {narrow_bias_.data(), bias_shift_};
+    return bias_.data();
+  }
 
   SoftmaxParameters view_{};
   size_t heads_ = 0;
   size_t queries_ = 0;
   size_t keys_ = 0;
+  // One of them, or none: as wide as the plan has it.
   AlignedArray<int32_t> bias_;
+  AlignedArray<int16_t> narrow_bias_;
+  unsigned bias_shift_ = 0;
   // Which keys the tokens of a group see, -1 or 0, one row for each group of the windows that have several; and which
   // row each query of a window has, nothing for windows of one group.
   AlignedArray<int32_t> visible_;
