@@ -55,6 +55,19 @@ size_t weight_bytes(const CheckedPlan& plan) {
   return bytes;
 }
 
+// The nodes that use each value: [first, last + 1).
+std::vector<Range> lives_of(const CheckedPlan& plan) {
+  std::vector<Range> lives(plan.values().size(), Range{0, 0});
+  const auto use = [&](size_t value, size_t node) {
+    lives[value] = {lives[value].end == 0 ? node : lives[value].begin, node + 1};
+  };
+  for (size_t node = 0; node < plan.uses().size(); ++node) {
+    for (const size_t value : plan.uses()[node].reads) use(value, node);
+    use(plan.uses()[node].write, node);
+  }
+  return lives;
+}
+
 std::string shape_of(const Tensor& tensor) { return to_string(Shape(tensor.sizes().begin(), tensor.sizes().end())); }
 
 }  // namespace
@@ -70,7 +83,7 @@ Result<Executor> Executor::make(CheckedPlan& plan, const KernelTier& tier, size_
 
 Error Executor::place_values(const CheckedPlan& plan) {
   const size_t arena_size = static_cast<size_t>(plan.plan().arena_size());
-  if (!arena_.allocate(arena_size)) {
+  if (!arena_.reserve(arena_size)) {
     ET_LOG(Error, "packqvit: no memory for the arena of %zu bytes", arena_size);
     return Error::MemoryAllocationFailed;
   }
@@ -120,9 +133,10 @@ Error Executor::allocate_scratch(size_t threads) {
 void Executor::group_steps(const CheckedPlan& plan, size_t threads) {
   std::vector<const Step*> rest;
   for (const TracedStep& traced : steps_) rest.push_back(traced.step.get());
+  const std::vector<Range> lives = lives_of(plan);
   size_t first = 0;
   while (!rest.empty()) {
-    RowChain chain(rest, plan, threads);
+    RowChain chain(rest, plan, threads, lives, first);
     if (chain.parts() == 1) chain = RowChain({}, plan, threads);
     const size_t length = std::max<size_t>(chain.length(), 1);
     groups_.push_back({first, std::move(chain)});

@@ -19,6 +19,7 @@ class Lifetime:
         row_size: Bytes of one row.
         chain_first, chain_last: The same with every chain of row-wise nodes taken as one moment; None: no chain. The
             threads of a chain are at different nodes at a time, each with rows of its own.
+        is_local: The runtime may keep the rows that a thread works on in scratch memory, and leave the arena alone.
     """
 
     size: int
@@ -27,6 +28,7 @@ class Lifetime:
     row_size: int = 0
     chain_first: int | None = None
     chain_last: int | None = None
+    is_local: bool = False
 
     def overlaps(self, other: Lifetime) -> bool:
         """Whether both are alive during some node."""
@@ -49,6 +51,7 @@ def plan_arena(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
     Greedy by size: the largest buffer first, each at the lowest offset that is free for its whole life (Pisarchyk and
     Lee, Efficient Memory Management for Deep Neural Net Inference, 2020). Buffers that are alive at once only for
     threads in different places of a chain may share memory if their rows coincide: each thread keeps to its rows.
+    Local ones come last, so that the others lie close: what is never written takes no memory.
 
     Args:
         lifetimes: One a buffer.
@@ -58,7 +61,7 @@ def plan_arena(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
     """
     offsets = [0] * len(lifetimes)
     placed: list[int] = []
-    for index in sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].size, i)):
+    for index in sorted(range(len(lifetimes)), key=lambda i: (lifetimes[i].is_local, -lifetimes[i].size, i)):
         current = lifetimes[index]
         neighbours = [i for i in placed if lifetimes[i].overlaps_in_chain(current)]
         candidates = {0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +23,10 @@ from torch.fx import Node
 import packqvit_delegate.serialization.plan_generated as fb
 
 from ..errors import PlanError
-from ..planner import Lifetime, plan_arena
 from .constants import DATA_TYPES, ConstantWriter
 from .fusion import VIEWS, Chain, Condition, find_fusions, without_views
 from .names import operator_name
+from .placement import Placement
 
 Emitter = Callable[..., Any]
 EMITTERS: dict[str, Emitter] = {}
@@ -48,11 +47,6 @@ _WRITES_ROWS = (
 
 def _writes_rows(operator: Any) -> bool:
     return isinstance(operator, _WRITES_ROWS) or (isinstance(operator, fb.AttentionT) and operator.rows != -1)
-
-
-def _reads_other_rows(operator: Any) -> bool:
-    """Whether a row-wise operator reads rows of its first operand that are not those that it writes."""
-    return isinstance(operator, (fb.LayerNormT, fb.RequantizeT)) and operator.rows != -1
 
 
 def emits(name: str) -> Callable[[Emitter], Emitter]:
@@ -132,7 +126,7 @@ class PlanBuilder:
         for table, value, from_end in self._axes:
             table.axis = len(self._values[value].shape) - from_end
         plan.values, plan.nodes = self._values, self._nodes
-        plan.arenaSize = self._place_values()
+        plan.arenaSize = Placement(self._values, self._nodes, self._first, self._last, self.constants.constants).place()
         plan.segments = self.constants.write(store)
         plan.constants = self.constants.constants
         builder = flatbuffers.Builder(1 << 16)
@@ -300,58 +294,3 @@ class PlanBuilder:
         value.storage, value.location, value.shape = fb.Storage.Output, index, shape
         self._shaped.add(value_index)
         return value_index
-
-    def _place_values(self) -> int:
-        item_size = {data_type: torch_type.itemsize for torch_type, data_type in DATA_TYPES.items()}
-        first_of, last_of = self._row_chains()
-        # Threads that are further on in a chain must not write over rows that others are going to read.
-        held = {node.op.x: last_of[at] for at, node in enumerate(self._nodes) if _reads_other_rows(node.op)}
-        buffers = self._buffers(first_of, held)
-        lifetimes = []
-        for buffer in buffers:
-            shape = self._values[buffer[0]].shape
-            row_size = shape[-1] * item_size[self._values[buffer[0]].type]
-            first, last = self._first[buffer[0]], max(self._last[buffer[-1]], held.get(buffer[-1], 0))
-            size = row_size * math.prod(shape[:-1])
-            lifetimes.append(Lifetime(size, first, last, row_size, first_of[first], last_of[last]))
-        offsets, size = plan_arena(lifetimes)
-        for buffer, offset in zip(buffers, offsets, strict=True):
-            for i in buffer:
-                self._values[i].location = offset
-        return size
-
-    def _buffers(self, first_of: list[int], held: dict[int, int]) -> list[list[int]]:
-        """The arena's values, those together that take one another's place: a sum that of its residual."""
-        buffer_of = {i: [i] for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena}
-        for at, node in enumerate(self._nodes):
-            residual, total = getattr(node.op, "residual", -1), node.op.output
-            is_read_otherwise = self._last.get(residual) != at or residual == node.op.x
-            if residual not in buffer_of or total not in buffer_of or is_read_otherwise:
-                continue
-            if held.get(residual, -1) >= first_of[at]:  # other threads of this chain may still read any of its rows
-                continue
-            buffer_of[residual].append(total)
-            buffer_of[total] = buffer_of[residual]
-        return [buffer for i, buffer in buffer_of.items() if buffer[0] == i]
-
-    def _row_chains(self) -> tuple[list[int], list[int]]:
-        """For each node the first and the last node of the chain that the runtime may run it in (row_chain.h)."""
-        rows = [self._chain_rows(node) for node in self._nodes]
-        first_of, last_of = list(range(len(rows))), list(range(len(rows)))
-        for i in range(1, len(rows)):
-            if self._continues_chain(rows, i):
-                first_of[i] = first_of[i - 1]
-        for i in range(len(rows) - 2, -1, -1):
-            if self._continues_chain(rows, i + 1):
-                last_of[i] = last_of[i + 1]
-        return first_of, last_of
-
-    def _continues_chain(self, rows: list[int | None], i: int) -> bool:
-        """Whether node `i` may run in one chain with the node before it."""
-        return rows[i] is not None and rows[i] == rows[i - 1] and not _reads_other_rows(self._nodes[i].op)
-
-    def _chain_rows(self, node: fb.NodeT) -> int | None:
-        """Rows of a node that works on each row by itself; None for other nodes."""
-        if not isinstance(node.op, (fb.LinearT, fb.LayerNormT, fb.HeadNormT, fb.RequantizeT)):
-            return None
-        return math.prod(self._values[node.op.output].shape[:-1])

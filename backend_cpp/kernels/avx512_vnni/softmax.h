@@ -63,7 +63,8 @@ class Softmax {
     __m512i largest = _mm512_set1_epi32(INT32_MIN);
     size_t i = 0;
     for (; i + 16 <= columns; i += 16) largest = _mm512_max_epi32(largest, _mm512_load_si512(x + i));
-    if (i < columns) largest = _mm512_mask_max_epi32(largest, rest_mask(columns - i), largest, _mm512_load_si512(x + i));
+    if (i < columns)
+      largest = _mm512_mask_max_epi32(largest, rest_mask(columns - i), largest, _mm512_load_si512(x + i));
     return _mm512_reduce_max_epi32(largest);
   }
 

@@ -114,9 +114,9 @@ void fused_attention(const AttentionArguments& arguments, size_t head, Range que
     RowDivision division[Products::kQueries];
     const ScoreBias bias = softmax_bias(arguments.softmax, head, first, shape.queries, shape.keys);
     for (size_t i = 0; i < count; ++i) {
-      const uint32_t sum = softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride,
-                                       bias.from(i * shape.keys), shape.keys,
-                                       buffers.codes + i * buffers.codes_stride, buffers.octaves);
+      const uint32_t sum =
+          softmax_row(arguments.softmax, buffers.scores + i * buffers.scores_stride, bias.from(i * shape.keys),
+                      shape.keys, buffers.codes + i * buffers.codes_stride, buffers.octaves);
       if (format == Probabilities::kLinear) division[i] = RowDivision(sum);
     }
     stopwatch.add_to(&AttentionClock::softmax);

@@ -185,7 +185,7 @@ void softmax(const SoftmaxArguments& arguments, Range rows, void* scratch) {
   uint8_t* codes = reinterpret_cast<uint8_t*>(octaves + padded);
   for (size_t row = rows.begin; row < rows.end; ++row) {
     const ScoreBias bias = softmax_bias(arguments.softmax, row / arguments.rows_per_head, row % arguments.rows_per_head,
-                                       arguments.rows_per_head, columns);
+                                        arguments.rows_per_head, columns);
     std::copy_n(arguments.x + row * columns, columns, scores);
     softmax_row(arguments.softmax, scores, bias, columns, codes, octaves);
     std::copy_n(codes, columns, arguments.output + row * columns);

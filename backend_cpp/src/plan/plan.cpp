@@ -21,17 +21,17 @@ Result<CheckedPlan> CheckedPlan::make(const plan::Plan& plan, const NamedDataMap
 }
 
 Error CheckedPlan::visit_nodes(FunctionRef<Error(const plan::Node&)> visit) {
-  std::vector<NodeUse> uses;
+  uses_.clear();
   std::vector<const plan::Node*> writers(values_.size());
   const size_t count = plan_->nodes() != nullptr ? plan_->nodes()->size() : 0;
   for (size_t i = 0; i < count; ++i) {
     const plan::Node& node = *plan_->nodes()->Get(static_cast<uint32_t>(i));
-    Error error = check_node(node, i, constants_, values_, uses, writers);
+    Error error = check_node(node, i, constants_, values_, uses_, writers);
     if (error == Error::Ok) error = visit(node);
     if (error != Error::Ok) return error;
     constants_.free_large();
   }
-  return check_memory(values_, uses);
+  return check_memory(values_, uses_);
 }
 
 }  // namespace packqvit

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "src/plan/check.h"
 #include "src/plan/constants.h"
 #include "src/plan/value.h"
 
@@ -29,6 +30,10 @@ class CheckedPlan {
   const plan::Plan& plan() const { return *plan_; }
   const std::vector<Value>& values() const { return values_; }
   const Value& value(size_t index) const { return values_[index]; }
+
+  // Of the nodes that were visited.
+  const std::vector<NodeUse>& uses() const { return uses_; }
+
   const Constant& constant(int32_t index) const { return constants_[static_cast<size_t>(index)]; }
 
  private:
@@ -36,6 +41,7 @@ class CheckedPlan {
 
   const plan::Plan* plan_;
   std::vector<Value> values_;
+  std::vector<NodeUse> uses_;
   ConstantStore constants_;
 };
 

@@ -7,7 +7,7 @@
 
 #include "src/steps/owned_softmax.h"
 #include "src/steps/requantizer.h"
-#include "src/steps/step.h"
+#include "src/steps/row_step.h"
 
 namespace packqvit {
 
@@ -137,14 +137,22 @@ class AttentionValuesStep final : public Step {
 // The operators of a fused attention, in the order of AttentionClock.
 enum Part { kScores, kSoftmax, kValues, kParts };
 
-class AttentionStep final : public Step {
+// As a row step it takes whole images, or windows, and is the last of its chain: it may write their rows anywhere.
+class AttentionStep final : public RowStep {
  public:
   AttentionStep(const BuildContext& context, const plan::Attention& op, const plan::Node& node)
-      : tier_(context.tier), threads_(context.threads), q_(op), k_(op.k()), v_(op.v()), output_(op.output()) {
+      : tier_(context.tier),
+        threads_(context.threads),
+        q_(op),
+        operands_{op.q(), op.k(), op.v()},
+        k_(op.k()),
+        v_(op.v()),
+        output_(op.output()) {
     const Value& k = context.plan.value(k_);
     batch_ = k.dim(0);
     shape_ = {op.heads(), Queries::count(context.plan, op), k.dim(1), k.last() / op.heads()};
     debug_id_[kValues] = node.debug_id();
+    is_row_step_ = op.query() == -1 && shape_.queries == shape_.keys;
     has_parts_ = node.parts() != nullptr && node.parts()->size() == 2;
     for (uint32_t part = 0; has_parts_ && part < 2; ++part) debug_id_[part] = node.parts()->Get(part)->debug_id();
   }
@@ -162,10 +170,23 @@ class AttentionStep final : public Step {
 
   bool traces_itself() const override { return true; }
 
+  const RowStep* as_row_step() const override { return is_row_step_ ? this : nullptr; }
+  size_t rows() const override { return batch_ * shape_.queries; }
+  size_t row_multiple() const override { return shape_.queries; }
+  size_t least_parts_per_thread() const override { return 8; }
+  std::vector<uint32_t> operands() const override { return operands_; }
+  std::vector<uint32_t> scattered_results() const override { return {output_}; }
+  size_t row_scratch_bytes(size_t) const override { return scratch_bytes(); }
+  void run_rows(const Memory& memory, Range rows, void* scratch) const override {
+    const AttentionArguments arguments = this->arguments(memory);
+    const Range heads{rows.begin / shape_.queries * shape_.heads, rows.end / shape_.queries * shape_.heads};
+    for (size_t head = heads.begin; head < heads.end; ++head) {
+      run_head(arguments, head, {0, shape_.queries}, scratch, nullptr);
+    }
+  }
+
   Error run(const Memory& memory) const override {
-    const AttentionArguments arguments{
-        shape_,          q_.codes(memory),    memory.value<const int8_t>(k_), memory.value<const int8_t>(v_),
-        softmax_.view(), requantizer_.view(), memory.value<int8_t>(output_)};
+    const AttentionArguments arguments = this->arguments(memory);
     std::atomic<uint64_t> ticks[kParts] = {};
     const et_timestamp_t start = now();
     const Error error =
@@ -183,6 +204,11 @@ class AttentionStep final : public Step {
 
  private:
   static uint64_t now() { return executorch::runtime::pal_current_ticks(); }
+
+  AttentionArguments arguments(const Memory& memory) const {
+    return {shape_,          q_.codes(memory),    memory.value<const int8_t>(k_), memory.value<const int8_t>(v_),
+            softmax_.view(), requantizer_.view(), memory.value<int8_t>(output_)};
+  }
 
   size_t channels() const { return shape_.heads * shape_.head_size; }
   size_t mask_offset() const { return round_up(tier_.attention_scratch(shape_, softmax_.format()), kAlignment); }
@@ -253,11 +279,13 @@ class AttentionStep final : public Step {
   const KernelTier& tier_;
   size_t threads_;
   Queries q_;
+  std::vector<uint32_t> operands_;
   uint32_t k_;
   uint32_t v_;
   uint32_t output_;
   size_t batch_;
   AttentionShape shape_;
+  bool is_row_step_;
   uint32_t debug_id_[kParts] = {};
   bool has_parts_;
   OwnedSoftmax softmax_;
