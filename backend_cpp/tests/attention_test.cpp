@@ -146,13 +146,19 @@ class FusedAttentionTest : public AttentionTest {
       if (rows == Rows::kAtTheLimits)
         std::fill(k.begin() + static_cast<std::ptrdiff_t>(channels), k.end(), int8_t{-128});
     }
-    const auto bias = random.numbers<int32_t>(bias_heads * queries * keys, -(1 << 12), 1 << 12);
+    auto bias = random.numbers<int32_t>(bias_heads * queries * keys, -(1 << 12), 1 << 12);
+    // Half of them as int16.
+    constexpr unsigned kBiasShift = 3;
+    const bool is_narrow = bias_heads > 0 && random.uniform(0, 1) == 0;
+    const auto narrow = random.numbers<int16_t>(bias.size(), -(1 << 9), 1 << 9);
+    for (size_t i = 0; is_narrow && i < bias.size(); ++i) bias[i] = narrow[i] * (1 << kBiasShift);
+    ScoreBias added = bias_heads > 0 ? bias.data() : nullptr;
+    if (is_narrow) added = {narrow.data(), kBiasShift};
     const naive::Softmax softmax{random.number(1 << 14, (1 << 15) - 1), shift, format == Probabilities::kLog2};
     const auto plain = random.requantizer(channels, naive::bitlen(keys) + 15, random.uniform(0, 6), 2);
     const PaddedRequantizer requantizer(plain);
     std::vector<int8_t> output(c.batch * queries * channels);
-    const SoftmaxParameters parameters{bias_heads > 0 ? bias.data() : nullptr, bias_heads,
-                                       static_cast<int32_t>(softmax.multiplier), shift, format};
+    const SoftmaxParameters parameters{added, bias_heads, static_cast<int32_t>(softmax.multiplier), shift, format};
     const AttentionArguments arguments{c.shape,    q.data(),         k.data(),     v.data(),
                                        parameters, requantizer.view, output.data()};
     AttentionClock clock{[] { return uint64_t{1}; }, 0, 0, 0};

@@ -67,6 +67,36 @@ TEST_P(ExecutorTest, APostNormAgreesWithTheDefinition) {
   }
 }
 
+// Each sum in the place of its residual, where nothing else reads that.
+size_t write_over_residuals(PlanBuilder& builder) {
+  size_t count = 0;
+  for (const auto& node : builder.plan.nodes) {
+    const auto* linear = node->op.AsLinear();
+    const auto* norm = node->op.AsLayerNorm();
+    const int64_t residual = linear != nullptr ? linear->residual : (norm != nullptr ? norm->residual : -1);
+    if (residual < 0) continue;
+    const uint32_t sum = linear != nullptr ? linear->output : norm->output;
+    if (builder.plan.values[sum]->storage != plan::Storage::Arena) continue;
+    builder.plan.values[sum]->location = builder.plan.values[static_cast<size_t>(residual)]->location;
+    ++count;
+  }
+  return count;
+}
+
+TEST_P(ExecutorTest, SumsMayTakeThePlaceOfTheirResiduals) {
+  for (const bool wide : {false, true}) {
+    for (uint64_t seed = 0; seed < 10; ++seed) {
+      Random random(seed);
+      PlanBuilder plan = tiny_transformer(random, wide);
+      EXPECT_EQ(write_over_residuals(plan), 2u);
+      expect_the_definition(random, plan);
+      PlanBuilder post_norm = tiny_post_norm(random, wide);
+      EXPECT_GT(write_over_residuals(post_norm), 0u);
+      expect_the_definition(random, post_norm);
+    }
+  }
+}
+
 TEST_P(ExecutorTest, FusedOperatorsGiveTheSameBits) {
   for (const bool wide : {false, true}) {
     for (uint64_t seed = 0; seed < 20; ++seed) {

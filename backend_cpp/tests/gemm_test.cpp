@@ -113,6 +113,13 @@ class GemmTest : public TierTest {
       const size_t c = i % shape.n;
       ASSERT_EQ(output(i), plain.add_residual(acc[i], c, code, residual_multiplier[c], wide)) << "residual " << i;
     }
+    const auto shorts_apart = shorts;
+    const auto narrow_apart = narrow;
+    shorts = wide_addend;
+    narrow = narrow_residual;
+    arguments.addend = arguments.output;
+    run(random, route, arguments, bias, shape);
+    ASSERT_TRUE(wide ? shorts == shorts_apart : narrow == narrow_apart) << "written over the residual";
 
     arguments.epilogue = Epilogue::kAddPosition;
     arguments.addend = wide_addend.data();

@@ -70,6 +70,12 @@ class LayerNormTest : public TierTest {
       }
       for (size_t c = channels; c < stride; ++c) ASSERT_EQ(output[row * stride + c], Output{7}) << "beyond the row";
     }
+    if (sum == nullptr) return;
+    std::vector<Output> over(sum->residual);
+    arguments.residual = over.data();
+    arguments.output = over.data();
+    tier().layer_norm(arguments, {0, rows});
+    ASSERT_EQ(over, output) << "written over the residual";
   }
 
   // Codes of both types, and sums with residuals of both.

@@ -138,6 +138,19 @@ const std::vector<Rule>& rules() {
              value(b, op(b, kValue).AsLinear()->output).location;
        },
        "still needed"},
+      {"ResidualReadAgain",
+       [](auto& b) {
+         auto& projection = *op(b, kProjection).AsLinear();
+         value(b, projection.output).location = value(b, static_cast<size_t>(projection.residual)).location;
+         op(b, kOutput).AsLinear()->residual = projection.residual;
+       },
+       "still needed"},
+      {"ResidualInPart",
+       [](auto& b) {
+         auto& projection = *op(b, kProjection).AsLinear();
+         value(b, projection.output).location = value(b, static_cast<size_t>(projection.residual)).location + 64;
+       },
+       "still needed"},
       {"InPlace",
        [](auto& b) {
          value(b, op(b, kLookupTable).AsLookupTable()->output).location =

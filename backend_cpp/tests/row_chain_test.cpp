@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <functional>
 #include <mutex>
 
 #include "tests/support/plan_builder.h"
@@ -24,13 +26,17 @@ class FakeStep final : public RowStep {
   std::vector<uint32_t> scattered_operands() const override { return scattered_; }
   size_t weight_bytes() const override { return weights; }
   size_t row_scratch_bytes(size_t rows) const override { return rows; }
-  void run_rows(const Memory&, Range rows, void* scratch) const override {
+  std::vector<uint32_t> scattered_results() const override { return results; }
+  void run_rows(const Memory& memory, Range rows, void* scratch) const override {
     ASSERT_NE(scratch, nullptr);
     const std::lock_guard<std::mutex> lock(mutex);
     ranges.push_back(rows);
+    if (work) work(memory, rows);
   }
 
   size_t weights = 0;
+  std::vector<uint32_t> results;
+  std::function<void(const Memory&, Range)> work;
   mutable std::mutex mutex;
   mutable std::vector<Range> ranges;
 
@@ -51,7 +57,7 @@ class RowChainTest : public testing::Test {
     return index;
   }
 
-  RowChain chain(const std::vector<const Step*>& steps, size_t threads = 2) {
+  RowChain chain(const std::vector<const Step*>& steps, size_t threads = 2, const std::vector<Range>& lives = {}) {
     const uint32_t input = builder_.input(plan::DataType::Int8, {1});
     const uint32_t output = builder_.output(plan::DataType::Int8, {1});
     plan::LookupTableT table;
@@ -63,7 +69,7 @@ class RowChainTest : public testing::Test {
     data_ = std::make_unique<FakeDataMap>(builder_.data_map());
     const auto plan = CheckedPlan::make(*plan::GetPlan(bytes_.data()), data_.get());
     EXPECT_TRUE(plan.ok());
-    return RowChain(steps, *plan, threads);
+    return RowChain(steps, *plan, threads, lives);
   }
 
  private:
@@ -117,6 +123,54 @@ TEST_F(RowChainTest, KeepsScatteredOperands) {
   EXPECT_EQ(chain({&gather, &on_same_rows}).length(), 1u);
   EXPECT_EQ(chain({&gather, &on_apart, &on_same_rows}).length(), 2u);
   EXPECT_EQ(chain({&on_apart, &gather}).length(), 1u) << "rows that others have not written yet";
+}
+
+TEST_F(RowChainTest, EndsWithAStepThatWritesAnyRows) {
+  const uint32_t a = value(8, 0);
+  const uint32_t b = value(8, 1024);
+  const uint32_t same_rows = value(8, 0);
+  const FakeStep first(40, 4, {a});
+  FakeStep scatter(40, 4, {});
+  const FakeStep last(40, 4, {});
+  scatter.results = {b};
+  EXPECT_EQ(chain({&first, &scatter, &last}).length(), 2u);
+  scatter.results = {same_rows};
+  EXPECT_EQ(chain({&first, &scatter}).length(), 1u) << "rows that other threads still need";
+}
+
+// What no step outside uses is in scratch memory: it joins whatever memory of the arena it would have had.
+TEST_F(RowChainTest, KeepsWhatOnlyItUsesInScratchMemory) {
+  const uint32_t inside = value(4, 0);
+  const uint32_t before = value(8, 64);
+  const uint32_t behind = value(8, 1024);
+  FakeStep first(40, 4, {before, inside});
+  FakeStep second(40, 4, {inside, behind});
+  EXPECT_EQ(chain({&first, &second}).length(), 1u);
+  const FakeStep third(40, 4, {before});
+  const RowChain three = chain({&first, &second, &third}, 2, {{0, 2}, {0, 4}, {1, 9}});
+  EXPECT_EQ(three.length(), 3u);
+
+  std::vector<int8_t> arena(4096);
+  std::vector<void*> values(32, nullptr);  // the plan has more
+  values[inside] = arena.data();
+  values[before] = arena.data() + 64;
+  values[behind] = arena.data() + 1024;
+  first.work = [&](const Memory& memory, Range rows) {
+    EXPECT_EQ(memory.values[before], values[before]);
+    std::memset(memory.value<int8_t>(inside) + 4 * rows.begin, static_cast<int>(rows.begin) + 1,
+                4 * (rows.end - rows.begin));
+  };
+  second.work = [&](const Memory& memory, Range rows) {
+    EXPECT_EQ(memory.values[behind], values[behind]);
+    for (size_t i = 4 * rows.begin; i < 4 * rows.end; ++i) {
+      EXPECT_EQ(memory.value<int8_t>(inside)[i], static_cast<int8_t>(rows.begin + 1));
+    }
+  };
+  ScratchPool scratch;
+  ASSERT_TRUE(scratch.allocate(2, three.scratch_bytes()));
+  ASSERT_EQ(three.run({values.data(), scratch, nullptr}), Error::Ok);
+  EXPECT_EQ(arena, std::vector<int8_t>(4096)) << "the arena's place of a value that is in scratch memory";
+  EXPECT_EQ(chain({&first, &second, &third}, 2, {{0, 5}, {0, 4}, {1, 9}}).length(), 1u) << "used behind the chain";
 }
 
 TEST_F(RowChainTest, CutsAllStepsAtTheSameRows) {

@@ -20,14 +20,21 @@ struct Case {
 
 class SoftmaxTest : public TierTest {
  protected:
-  void check(Random& random, const Case& c, Probabilities format) {
+  // bias_shift: the bias is int16 with that shift; negative: int32.
+  void check(Random& random, const Case& c, Probabilities format, int bias_shift = -1) {
     const size_t size = c.heads * c.rows * c.columns;
     const auto x = random.numbers<int32_t>(size, -c.magnitude, c.magnitude);
-    const auto bias = random.numbers<int32_t>(c.bias_heads * c.rows * c.columns, -c.magnitude / 2, c.magnitude / 2);
+    auto bias = random.numbers<int32_t>(c.bias_heads * c.rows * c.columns, -c.magnitude / 2, c.magnitude / 2);
+    std::vector<int16_t> narrow;
+    if (bias_shift >= 0) {
+      narrow = random.numbers<int16_t>(bias.size(), -32768, 32767);
+      std::transform(narrow.begin(), narrow.end(), bias.begin(), [&](int16_t b) { return b * (1 << bias_shift); });
+    }
     const int32_t multiplier = static_cast<int32_t>(random.number(1 << 14, (1 << 15) - 1));
     std::vector<uint8_t> output(size);
-    const SoftmaxParameters parameters{c.bias_heads > 0 ? bias.data() : nullptr, c.bias_heads, multiplier, c.shift,
-                                       format};
+    ScoreBias added = c.bias_heads > 0 ? bias.data() : nullptr;
+    if (bias_shift >= 0) added = {narrow.data(), static_cast<unsigned>(bias_shift)};
+    const SoftmaxParameters parameters{added, c.bias_heads, multiplier, c.shift, format};
     const SoftmaxArguments arguments{x.data(), c.columns, c.rows, parameters, output.data()};
     Scratch scratch(tier().softmax_scratch(c.columns));
     const size_t cut = static_cast<size_t>(random.uniform(0, static_cast<int64_t>(c.heads * c.rows)));
@@ -59,6 +66,17 @@ TEST_P(SoftmaxTest, AgreesWithTheDefinition) {
                                              : std::max<int64_t>(1, int64_t{32768} >> -shift);
         check(random, {2, 3, columns, 0, magnitude, shift}, format);
         check(random, {4, 2, columns, 2, magnitude, shift}, format);
+      }
+    }
+  }
+}
+
+TEST_P(SoftmaxTest, ABiasOfInt16) {
+  Random random(3);
+  for (const Probabilities format : {Probabilities::kLog2, Probabilities::kLinear}) {
+    for (const size_t columns : {1, 3, 4, 15, 16, 17, 33, 49, 64, 197}) {
+      for (const int bias_shift : {0, 1, 7, 14}) {
+        check(random, {4, 2, columns, 2, int64_t{1} << (bias_shift + 14), bias_shift}, format, bias_shift);
       }
     }
   }

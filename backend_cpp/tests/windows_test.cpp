@@ -18,9 +18,16 @@ using executorch::runtime::Error;
 using plan::DataType;
 
 const WindowsCase kCases[] = {
-    {1, 4, 9, 2, 8, true, true, false},   {2, 4, 9, 2, 8, false, true, false},  {2, 2, 49, 3, 32, true, true, false},
-    {3, 3, 5, 1, 17, false, false, true}, {1, 1, 64, 2, 5, true, false, false}, {2, 6, 16, 2, 16, true, true, true},
+    {1, 4, 9, 2, 8, true, true, false},
+    {2, 4, 9, 2, 8, false, true, false},
+    {2, 2, 49, 3, 32, true, true, false},
+    {3, 3, 5, 1, 17, false, false, true},
+    {1, 1, 64, 2, 5, true, false, false},
+    {2, 6, 16, 2, 16, true, true, true},
     {2, 1, 2, 1, 1, false, true, false},
+    // Enough for two threads to take the attention into a chain.
+    {4, 40, 4, 2, 8, true, true, false},
+    {4, 40, 4, 2, 8, false, true, true},
 };
 
 class WindowsTest : public TierTest {

@@ -48,7 +48,7 @@ class Softmax {
         right_(_mm_cvtsi32_si128(parameters.shift > 0 ? parameters.shift - 1 : 0)) {}
 
   // Adds the bias, where there is one, to `columns` scores in an array of a multiple of 64, and returns the largest.
-  static int32_t maximum(int32_t* x, const ScoreBias& bias, size_t columns) {
+  __attribute__((always_inline)) static int32_t maximum(int32_t* x, const ScoreBias& bias, size_t columns) {
     if (bias.narrow != nullptr) {
       const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(bias.shift));
       return sum_maximum(x, columns, [&](size_t i, __mmask16 mask) {

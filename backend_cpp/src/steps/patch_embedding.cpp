@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "src/steps/gemm.h"
@@ -29,6 +30,7 @@ class PatchEmbeddingStep final : public Step {
     batch_ = x.dim(0);
     image_ = {x.dim(1), x.dim(2), x.dim(3)};
     patches_ = image_.height / patch_height_ * (image_.width / patch_width_);
+    channels_ = output.last();
     prefix_bytes_ = (output.dim(1) - patches_) * output.last() * element_size(output.type);
     image_bytes_ = output.bytes() / batch_;
     wide_ = output.type == plan::DataType::Int16;
@@ -45,58 +47,75 @@ class PatchEmbeddingStep final : public Step {
       if (!position.copy_to(position_, position.size())) return false;
     }
     const Epilogue epilogue = op.position() != -1 ? Epilogue::kAddPosition : Epilogue::kRequantize;
-    return rows_.allocate(image_.channels * image_.height * image_.width) &&
-           gemm_.init(context, {op.weight(), op.bias(), op.requantizer(), -1, -1, epilogue, wide_, range_}, patches_);
+    return gemm_.init(context, {op.weight(), op.bias(), op.requantizer(), -1, -1, epilogue, wide_, range_}, patches_);
   }
 
-  size_t scratch_bytes() const override { return gemm_.scratch_bytes(); }
+  size_t scratch_bytes() const override {
+    const size_t patches = divide_up(tiles(), parts()) * gemm_.row_multiple();
+    return rows_bytes(patches) + gemm_.scratch_bytes(patches);
+  }
 
   Error run(const Memory& memory) const override {
-    const size_t image_size = image_.channels * image_.height * image_.width;
-    for (size_t b = 0; b < batch_; ++b) {
-      uint8_t* output = memory.value<uint8_t>(output_) + b * image_bytes_;
-      if (prefix_bytes_ > 0) std::memcpy(output, prefix_.data(), prefix_bytes_);
-      Error error = gather_patches(memory.value<const int8_t>(x_) + b * image_size);
-      if (error != Error::Ok) return error;
-      error = gemm_.run({rows_.data(), position_.data(), output + prefix_bytes_}, patches_, memory.scratch);
-      if (error != Error::Ok) return error;
-    }
-    return Error::Ok;
-  }
-
- private:
-  // Patches in row-major order, each as (channel, row, column).
-  Error gather_patches(const int8_t* image) const {
-    const size_t parts = part_count(patches_, threads_);
-    return parallel_tasks(parts, threads_, [&](size_t part) {
-      const Range range = part_of(patches_, parts, part);
-      for (size_t patch = range.begin; patch < range.end; ++patch) gather_patch(image, patch);
+    const size_t parts = this->parts();
+    return parallel_tasks(batch_ * parts, threads_, [&](size_t task) {
+      const Range tiles = part_of(this->tiles(), parts, task % parts);
+      const ScratchPool::Lease lease(memory.scratch);
+      embed(memory, task / parts, {tiles.begin * gemm_.row_multiple(), tiles.end * gemm_.row_multiple()},
+            static_cast<int8_t*>(lease.data()));
     });
   }
 
-  void gather_patch(const int8_t* image, size_t patch) const {
+ private:
+  // What is gathered at a time: it stays in a second-level cache with the weights.
+  static constexpr size_t kPartBytes = 128 * 1024;
+
+  size_t patch_bytes() const { return image_.channels * patch_height_ * patch_width_; }
+  size_t rows_bytes(size_t patches) const { return round_up(patches * patch_bytes(), kAlignment); }
+  size_t tiles() const { return divide_up(patches_, gemm_.row_multiple()); }
+
+  // Of an image: some for each thread, and as many as the weights, which each part reads again, are worth.
+  size_t parts() const {
+    const size_t cut = patches_ * patch_bytes() / std::max(kPartBytes, gemm_.weight_bytes());
+    return std::min(tiles(), std::max(part_count(tiles(), threads_), cut));
+  }
+
+  // Some patches of an image, the prefix in front of the first.
+  void embed(const Memory& memory, size_t image, Range patches, int8_t* scratch) const {
+    const int8_t* x = memory.value<const int8_t>(x_) + image * image_.channels * image_.height * image_.width;
+    uint8_t* output = memory.value<uint8_t>(output_) + image * image_bytes_;
+    if (prefix_bytes_ > 0 && patches.begin == 0) std::memcpy(output, prefix_.data(), prefix_bytes_);
+    patches.end = std::min(patches.end, patches_);
+    const size_t count = patches.end - patches.begin;
+    for (size_t i = 0; i < count; ++i) gather_patch(x, patches.begin + i, scratch + i * patch_bytes());
+    const size_t first = patches.begin * channels_;
+    const int16_t* position = position_.data() != nullptr ? position_.data() + first : nullptr;
+    gemm_.run_rows({scratch, position, output + prefix_bytes_ + first * (wide_ ? 2 : 1)}, {0, count},
+                   scratch + rows_bytes(count));
+  }
+
+  // A patch as (channel, row, column).
+  void gather_patch(const int8_t* image, size_t patch, int8_t* out) const {
     switch (patch_width_) {  // a copy of constant size is one instruction or two
       case 4:
-        return gather_rows<4>(image, patch);
+        return gather_rows<4>(image, patch, out);
       case 8:
-        return gather_rows<8>(image, patch);
+        return gather_rows<8>(image, patch, out);
       case 16:
-        return gather_rows<16>(image, patch);
+        return gather_rows<16>(image, patch, out);
       case 32:
-        return gather_rows<32>(image, patch);
+        return gather_rows<32>(image, patch, out);
       default:
-        return gather_rows<0>(image, patch);
+        return gather_rows<0>(image, patch, out);
     }
   }
 
   // kWidth: the patch width, or 0 for any.
   template <size_t kWidth>
-  void gather_rows(const int8_t* image, size_t patch) const {
+  void gather_rows(const int8_t* image, size_t patch, int8_t* out) const {
     const size_t width = kWidth != 0 ? kWidth : patch_width_;
     const size_t across = image_.width / width;
     const size_t top = patch / across * patch_height_;
     const size_t left = patch % across * width;
-    int8_t* out = rows_.data() + patch * image_.channels * patch_height_ * width;
     for (size_t c = 0; c < image_.channels; ++c) {
       for (size_t y = 0; y < patch_height_; ++y, out += width) {
         std::memcpy(out, image + (c * image_.height + top + y) * image_.width + left, width);
@@ -114,12 +133,12 @@ class PatchEmbeddingStep final : public Step {
   size_t batch_;
   ImageShape image_;
   size_t patches_;
+  size_t channels_;  // of the output
   size_t prefix_bytes_;
   size_t image_bytes_;  // of the output
   bool wide_;
   AlignedArray<uint8_t> prefix_;
   AlignedArray<int16_t> position_;
-  mutable AlignedArray<int8_t> rows_;  // the patches of one image, written by run()
 };
 
 }  // namespace
