@@ -148,7 +148,7 @@ struct AttentionClock {
 };
 
 struct LayerNormArguments {
-  const void* x;  // rows of `channels`, int8 or int16
+  const void* x;  // rows of `channels`, int8 or int16; the output may be written over them where its type is the same
   bool wide;
   size_t channels;
   const uint8_t* channel_shift;  // nullptr: all zero

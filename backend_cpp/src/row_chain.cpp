@@ -100,7 +100,8 @@ size_t RowChain::parts() const {
   const size_t tiles = divide_up(steps_[0]->rows(), multiple_);
   size_t weights = kPartBytes;
   for (const RowStep* step : steps_) weights = std::max(weights, step->weight_bytes());
-  return std::min(tiles, std::max(part_count(tiles, threads_), handed_bytes_ / weights));
+  const size_t worth = handed_bytes_ / weights;
+  return std::min(tiles, std::max(part_count(tiles, threads_), worth > 1 ? 2 * worth : worth));
 }
 
 // Of the largest part.

@@ -70,6 +70,19 @@ class LayerNormTest : public TierTest {
       }
       for (size_t c = channels; c < stride; ++c) ASSERT_EQ(output[row * stride + c], Output{7}) << "beyond the row";
     }
+    if constexpr (sizeof(Code) == sizeof(Output)) {
+      std::vector<Output> over(wider.begin(), wider.end());
+      LayerNormArguments in_place = arguments;
+      in_place.x = over.data();
+      in_place.output = over.data();
+      tier().layer_norm(in_place, {0, rows});
+      for (size_t row = 0; row < rows; ++row) {
+        const auto first = static_cast<std::ptrdiff_t>(row * stride);
+        ASSERT_TRUE(std::equal(over.begin() + first, over.begin() + first + static_cast<std::ptrdiff_t>(channels),
+                               output.begin() + first))
+            << "written over x, row " << row;
+      }
+    }
     if (sum == nullptr) return;
     std::vector<Output> over(sum->residual);
     arguments.residual = over.data();

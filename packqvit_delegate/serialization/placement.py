@@ -57,18 +57,24 @@ class Placement:
         return size
 
     def _buffers(self) -> list[list[int]]:
-        """The arena's values, those together that take one another's place: a sum that of its residual."""
+        """The arena's values, those together that take one another's place (`_replaceable`)."""
         buffer_of = {i: [i] for i, value in enumerate(self._values) if value.storage == fb.Storage.Arena}
         for at, node in enumerate(self._nodes):
-            residual, total = getattr(node.op, "residual", -1), node.op.output
-            is_read_otherwise = self._last.get(residual) != at or residual == node.op.x
-            if residual not in buffer_of or total not in buffer_of or is_read_otherwise:
+            operand, output = self._replaceable(node.op), node.op.output
+            if operand not in buffer_of or output not in buffer_of or self._last[operand] != at:
                 continue
-            if self._held.get(residual, -1) >= self._first_of[at]:  # other threads may still read any of its rows
+            if self._held.get(operand, -1) >= self._first_of[at]:  # other threads may still read any of its rows
                 continue
-            buffer_of[residual].append(total)
-            buffer_of[total] = buffer_of[residual]
+            buffer_of[operand].append(output)
+            buffer_of[output] = buffer_of[operand]
         return [buffer for i, buffer in buffer_of.items() if buffer[0] == i]
+
+    def _replaceable(self, op: Any) -> int:
+        """The operand that the output may be written over (backend_cpp/src/plan/check.h), -1 for none."""
+        if getattr(op, "residual", -1) != -1:
+            return -1 if op.residual == op.x else int(op.residual)
+        is_row_wise = isinstance(op, fb.LayerNormT) and op.rows == -1
+        return int(op.x) if is_row_wise and self._values[op.x].type == self._values[op.output].type else -1
 
     def _lifetime(self, buffer: list[int]) -> Lifetime:
         row_size = self._values[buffer[0]].shape[-1] * _ITEM_SIZE[self._values[buffer[0]].type]

@@ -63,6 +63,19 @@ def test_a_sum_takes_the_place_of_its_residual() -> None:
     assert plan.at(stream) == plan.at(total) == plan.at(again) != plan.at(hidden)
 
 
+def test_a_norm_takes_the_place_of_rows_that_nothing_else_reads() -> None:
+    plan = Plan()
+    embedded = plan.linear(plan.value(8, 64, fb.Storage.Input), 8, 64)
+    stream = plan.norm(embedded, 8, 64)
+    moved = plan.norm(stream, 8, 64, map_=0)
+    wide = plan.norm(moved, 8, 64)
+    plan.values[wide].type = fb.DataType.Int16
+    plan.linear(wide, 8, 64)
+    plan.place()
+    assert plan.at(stream) == plan.at(embedded) != plan.at(moved)
+    assert plan.at(wide) != plan.at(moved)
+
+
 def test_a_residual_that_is_needed_stays() -> None:
     plan = Plan()
     stream = plan.linear(plan.value(8, 64, fb.Storage.Input), 8, 64)

@@ -23,7 +23,9 @@ struct NodeUse {
 
   std::vector<size_t> reads;
   size_t write = 0;
-  size_t residual = kNone;  // of the reads: each element is read right before the sum with it is written
+  // Of the reads: the operand, of the output's size, of which nothing is read that the output was written to before.
+  // The residual of a sum, or what a layer norm takes row by row.
+  size_t replaceable = kNone;
 };
 
 // Names are logged, and not every log sink takes arbitrary bytes (ExecuTorch's Python runtime ends the process):
@@ -39,8 +41,8 @@ executorch::runtime::Error check_node(const plan::Node& node, size_t index, Cons
                                       const std::vector<Value>& values, std::vector<NodeUse>& uses,
                                       std::vector<const plan::Node*>& writers);
 
-// Each value is written once and before it is read, and no live values share bytes of the arena. A sum may be written
-// in the place of a residual that no other operand and no later node reads.
+// Each value is written once and before it is read, and no live values share bytes of the arena. An output may take
+// the place of a replaceable operand that is no other operand of the node and that no later node reads.
 executorch::runtime::Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>& uses);
 
 }  // namespace packqvit

@@ -42,13 +42,13 @@ class LiveRanges {
 
 bool is_in_arena(const Value& value) { return value.storage == plan::Storage::Arena; }
 
-// Whether a node writes its sum over the residual, whose last use this is.
-bool writes_over_residual(const std::vector<Value>& values, const NodeUse& use, bool is_last_use) {
-  if (use.residual == NodeUse::kNone || !is_last_use) return false;
-  const Value& residual = values[use.residual];
-  const Value& sum = values[use.write];
-  return is_in_arena(residual) && is_in_arena(sum) && residual.location == sum.location &&
-         std::count(use.reads.begin(), use.reads.end(), use.residual) == 1;
+// Whether a node writes its output over an operand, whose last use this is.
+bool writes_in_place(const std::vector<Value>& values, const NodeUse& use, bool is_last_use) {
+  if (use.replaceable == NodeUse::kNone || !is_last_use) return false;
+  const Value& operand = values[use.replaceable];
+  const Value& output = values[use.write];
+  return is_in_arena(operand) && is_in_arena(output) && operand.location == output.location &&
+         std::count(use.reads.begin(), use.reads.end(), use.replaceable) == 1;
 }
 
 }  // namespace
@@ -84,10 +84,9 @@ Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>&
   LiveRanges live(values);
   for (size_t node = 0; node < uses.size(); ++node) {
     const size_t output = uses[node].write;
-    const size_t residual = uses[node].residual;
-    const bool in_place =
-        writes_over_residual(values, uses[node], residual != NodeUse::kNone && last_use[residual] == node);
-    if (in_place) live.remove(residual);
+    const size_t replaced = uses[node].replaceable;
+    const bool in_place = writes_in_place(values, uses[node], replaced != NodeUse::kNone && last_use[replaced] == node);
+    if (in_place) live.remove(replaced);
     if (is_in_arena(values[output])) {
       const size_t other = live.add(output);
       if (other != kNever) {
@@ -101,7 +100,7 @@ Error check_memory(const std::vector<Value>& values, const std::vector<NodeUse>&
     std::sort(reads.begin(), reads.end());
     reads.erase(std::unique(reads.begin(), reads.end()), reads.end());
     for (const size_t value : reads) {
-      if (in_place && value == residual) continue;
+      if (in_place && value == replaced) continue;
       if (is_in_arena(values[value]) && last_use[value] == node) live.remove(value);
     }
   }

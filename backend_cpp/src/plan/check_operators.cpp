@@ -72,7 +72,7 @@ bool check(NodeChecker& checker, const plan::Dequantize& op) {
 template <typename Op>
 bool check_residual(NodeChecker& checker, const Op& op, const Value& output, size_t features) {
   const Value* residual = checker.read(op.residual(), "residual");
-  if (residual != nullptr) checker.use.residual = static_cast<size_t>(op.residual());
+  if (residual != nullptr) checker.use.replaceable = static_cast<size_t>(op.residual());
   if (residual == nullptr || !checker.has_type(output, "output", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*residual, "residual", {output.type}) ||
       !checker.has_rows(*residual, "residual", output.size() / features, features)) {
@@ -360,6 +360,7 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
   }
   const size_t channels = output->last();
   if (!check_rows(checker, op, *x, *output) || !check_norm_numbers(checker, op)) return false;
+  if (op.rows() == -1 && x->type == output->type) checker.use.replaceable = op.x();
   if (op.channel_shift() != -1) {
     const Constant* shift = checker.constant(op.channel_shift(), "channel_shift", DataType::UInt8, {channels});
     if (shift == nullptr) return false;
