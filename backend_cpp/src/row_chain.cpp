@@ -11,7 +11,8 @@ using executorch::runtime::Error;
 
 namespace {
 
-// Of all values of a part together: they share a second-level cache with the weights.
+// Rows are cut where this much of them, of all values together, shares a second-level cache with the weights; into
+// parts of half of it, because a part's rows of the locals lie in scratch memory.
 constexpr size_t kPartBytes = 256 * 1024;
 
 bool is_in_arena(const Value& value) { return value.storage == plan::Storage::Arena; }
@@ -100,8 +101,8 @@ size_t RowChain::parts() const {
   const size_t tiles = divide_up(steps_[0]->rows(), multiple_);
   size_t weights = kPartBytes;
   for (const RowStep* step : steps_) weights = std::max(weights, step->weight_bytes());
-  const size_t worth = handed_bytes_ / weights;
-  return std::min(tiles, std::max(part_count(tiles, threads_), worth > 1 ? 2 * worth : worth));
+  const size_t cut = handed_bytes_ / weights;
+  return std::min(tiles, std::max(part_count(tiles, threads_), cut > 1 ? 2 * cut : cut));
 }
 
 // Of the largest part.

@@ -196,10 +196,10 @@ TEST_F(RowChainTest, CutsRowsSoThatTheyStayInCache) {
   const uint32_t large = value(1 << 16, 0);  // 2.5 MiB
   const FakeStep first(40, 2, {large});
   FakeStep second(40, 1, {large});
-  EXPECT_EQ(chain({&first, &second}, 1).parts(), 10u);
-  EXPECT_EQ(chain({&first, &second}, 4).parts(), 10u);
+  EXPECT_EQ(chain({&first, &second}, 1).parts(), 20u);
+  EXPECT_EQ(chain({&first, &second}, 4).parts(), 20u);
   second.weights = 1 << 20;  // each part would read them again
-  EXPECT_EQ(chain({&first, &second}, 1).parts(), 2u);
+  EXPECT_EQ(chain({&first, &second}, 1).parts(), 4u);
   second.weights = 1 << 23;
   EXPECT_EQ(chain({&first, &second}, 1).parts(), 1u);
   EXPECT_EQ(chain({&first, &second}, 4).parts(), 8u) << "some for each thread";
