@@ -233,6 +233,11 @@ def _linear_add(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (5, call.node.args[5])]), -1)  # type: ignore
 
 
+@_rule(_packqvit.requantize_add.default)
+def _requantize_add(call: Call) -> ImageAxis:
+    return _not_along(call, call.aligned([(0, call.node.args[0]), (3, call.node.args[3])]), -1)  # type: ignore
+
+
 @_rule(_packqvit.layer_norm_add.default)
 def _layer_norm_add(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (4, call.node.args[4])]), -1)  # type: ignore
@@ -400,7 +405,7 @@ def _quantize(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
 
 
-@_rule(_packqvit.select_tokens.default, _packqvit.mean_tokens.default)
+@_rule(_packqvit.select_tokens.default, _packqvit.mean_tokens.default, _packqvit.max_tokens.default)
 def _tokens(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], [1])  # type: ignore[arg-type]
 

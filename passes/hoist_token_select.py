@@ -18,6 +18,7 @@ _PER_TOKEN: dict[object, tuple[int, ...]] = {
     ops.layer_norm_add.default: (0, 4),
     ops.head_norm.default: (0,),
     ops.requantize.default: (0,),
+    ops.requantize_add.default: (0, 3),
     ops.lookup_table.default: (0,),
     ops.linear.default: (0,),
     ops.linear_accumulate.default: (0,),
