@@ -410,6 +410,19 @@ def _tokens(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], [1])  # type: ignore[arg-type]
 
 
+@_rule(_packqvit.join_tokens.default)
+def _join_tokens(call: Call) -> ImageAxis:
+    return _not_along(call, call.aligned([(0, call.node.args[0]), (1, call.node.args[1])]), 1)  # type: ignore
+
+
+@_rule(_packqvit.repeat_tokens.default)
+def _repeat_tokens(call: Call) -> ImageAxis:
+    place: Any = call.places[call.node.args[1]]  # type: ignore[index]
+    if place is None or place.axis != 0:
+        raise call.mixed("repeats tokens along what are no images")
+    return place
+
+
 @_rule(_packqvit.attention_scores.default, _packqvit.attention_values.default)
 def _attention_product(call: Call) -> ImageAxis:
     left, right = call.node.args[:2]

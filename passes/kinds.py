@@ -119,7 +119,10 @@ def input_of(value: Node) -> Node:
 def not_for_linears(value: Node) -> str:
     """Why the result of a function of one variable gets no codes: something else than linear layers reads it."""
     others = [user for user in read_by(value) if not reads_as_linear(user) and not pools_tokens(user)]
-    needed = "only linear layers with constant weights would have to read it, or whole tokens, the mean or the maximum of tokens of it"
+    needed = (
+        "only linear layers with constant weights would have to read it, or whole tokens of it, their mean or their "
+        "maximum"
+    )
     if others and not all(other.op == "output" for other in others):
         return f"its result is read by {listed(others)}: to get codes, {needed}"
     apart = _taken_apart(value)

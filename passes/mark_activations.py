@@ -13,6 +13,7 @@ from .patterns import (
     adds_to_stream,
     is_input,
     is_shared,
+    joins_streams,
     match_embedding,
     normalizes,
     pools_tokens,
@@ -55,7 +56,7 @@ def _streams(graph_module: GraphModule) -> set[Node]:
     found = {node for node in graph_module.graph.nodes if is_input(node)}
     found |= {embedding.output for embedding in map(match_embedding, graph_module.graph.nodes) if embedding is not None}
     for node in graph_module.graph.nodes:
-        if adds_to_stream(node):
+        if adds_to_stream(node) or joins_streams(node):
             found.update((node, *streams_of(node)))
         elif is_call(node, aten.layer_norm.default):
             found.add(stream_of(node))

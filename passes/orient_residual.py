@@ -3,7 +3,7 @@
 from torch.fx import GraphModule, Node
 
 from .graph import aten, clean_up, find, is_call, is_constant, shape_of
-from .patterns import is_stream_sum, may_be_stream
+from .patterns import is_channel_norm, is_stream_sum, is_token_constant, may_be_stream
 from .sums import Sum, branches_of, is_branch, is_norm_branch, is_sum, parts_of, read_sum, write_sum
 
 
@@ -16,7 +16,8 @@ def orient_residual(graph_module: GraphModule) -> GraphModule:
     the same for all tokens. A factor of the skip stays in front of it. Afterwards the stream is computed before the
     linear that is added to it.
 
-    Where there are only streams, each has its factor: the mean of two of them is a sum of halves.
+    Constant tokens, such as positions behind a LayerNorm or latents, are a stream. Where there are only streams, each
+    has its factor: the mean of two of them is a sum of halves.
 
     before: sub(stream, mul(linear, 0.5)), add(branch, stream), add(stream, linear, alpha=2), lerp(stream, linear, 0.1),
             mul(add(linear, linear), 0.5), mul(add(stream, stream), 0.5)
@@ -77,6 +78,11 @@ def _order(graph_module: GraphModule) -> None:
         if node.kwargs.get("alpha", 1) != 1 or not is_call(first, aten.linear.default) or not _is_stream(second, node):
             continue
         if not is_call(second, aten.linear.default) or position[first] > position[second]:
+            node.args = (second, first)
+    for node in find(graph_module, aten.add.Tensor):
+        first, second = node.args
+        alone = is_call(first, aten.linear.default) or is_channel_norm(first)
+        if alone and len(first.users) == 1 and len(node.kwargs) == 0 and is_token_constant(second, node):  # type: ignore
             node.args = (second, first)
     for node in find(graph_module, aten.add.Tensor):
         stream, branch = node.args

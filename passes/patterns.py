@@ -158,8 +158,7 @@ def is_residual_add(node: Node) -> bool:
     return bool(
         is_call(branch, aten.linear.default)
         and len(branch.users) == 1  # type: ignore[union-attr]
-        and not is_constant(stream)
-        and shape_of(stream) == shape_of(branch)  # type: ignore[arg-type]
+        and _is_added_to(stream, node)
     )
 
 
@@ -171,9 +170,23 @@ def is_post_norm_add(node: Node) -> bool:
     return bool(
         is_channel_norm(norm)
         and len(norm.users) == 1  # type: ignore[union-attr]
-        and not is_constant(stream)
-        and shape_of(stream) == shape_of(norm)  # type: ignore[arg-type]
+        and _is_added_to(stream, node)
     )
+
+
+def _is_added_to(stream: Any, addition: Node) -> bool:
+    """Whether the first operand of an addition may be a stream: of its shape, or tokens that are constants."""
+    return is_token_constant(stream, addition) or (
+        has_tensor(stream) and not is_constant(stream) and shape_of(stream) == shape_of(addition)
+    )
+
+
+def is_token_constant(value: Any, addition: Node) -> bool:
+    """Whether an operand of an addition is a constant that differs between tokens, such as positions or latents."""
+    if not is_constant(value):
+        return False
+    shape = (1,) * (len(shape_of(addition)) - len(shape_of(value))) + shape_of(value)
+    return len(shape) == len(shape_of(addition)) > 2 and any(size > 1 for size in shape[1:-1])
 
 
 def adds_to_stream(node: Node) -> bool:
@@ -182,11 +195,33 @@ def adds_to_stream(node: Node) -> bool:
 
 
 def is_stream_sum(node: Node) -> bool:
-    """Whether a node adds two values that each may be a residual stream, times a constant or not."""
+    """Whether a node adds two values that may be residual streams, times constants or not, or one and constant tokens.
+
+    Neither is a branch: what it is read by, or that it moves, wants codes of its own.
+    """
     if not is_call(node, aten.add.Tensor) or len(node.args) != 2 or not all(map(has_tensor, node.args)):
         return False
-    first, second = node.args
-    return shape_of(first) == shape_of(second) and may_be_stream(first) and may_be_stream(second)  # type: ignore
+    if is_residual_add(node) or is_post_norm_add(node):
+        return False
+    streams = [value for value in node.args if not is_token_constant(value, node)]
+    return bool(streams) and all(
+        not is_constant(value) and shape_of(value) == shape_of(node) and may_be_stream(value)  # type: ignore[arg-type]
+        for value in streams
+    )
+
+
+def joins_streams(node: Node) -> bool:
+    """Whether a node puts tokens of residual streams, or constant ones, one behind the other."""
+    if not is_call(node, aten.cat.default) or len(shape_of(node)) != 3 or embedding_that_ends_at(node) is not None:
+        return False
+    given = arguments(node)
+    streams = [value for value in given["tensors"] if not is_constant(value)]
+    return given["dim"] in (1, -2) and bool(streams) and all(map(may_be_stream, streams))
+
+
+def meets_streams(node: Node) -> bool:
+    """Whether streams meet in a node of which none is a branch: a sum of streams, or a concatenation of tokens."""
+    return is_stream_sum(node) or joins_streams(node)
 
 
 def may_be_stream(value: Any) -> bool:
@@ -197,6 +232,7 @@ def may_be_stream(value: Any) -> bool:
         or pools_tokens(source)
         or reads_as_linear(source)
         or adds_to_stream(source)
+        or joins_streams(source)
         or embedding_that_ends_at(source) is not None
     )
 
@@ -209,8 +245,12 @@ def unscaled(value: Any) -> Any:
 
 
 def streams_of(reader: Node) -> list[Node]:
-    """The values of residual streams that a LayerNorm, a linear or an addition reads: of a sum of streams, both."""
-    return [stream_of(reader), _unmoved(unscaled(reader.args[1]))] if is_stream_sum(reader) else [stream_of(reader)]
+    """The values of residual streams that a LayerNorm, a linear or an addition reads: of several that meet, all."""
+    if joins_streams(reader):
+        return [_unmoved(value) for value in arguments(reader)["tensors"] if not is_constant(value)]
+    if is_stream_sum(reader):
+        return [_unmoved(unscaled(value)) for value in reader.args if not is_constant(value)]
+    return [stream_of(reader)]
 
 
 def sums_up_linears(node: Node) -> bool:
@@ -298,7 +338,7 @@ def begins_stream(value: Node) -> bool:
 
 
 def _reads_stream(reader: Node, through: Node) -> bool:
-    if is_stream_sum(reader):
+    if meets_streams(reader):
         return True
     if unscaled(reader) is through:
         return any(_reads_stream(user, reader) for user in reader.users)

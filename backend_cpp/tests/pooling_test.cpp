@@ -1,4 +1,4 @@
-// MaxTokens and RequantizeAdd: their definition and their checks.
+// MaxTokens, RequantizeAdd, RepeatTokens and JoinTokens: their definition and their checks.
 
 #include <gtest/gtest.h>
 
@@ -63,6 +63,18 @@ const std::vector<Rule>& rules() {
     }
     std::abort();
   };
+  static const auto repeat = [](PlanBuilder& b) -> plan::RepeatTokensT& {
+    for (const auto& node : b.plan.nodes) {
+      if (auto* found = node->op.AsRepeatTokens()) return *found;
+    }
+    std::abort();
+  };
+  static const auto join = [](PlanBuilder& b) -> plan::JoinTokensT& {
+    for (const auto& node : b.plan.nodes) {
+      if (auto* found = node->op.AsJoinTokens()) return *found;
+    }
+    std::abort();
+  };
   static const auto value = [](PlanBuilder& b, uint32_t index) -> plan::ValueT& { return *b.plan.values[index]; };
   static const std::vector<Rule> rules = {
       {"MaxRange", [](auto& b) { largest(b).requantizer->qmax = 32768; }, "no range of Int16 codes"},
@@ -79,6 +91,13 @@ const std::vector<Rule>& rules() {
       {"MaxOutput", [](auto& b) { value(b, largest(b).output).type = DataType::UInt8; }, "has the type UInt8"},
       {"MaxLeftShift", [](auto& b) { largest(b).requantizer->left_shift = 16; }, "left_shift is 16"},
       {"MaxFractionBits", [](auto& b) { largest(b).requantizer->fraction_bits = 1; }, "no fraction bits, found 1"},
+      {"RepeatAbsent", [](auto& b) { repeat(b).tokens = -1; }, "there is no constant -1"},
+      {"RepeatType", [](auto& b) { repeat(b).tokens = largest(b).bias; }, "no dense constant of the output's type"},
+      {"RepeatSize", [](auto& b) { repeat(b).tokens = sum(b).residual_multiplier; }, "needs 16 elements"},
+      {"JoinOperand", [](auto& b) { join(b).y = 999; }, "there is no value 999"},
+      {"JoinBefore", [](auto& b) { join(b).y = sum(b).output; }, "before"},
+      {"JoinSize", [](auto& b) { join(b).y = join(b).x; }, "needs 28 rows of 8"},
+      {"JoinShape", [](auto& b) { value(b, join(b).y).shape = {1, 6, 8}; }, "needs [2, 6, 8]"},
       {"SumRequantizer", [](auto& b) { sum(b).requantizer.reset(); }, "requantizer is missing"},
       {"SumFractionBits", [](auto& b) { sum(b).requantizer->fraction_bits = 1; }, "no fraction bits, found 1"},
       {"SumResidual", [](auto& b) { sum(b).residual = 999; }, "there is no value 999"},

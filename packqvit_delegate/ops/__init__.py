@@ -14,7 +14,7 @@ from .pooling import max_tokens, mean_tokens
 from .quantize import dequantize, quantize
 from .saturating_gelu import saturating_gelu
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
-from .tokens import lookup_table, requantize_add, requantize_codes, select_tokens
+from .tokens import join_tokens, lookup_table, repeat_tokens, requantize_add, requantize_codes, select_tokens
 
 __all__ = [
     "activation",
@@ -25,6 +25,7 @@ __all__ = [
     "dequantize_probabilities",
     "function",
     "head_norm",
+    "join_tokens",
     "layer_norm",
     "layer_norm_add",
     "linear",
@@ -37,6 +38,7 @@ __all__ = [
     "pixel_codes",
     "quantize",
     "quantize_probabilities",
+    "repeat_tokens",
     "requantize_add",
     "requantize_codes",
     "saturating_gelu",

@@ -120,6 +120,42 @@ def requantize_add(
     return onto_residual(scale_residual(residual, residual_multiplier), branch, fraction_bits, residual.dtype)
 
 
+def _repeat_tokens_meta(tokens: Any, like: Any) -> torch.Tensor:
+    return tokens.new_empty((like.shape[0], *tokens.shape[1:]))
+
+
+@integer_op("repeat_tokens(Tensor tokens, Tensor like) -> Tensor", _repeat_tokens_meta)
+def repeat_tokens(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Constant tokens, the same for all images: a residual stream that begins with them.
+
+    Args:
+        tokens: int8 or int16 [1, ..., C].
+        like: Any type, [B, ...]: tells how many images there are.
+
+    Returns:
+        [B, ..., C] of the type of `tokens`.
+    """
+    return tokens.repeat(like.shape[0], *[1] * (tokens.dim() - 1))
+
+
+def _join_tokens_meta(x: Any, y: Any) -> torch.Tensor:
+    return x.new_empty((x.shape[0], x.shape[1] + y.shape[1], x.shape[2]))
+
+
+@integer_op("join_tokens(Tensor x, Tensor y) -> Tensor", _join_tokens_meta)
+def join_tokens(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Tokens of one value and those of another behind them, on one grid.
+
+    Args:
+        x: int8 or int16 [B, N, C].
+        y: [B, M, C] of x's type.
+
+    Returns:
+        [B, N + M, C] of x's type.
+    """
+    return torch.cat([x, y], 1)
+
+
 def _select_tokens_meta(x: Any, index: Any, fill: Any = 0) -> torch.Tensor:
     return x.new_empty((x.shape[0], len(index), x.shape[2]))
 

@@ -38,6 +38,7 @@ from ..passes.patterns import (
     begins_stream,
     is_input,
     is_post_norm_add,
+    joins_streams,
     layer_name,
     linears_behind,
     match_embedding,
@@ -209,7 +210,7 @@ class PackQViTQuantizer(Quantizer):
                 _set_output(node, self.specs.activation(bits))
             else:
                 set_reason(node, not_for_linears(node))
-        elif adds_to_stream(node):
+        elif adds_to_stream(node) or joins_streams(node):
             _set_output(node, self._stream_spec(node))
         elif is_call(node, aten.add.Tensor, aten.conv2d.default) and not _has_codes(node) and reason_of(node) is None:
             set_reason(node, by_kind(node))
@@ -236,7 +237,8 @@ class PackQViTQuantizer(Quantizer):
         if is_call(node, _ACTIVATION) and _is_integer_linear(source := stream_of(node)):
             _set_output(source, self.specs.branch())
         is_norm = _is_norm(node) and (_has_codes(node) or _is_post_norm(node))
-        if not is_norm and not adds_to_stream(node) or match_head_norm(node) is not None:
+        reads = is_norm or adds_to_stream(node) or joins_streams(node)
+        if not reads or match_head_norm(node) is not None:
             return
         reader = _norm_of(node)
         for source in streams_of(reader):

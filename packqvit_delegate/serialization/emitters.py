@@ -356,6 +356,22 @@ def emit_lookup_table(plan: PlanBuilder, node: Node) -> fb.LookupTableT:
     return table
 
 
+@emits("repeat_tokens")
+def emit_repeat_tokens(plan: PlanBuilder, node: Node) -> fb.RepeatTokensT:
+    """packqvit.repeat_tokens; how many images there are is in the output's shape."""
+    table = fb.RepeatTokensT()
+    table.tokens = plan.constant(node.args[0])
+    return table
+
+
+@emits("join_tokens")
+def emit_join_tokens(plan: PlanBuilder, node: Node) -> fb.JoinTokensT:
+    """packqvit.join_tokens."""
+    table = fb.JoinTokensT()
+    table.x, table.y = plan.read_shaped(node.args[0]), plan.read_shaped(node.args[1])
+    return table
+
+
 @emits("select_tokens")
 def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
     """packqvit.select_tokens."""

@@ -21,6 +21,7 @@ from ..graph import aten, shape_of
 from ..patterns import embedding_that_ends_at
 from ..reasons import describe
 from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
+from .join_rules import join_streams
 
 MAX_FEATURES = 4096
 MAX_BIAS = 1 << 29
@@ -202,10 +203,13 @@ def _fit_position(position: torch.Tensor, out: ResidualGrid) -> tuple[ResidualGr
 
 @lowers(aten.cat.default, aten.transpose.int, aten.permute.default)
 def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
+    """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding.
+
+    Other concatenations are of streams.
+    """
     embedding = embedding_that_ends_at(node)
     if embedding is None:
-        raise NotLowered
+        return join_streams(context, node, grid)
     out = require_residual(grid)
     convolution = embedding.convolution
     image = context.codes_of(convolution.args[0], "the image")

@@ -403,6 +403,21 @@ def max_tokens(r: Random) -> Iterator[Case]:
             yield Input(codes), bias, multiplier, shift, 0, 0, 0, -32768, 32767
 
 
+def repeat_tokens(r: Random) -> Iterator[Case]:
+    like = Input(r.codes(3, 2, 5))
+    for dtype in (torch.int8, torch.int16):
+        limits = torch.iinfo(dtype)
+        for shape in ((1, 4, 7), (1, 1, 33), (1, 2, 3, 8)):
+            yield r.integers(limits.min, limits.max, shape, dtype), like
+
+
+def join_tokens(r: Random) -> Iterator[Case]:
+    for dtype in (torch.int8, torch.int16):
+        x = r.integers(-100, 100, (2, 5, 7), dtype)
+        for tokens in (1, 5, 8):
+            yield Input(x), Input(r.integers(-100, 100, (2, tokens, 7), dtype))
+
+
 def requantize_add(r: Random) -> Iterator[Case]:
     for dtype in (torch.int8, torch.int16):
         limits = torch.iinfo(dtype)
@@ -499,6 +514,8 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "select_tokens": (ops.select_tokens.default, select_tokens),
     "mean_tokens": (ops.mean_tokens.default, mean_tokens),
     "max_tokens": (ops.max_tokens.default, max_tokens),
+    "repeat_tokens": (ops.repeat_tokens.default, repeat_tokens),
+    "join_tokens": (ops.join_tokens.default, join_tokens),
     "requantize_add": (ops.requantize_add.default, requantize_add),
     "pixel_codes": (ops.pixel_codes.default, pixel_codes),
     "top_k": (ops.top_k.default, top_k),

@@ -107,7 +107,7 @@ POOLED: dict[str, Callable[[Features, Tensor], Any]] = {
     "mean_beside_maximum": lambda m, x: m.wide(torch.cat([m.features(x).mean(1), m.features(x).amax(1)], -1)),
     "maximum_of_a_function": lambda m, x: F.linear(F.gelu(m.a(m.features(x))).amax(1), m.b.weight[:, :10], m.b.bias),
     "groups": lambda m, x: m.a(m.features(x)[:, 1:].unflatten(1, (4, 4)).amax(2).mean(1)),
-    "strided_groups": lambda m, x: m.a(m.fc_norm(m.stream(x)[-1][:, 1:].unflatten(1, (4, 4)).amax(1))).flatten(1),
+    "strided_groups": lambda m, x: m.a(m.fc_norm(m.stream(x)[-1][:, 1:].unflatten(1, (4, 4)).amax(1))),
     "pooled_windows": lambda m, x: m.fc_norm(m.stream(x)[-1][:, 1:].unflatten(1, (2, 2, 2, 2)).mean((2, 4))),
 }
 """Tokens of which one is made: the largest codes, means, and sums of both."""

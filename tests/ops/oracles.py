@@ -132,6 +132,16 @@ def max_tokens(x, bias, multiplier, shift, left_shift, fraction_bits, zero_point
     return _requantize(largest + bias, scale, zero_point, qmin, qmax)
 
 
+@oracle("repeat_tokens")
+def repeat_tokens(tokens, like) -> Real:
+    return Real(torch.stack([tokens[0].double() for _ in like]))
+
+
+@oracle("join_tokens")
+def join_tokens(x, y) -> Real:
+    return Real(torch.stack([torch.cat([a, b]).double() for a, b in zip(x, y, strict=True)]))
+
+
 @oracle("requantize_add")
 def requantize_add(x, multiplier, shift, residual, residual_multiplier, left_shift, fraction_bits) -> Real:
     scale = Scale(multiplier, shift, left_shift, fraction_bits)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.calibration.branches import stream_before
 from packqvit_delegate.passes import fold_constants, orient_residual
-from packqvit_delegate.passes.patterns import is_post_norm_add, is_residual_add, is_stream_sum, sums_up_linears
+from packqvit_delegate.passes.patterns import adds_to_stream, is_post_norm_add, is_residual_add, sums_up_linears
 
 aten = torch.ops.aten
 
@@ -71,7 +71,7 @@ def test_sums_of_streams(name: str) -> None:
     norms = {part: nn.LayerNorm(4, elementwise_affine=False) for part in "ab"}
     graph_module = run_pass(orient_residual, Lambda(STREAM_SUMS[name], **norms), tensor(2, 3, 4), atol=1e-6)
     found = [node for node in graph_module.graph.nodes if node.target is aten.add.Tensor]
-    assert len(found) == (2 if name == "of_three" else 1) and all(map(is_stream_sum, found))
+    assert len(found) == (2 if name == "of_three" else 1) and all(map(adds_to_stream, found))
     assert not any(node.target is aten.mul.Tensor and node.args[0] in found for node in graph_module.graph.nodes)
 
 

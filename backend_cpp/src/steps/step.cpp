@@ -44,6 +44,10 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_MaxTokens());
     case plan::Operator::RequantizeAdd:
       return make_step(context, *node.op_as_RequantizeAdd());
+    case plan::Operator::RepeatTokens:
+      return make_step(context, *node.op_as_RepeatTokens());
+    case plan::Operator::JoinTokens:
+      return make_step(context, *node.op_as_JoinTokens());
     case plan::Operator::NONE:
       break;
   }

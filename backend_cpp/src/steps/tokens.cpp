@@ -47,6 +47,61 @@ class SelectTokensStep final : public Step {
   std::vector<uint8_t> fill_;  // a token of zeros
 };
 
+class RepeatTokensStep final : public Step {
+ public:
+  RepeatTokensStep(const BuildContext& context, const plan::RepeatTokens& op) : output_(op.output()) {
+    const Value& output = context.plan.value(output_);
+    images_ = output.dim(0);
+    bytes_ = output.bytes() / images_;
+  }
+
+  bool init(const CheckedPlan& plan, const plan::RepeatTokens& op) {
+    if (!tokens_.allocate(bytes_)) return false;
+    std::memcpy(tokens_.data(), plan.constant(op.tokens()).data, bytes_);
+    return true;
+  }
+
+  Error run(const Memory& memory) const override {
+    uint8_t* output = memory.value<uint8_t>(output_);
+    for (size_t image = 0; image < images_; ++image) std::memcpy(output + image * bytes_, tokens_.data(), bytes_);
+    return Error::Ok;
+  }
+
+ private:
+  uint32_t output_;
+  size_t images_;
+  size_t bytes_;  // of one image
+  AlignedArray<uint8_t> tokens_;
+};
+
+class JoinTokensStep final : public Step {
+ public:
+  JoinTokensStep(const BuildContext& context, const plan::JoinTokens& op)
+      : x_(op.x()), y_(op.y()), output_(op.output()), images_(context.plan.value(op.x()).dim(0)) {
+    x_bytes_ = context.plan.value(x_).bytes() / images_;
+    y_bytes_ = context.plan.value(y_).bytes() / images_;
+  }
+
+  Error run(const Memory& memory) const override {
+    const uint8_t* x = memory.value<const uint8_t>(x_);
+    const uint8_t* y = memory.value<const uint8_t>(y_);
+    uint8_t* output = memory.value<uint8_t>(output_);
+    for (size_t image = 0; image < images_; ++image, output += x_bytes_ + y_bytes_) {
+      std::memcpy(output, x + image * x_bytes_, x_bytes_);
+      std::memcpy(output + x_bytes_, y + image * y_bytes_, y_bytes_);
+    }
+    return Error::Ok;
+  }
+
+ private:
+  uint32_t x_;
+  uint32_t y_;
+  uint32_t output_;
+  size_t images_;
+  size_t x_bytes_;  // of one image
+  size_t y_bytes_;
+};
+
 class PoolTokensStep final : public Step {
  public:
   template <typename Op>  // MeanTokens or MaxTokens
@@ -109,6 +164,16 @@ StepResult make_pool_step(const BuildContext& context, const Op& op, Pooling poo
 
 StepResult make_step(const BuildContext& context, const plan::SelectTokens& op) {
   return std::unique_ptr<Step>(std::make_unique<SelectTokensStep>(context, op));
+}
+
+StepResult make_step(const BuildContext& context, const plan::RepeatTokens& op) {
+  auto step = std::make_unique<RepeatTokensStep>(context, op);
+  if (!step->init(context.plan, op)) return Error::MemoryAllocationFailed;
+  return std::unique_ptr<Step>(std::move(step));
+}
+
+StepResult make_step(const BuildContext& context, const plan::JoinTokens& op) {
+  return std::unique_ptr<Step>(std::make_unique<JoinTokensStep>(context, op));
 }
 
 StepResult make_step(const BuildContext& context, const plan::MeanTokens& op) {

@@ -83,6 +83,8 @@ class Interpreter {
     if (const auto* mean = op.AsMeanTokens()) run(*mean);
     if (const auto* head_norm = op.AsHeadNorm()) run(*head_norm);
     if (const auto* requantize = op.AsRequantize()) run(*requantize);
+    if (const auto* repeat = op.AsRepeatTokens()) run(*repeat);
+    if (const auto* join = op.AsJoinTokens()) run(*join);
     if (const auto* largest = op.AsMaxTokens()) run(*largest);
     if (const auto* sum = op.AsRequantizeAdd()) run(*sum);
   }
@@ -372,6 +374,23 @@ class Interpreter {
     const size_t channels = shape(op.x).back();
     for (size_t i = 0; i < values_[op.x].size(); ++i) {
       values_[op.output].push_back(static_cast<double>(scale.requantize(integer(op.x, i), i % channels)));
+    }
+  }
+
+  void run(const plan::RepeatTokensT& op) {
+    const auto tokens = constant(op.tokens);
+    for (size_t image = 0; image < shape(op.output)[0]; ++image) {
+      values_[op.output].insert(values_[op.output].end(), tokens.begin(), tokens.end());
+    }
+  }
+
+  void run(const plan::JoinTokensT& op) {
+    const size_t images = shape(op.x)[0];
+    for (size_t image = 0; image < images; ++image) {
+      for (const uint32_t part : {op.x, op.y}) {
+        const size_t size = values_[part].size() / images;
+        for (size_t i = 0; i < size; ++i) values_[op.output].push_back(values_[part][image * size + i]);
+      }
     }
   }
 

@@ -343,6 +343,24 @@ class Layers {
     return add(std::move(op));
   }
 
+  uint32_t constant_tokens(size_t tokens) {
+    plan::RepeatTokensT op;
+    const Shape one{1, tokens, kChannels};
+    const size_t size = tokens * kChannels;
+    op.tokens = wide_ ? plan_.constant(one, random_.numbers<int16_t>(size, -32768, 32767))
+                      : plan_.constant(one, random_.numbers<int8_t>(size, -128, 127));
+    op.output = plan_.arena(stream_, {kBatch, tokens, kChannels});
+    return add(std::move(op));
+  }
+
+  uint32_t join(uint32_t x, size_t x_tokens, uint32_t y, size_t y_tokens) {
+    plan::JoinTokensT op;
+    op.x = x;
+    op.y = y;
+    op.output = plan_.arena(stream_, {kBatch, x_tokens + y_tokens, kChannels});
+    return add(std::move(op));
+  }
+
   // The sum of two streams.
   uint32_t add(uint32_t x, uint32_t residual, size_t tokens, bool leaves) {
     plan::RequantizeAddT op;
@@ -420,7 +438,8 @@ PlanBuilder tiny_pooling(Random& random, bool wide) {
   PlanBuilder plan;
   Layers layers(plan, random, wide);
   const uint32_t embedded = layers.patch_embedding(layers.quantize(plan.input(DataType::Float32, {kBatch, 3, 8, 12})));
-  const uint32_t tokens = layers.add(layers.stream_norm(embedded), embedded, kTokens, /*leaves=*/false);
+  const uint32_t sum = layers.add(layers.stream_norm(embedded), embedded, kTokens, /*leaves=*/false);
+  const uint32_t tokens = layers.join(sum, kTokens, layers.constant_tokens(3), 3);
   layers.add(layers.pooled<plan::MeanTokensT>(tokens), layers.pooled<plan::MaxTokensT>(tokens), 1, /*leaves=*/true);
   return plan;
 }

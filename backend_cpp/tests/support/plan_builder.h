@@ -114,7 +114,8 @@ PlanBuilder tiny_transformer(Random& random, bool wide);
 // above, but the branch, which is 16 bits wide in both.
 PlanBuilder tiny_post_norm(Random& random, bool wide);
 
-// Two streams that are added, token by token, and then pooled: the sum of the mean and the maximum. `wide` as above.
+// Two streams that are added, token by token, joined with constant tokens, and then pooled: the sum of the mean and the
+// maximum. `wide` as above.
 PlanBuilder tiny_pooling(Random& random, bool wide);
 
 // Replaces the attention's three nodes and the linear before the lookup table by fused ones, as the exporter does.
