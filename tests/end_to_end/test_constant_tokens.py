@@ -76,12 +76,12 @@ def masked(m: Constants, x: Tensor) -> Tensor:
     return m.head(m.norm(block(all_tokens[:, order] + m.positions)))
 
 
-def late_class_token(m: Constants, x: Tensor) -> Tensor:
-    """The class token joins behind the blocks, and attends to itself and the patches."""
-    token, tokens = m.mask.expand(len(x), -1, -1), m.tokens(x)
+def late_tokens(m: Constants, x: Tensor) -> Tensor:
+    """Tokens that join behind the blocks, as class tokens do, and attend to themselves and the patches."""
+    late, tokens = m.latents.expand(len(x), -1, -1), m.tokens(x)
     for block in m.cross:
-        token = block(token, torch.cat([token, tokens], 1))
-    return m.head(token[:, 0])
+        late = block(late, torch.cat([late, tokens], 1))
+    return m.head(late[:, 0])
 
 
 MODELS: dict[str, Callable[[Constants, Tensor], Tensor]] = {
@@ -94,7 +94,7 @@ MODELS: dict[str, Callable[[Constants, Tensor], Tensor]] = {
     "prompts": lambda m, x: m.blocks(torch.cat([m.latents.expand(len(x), -1, -1), m.model.blocks[0](m.tokens(x))], 1)),
     "resampler": resampler,
     "masked": masked,
-    "late_class_token": late_class_token,
+    "late_tokens": late_tokens,
 }
 
 
