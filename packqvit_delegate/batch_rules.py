@@ -233,6 +233,11 @@ def _linear_add(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (5, call.node.args[5])]), -1)  # type: ignore
 
 
+@_rule(_packqvit.requantize_add.default)
+def _requantize_add(call: Call) -> ImageAxis:
+    return _not_along(call, call.aligned([(0, call.node.args[0]), (3, call.node.args[3])]), -1)  # type: ignore
+
+
 @_rule(_packqvit.layer_norm_add.default)
 def _layer_norm_add(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (4, call.node.args[4])]), -1)  # type: ignore
@@ -400,9 +405,22 @@ def _quantize(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
 
 
-@_rule(_packqvit.select_tokens.default, _packqvit.mean_tokens.default)
+@_rule(_packqvit.select_tokens.default, _packqvit.mean_tokens.default, _packqvit.max_tokens.default)
 def _tokens(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], [1])  # type: ignore[arg-type]
+
+
+@_rule(_packqvit.join_tokens.default)
+def _join_tokens(call: Call) -> ImageAxis:
+    return _not_along(call, call.aligned([(0, call.node.args[0]), (1, call.node.args[1])]), 1)  # type: ignore
+
+
+@_rule(_packqvit.repeat_tokens.default)
+def _repeat_tokens(call: Call) -> ImageAxis:
+    place: Any = call.places[call.node.args[1]]  # type: ignore[index]
+    if place is None or place.axis != 0:
+        raise call.mixed("repeats tokens along what are no images")
+    return place
 
 
 @_rule(_packqvit.attention_scores.default, _packqvit.attention_values.default)

@@ -18,6 +18,7 @@ from .lower_to_integer import lower_to_integer
 from .mark_outputs import mark_outputs
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
+from .normalize_indices import normalize_indices
 from .normalize_unary import normalize_unary
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
@@ -55,6 +56,7 @@ __all__ = [
     "match_attention",
     "merge_adapters",
     "normalize_convolution",
+    "normalize_indices",
     "normalize_unary",
     "orient_residual",
     "raise_moves",

@@ -19,6 +19,7 @@ from .join_rows import join_rows
 from .mark_activations import mark_activations
 from .merge_adapters import merge_adapters
 from .normalize_convolution import normalize_convolution
+from .normalize_indices import normalize_indices
 from .normalize_patches import normalize_patches
 from .normalize_rms import normalize_rms
 from .normalize_unary import normalize_unary
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 _PASSES = (
     fold_constants,
     remove_no_ops,
+    normalize_indices,
     normalize_convolution,
     normalize_patches,
     normalize_unary,

@@ -18,6 +18,7 @@ _PER_TOKEN: dict[object, tuple[int, ...]] = {
     ops.layer_norm_add.default: (0, 4),
     ops.head_norm.default: (0,),
     ops.requantize.default: (0,),
+    ops.requantize_add.default: (0, 3),
     ops.lookup_table.default: (0,),
     ops.linear.default: (0,),
     ops.linear_accumulate.default: (0,),
@@ -63,6 +64,8 @@ def _hoist(graph_module: GraphModule, node: Node, index: list[int]) -> Node | No
     if node.op == "call_function" and node.target in _PER_TOKEN:
         changes = {i: _select(graph_module, node, i, index) for i in _PER_TOKEN[node.target]}
         return _copy(graph_module, node, changes)
+    if is_call(node, ops.repeat_tokens.default):
+        return _copy(graph_module, node, {0: _select(graph_module, node, 0, index)})
     if is_call(node, ops.attention_values.default):
         return _hoist_attention(graph_module, node, index)
     return None

@@ -12,7 +12,7 @@ from .codes import skip_codes
 from .graph import arguments, aten, has_tensor, is_call, is_constant, shape_of
 from .integer.token_rules import moves_tokens
 from .layout import is_layout, moved_rows
-from .patterns import UNARY_FUNCTIONS, reads_as_linear
+from .patterns import POOLINGS, UNARY_FUNCTIONS, pools_tokens, reads_as_linear
 from .reasons import describe, is_integer, listed, operator_of, origin, read_by, stays
 
 Sentence = Callable[[Node], str]
@@ -118,9 +118,10 @@ def input_of(value: Node) -> Node:
 
 def not_for_linears(value: Node) -> str:
     """Why the result of a function of one variable gets no codes: something else than linear layers reads it."""
-    others = [user for user in read_by(value) if not reads_as_linear(user) and not is_call(user, aten.mean.dim)]
+    others = [user for user in read_by(value) if not reads_as_linear(user) and not pools_tokens(user)]
     needed = (
-        "only linear layers with constant weights would have to read it, or whole tokens or the mean of tokens of it"
+        "only linear layers with constant weights would have to read it, or whole tokens of it, their mean or their "
+        "maximum"
     )
     if others and not all(other.op == "output" for other in others):
         return f"its result is read by {listed(others)}: to get codes, {needed}"
@@ -416,7 +417,7 @@ def _pooling(node: Node) -> str:
     batch, channels, *sizes = before = list(shape_of(node.all_input_nodes[0]))
     tokens, to_one = math.prod(sizes), set(shape_of(node)[2:]) == {1}
     instead = (
-        f"mean(1) of the {tokens} tokens [{batch}, {tokens}, {channels}] would have to"
+        f"mean(1) or amax(1) of the {tokens} tokens [{batch}, {tokens}, {channels}] would have to"
         if to_one
         else "windows are pooled in integers nowhere, so that a patch embedding with larger patches would have to"
     )
@@ -426,7 +427,7 @@ def _pooling(node: Node) -> str:
     )
 
 
-@_explains(aten.layer_norm.default, aten.mean.dim)
+@_explains(aten.layer_norm.default, *POOLINGS)
 def _reads_no_codes(node: Node) -> str:
     return without_codes(node)
 
@@ -457,8 +458,9 @@ def _group_norm(node: Node) -> str:
 
 def _extremum(node: Node) -> str:
     return (
-        f"{operator_of(node)} takes one of many values of {listed(_computed(node))}: the mean over the tokens of "
-        f"[batch, tokens, channels] (dim=1), or one token, would have to be in its place{_elsewhere(node)}"
+        f"{operator_of(node)} takes one of many values of {listed(_computed(node))}: the maximum or the mean over the "
+        "tokens of [batch, tokens, channels] (dim=1), without their places, or one token, would have to be in its place"
+        f"{_elsewhere(node)}"
     )
 
 

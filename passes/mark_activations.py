@@ -11,13 +11,15 @@ from .graph import aten, call, clean_up, find, is_call, keep_module, shape_of
 from .layout import joined_rows
 from .patterns import (
     adds_to_stream,
-    averages_tokens,
     is_input,
     is_shared,
+    joins_streams,
     match_embedding,
     normalizes,
+    pools_tokens,
     reads_as_linear,
     stream_of,
+    streams_of,
 )
 
 ops = torch.ops.packqvit
@@ -54,8 +56,8 @@ def _streams(graph_module: GraphModule) -> set[Node]:
     found = {node for node in graph_module.graph.nodes if is_input(node)}
     found |= {embedding.output for embedding in map(match_embedding, graph_module.graph.nodes) if embedding is not None}
     for node in graph_module.graph.nodes:
-        if adds_to_stream(node):
-            found.update((node, stream_of(node)))
+        if adds_to_stream(node) or joins_streams(node):
+            found.update((node, *streams_of(node)))
         elif is_call(node, aten.layer_norm.default):
             found.add(stream_of(node))
     return found
@@ -66,7 +68,7 @@ def _shared(graph_module: GraphModule) -> set[Node]:
     return {
         node
         for node in graph_module.graph.nodes
-        if (normalizes(node) or averages_tokens(node) or reads_as_linear(node)) and is_shared(node)
+        if (normalizes(node) or pools_tokens(node) or reads_as_linear(node)) and is_shared(node)
     }
 
 

@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 
 from .graph import call, clean_up, is_call, replacing
 from .layout import is_layout, trace
-from .patterns import adds_to_stream, averages_tokens, match_embedding, normalizes, reads_as_linear
+from .patterns import adds_to_stream, match_embedding, normalizes, pools_tokens, reads_as_linear
 
 ops = torch.ops.packqvit
 
@@ -47,5 +47,5 @@ def mark_outputs(graph_module: GraphModule) -> GraphModule:
 
 def _has_grid(value: Node) -> bool:
     """Whether a value has codes of more than 8 bits, or accumulators, where it leaves in float."""
-    computes = normalizes(value) or averages_tokens(value) or reads_as_linear(value) or adds_to_stream(value)
+    computes = normalizes(value) or pools_tokens(value) or reads_as_linear(value) or adds_to_stream(value)
     return computes and not is_call(value, ops.activation.default)

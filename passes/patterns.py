@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -34,6 +34,9 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.tanh.default,
 )
 """Functions of one variable: each becomes a 256-entry table."""
+
+POOLINGS: tuple[torch._ops.OpOverload, ...] = (aten.mean.dim, aten.amax.default)
+"""What makes one token of many."""
 
 
 def layer_name(node: Node) -> str:
@@ -112,6 +115,22 @@ def match_embedding(convolution: Node) -> Embedding | None:
     return Embedding(convolution, position, prefix, tokens)  # type: ignore[arg-type]
 
 
+def embedding_that_ends_at(node: Node) -> Embedding | None:
+    """The embedding whose output a node is, or None."""
+    current: Any = node
+    for _ in range(5):
+        if is_call(current, aten.conv2d.default):
+            embedding = match_embedding(current)
+            return embedding if embedding is not None and embedding.output is node else None
+        if is_call(current, aten.cat.default):
+            current = current.args[0][-1]
+        elif isinstance(current, Node) and current.op == "call_function" and current.args:
+            current = current.args[0]
+        else:
+            return None
+    return None
+
+
 def is_patch_projection(convolution: Node) -> bool:
     """Whether a convolution cuts the image into patches: stride = kernel, no padding, no dilation, no groups.
 
@@ -139,8 +158,7 @@ def is_residual_add(node: Node) -> bool:
     return bool(
         is_call(branch, aten.linear.default)
         and len(branch.users) == 1  # type: ignore[union-attr]
-        and not is_constant(stream)
-        and shape_of(stream) == shape_of(branch)  # type: ignore[arg-type]
+        and _is_added_to(stream, node)
     )
 
 
@@ -152,14 +170,87 @@ def is_post_norm_add(node: Node) -> bool:
     return bool(
         is_channel_norm(norm)
         and len(norm.users) == 1  # type: ignore[union-attr]
-        and not is_constant(stream)
-        and shape_of(stream) == shape_of(norm)  # type: ignore[arg-type]
+        and _is_added_to(stream, node)
     )
 
 
+def _is_added_to(stream: Any, addition: Node) -> bool:
+    """Whether the first operand of an addition may be a stream: of its shape, or tokens that are constants."""
+    return is_token_constant(stream, addition) or (
+        has_tensor(stream) and not is_constant(stream) and shape_of(stream) == shape_of(addition)
+    )
+
+
+def is_token_constant(value: Any, addition: Node) -> bool:
+    """Whether an operand of an addition is a constant that differs between tokens, such as positions or latents."""
+    if not is_constant(value):
+        return False
+    shape = (1,) * (len(shape_of(addition)) - len(shape_of(value))) + shape_of(value)
+    return len(shape) == len(shape_of(addition)) > 2 and any(size > 1 for size in shape[1:-1])
+
+
 def adds_to_stream(node: Node) -> bool:
-    """Whether a node adds a branch into the residual stream: a linear's output, or that of a LayerNorm behind it."""
-    return is_residual_add(node) or is_post_norm_add(node)
+    """Whether a node adds into the residual stream: a linear's output, a LayerNorm behind it, or another stream."""
+    return is_residual_add(node) or is_post_norm_add(node) or is_stream_sum(node)
+
+
+def is_stream_sum(node: Node) -> bool:
+    """Whether a node adds two values that may be residual streams, times constants or not, or one and constant tokens.
+
+    Neither is a branch: what it is read by, or that it moves, wants codes of its own.
+    """
+    if not is_call(node, aten.add.Tensor) or len(node.args) != 2 or not all(map(has_tensor, node.args)):
+        return False
+    if is_residual_add(node) or is_post_norm_add(node):
+        return False
+    streams = [value for value in node.args if not is_token_constant(value, node)]
+    return bool(streams) and all(
+        not is_constant(value) and shape_of(value) == shape_of(node) and may_be_stream(value)  # type: ignore[arg-type]
+        for value in streams
+    )
+
+
+def joins_streams(node: Node) -> bool:
+    """Whether a node puts tokens of residual streams, or constant ones, one behind the other."""
+    if not is_call(node, aten.cat.default) or len(shape_of(node)) != 3 or embedding_that_ends_at(node) is not None:
+        return False
+    given = arguments(node)
+    streams = [value for value in given["tensors"] if not is_constant(value)]
+    return given["dim"] in (1, -2) and bool(streams) and all(map(may_be_stream, streams))
+
+
+def meets_streams(node: Node) -> bool:
+    """Whether streams meet in a node of which none is a branch: a sum of streams, or a concatenation of tokens."""
+    return is_stream_sum(node) or joins_streams(node)
+
+
+def may_be_stream(value: Any) -> bool:
+    """Whether a value may have the codes of a residual stream: times a constant, and moved as whole tokens or not."""
+    source = _unmoved(unscaled(value))
+    return (
+        normalizes(source)
+        or pools_tokens(source)
+        or reads_as_linear(source)
+        or adds_to_stream(source)
+        or joins_streams(source)
+        or embedding_that_ends_at(source) is not None
+    )
+
+
+def unscaled(value: Any) -> Any:
+    """What a constant factor stands behind, where there is one."""
+    if is_call(value, aten.mul.Tensor) and (isinstance(value.args[1], float) or is_constant(value.args[1])):
+        return value.args[0]
+    return value
+
+
+def streams_of(reader: Node) -> list[Node]:
+    """The values of residual streams that a LayerNorm, a linear or an addition reads: of several that meet, all."""
+    if joins_streams(reader):
+        return [_unmoved(value) for value in arguments(reader)["tensors"] if not is_constant(value)]
+    if is_stream_sum(reader):
+        return [_unmoved(unscaled(value)) for value in reader.args if not is_constant(value)]
+    return [stream_of(reader)]
 
 
 def sums_up_linears(node: Node) -> bool:
@@ -194,12 +285,13 @@ def stream_of(reader: Node) -> Node:
     And through the constant factor of a scaled skip.
     """
     stream: Any = reader.args[0]
-    if adds_to_stream(reader) and is_call(stream, aten.mul.Tensor):
-        factor = stream.args[1]
-        if isinstance(factor, float) or is_constant(factor):
-            stream = stream.args[0]
-    base, chain = trace(stream)
-    return next((origin for origin in (base, *chain) if joined_rows(origin, stream) is not None), stream)
+    return _unmoved(unscaled(stream) if adds_to_stream(reader) else stream)
+
+
+def _unmoved(value: Node) -> Node:
+    """The value of which another one holds whole tokens, moved."""
+    base, chain = trace(value)
+    return next((origin for origin in (base, *chain) if joined_rows(origin, value) is not None), value)
 
 
 def is_input(value: Node) -> bool:
@@ -210,7 +302,12 @@ def is_input(value: Node) -> bool:
 
 def averages_tokens(node: Node) -> bool:
     """Whether a node is the mean of tokens, channel by channel."""
-    if not is_call(node, aten.mean.dim):
+    return is_call(node, aten.mean.dim) and pools_tokens(node)
+
+
+def pools_tokens(node: Node) -> bool:
+    """Whether a node is the mean or the maximum of tokens, channel by channel."""
+    if not is_call(node, *POOLINGS):
         return False
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
     return all(axis % rank != rank - 1 for axis in arguments(node)["dim"] or [-1])
@@ -237,10 +334,15 @@ def is_padded(value: Node) -> bool:
 
 def begins_stream(value: Node) -> bool:
     """Whether a LayerNorm or a residual addition reads a value [..., C], or whole tokens of it."""
-    return any(
-        reader.args[0] is through and (adds_to_stream(reader) or is_call(reader, aten.layer_norm.default))
-        for reader, through in _readers_of_rows(value)
-    )
+    return any(_reads_stream(reader, through) for reader, through in _readers_of_rows(value))
+
+
+def _reads_stream(reader: Node, through: Node) -> bool:
+    if meets_streams(reader):
+        return True
+    if unscaled(reader) is through:
+        return any(_reads_stream(user, reader) for user in reader.users)
+    return reader.args[0] is through and (adds_to_stream(reader) or is_call(reader, aten.layer_norm.default))
 
 
 def is_shared(value: Node) -> bool:
@@ -273,10 +375,14 @@ def _reads(value: Node) -> Iterator[tuple[Node, Node, bool]]:
                 yield user, through, is_whole
 
 
-def linears_behind(value: Node) -> list[Node] | None:
-    """The linears with constant parameters that read a value [..., C], all, some or means of its tokens.
+def linears_behind(value: Node, pools: Callable[[Node], bool] = pools_tokens) -> list[Node] | None:
+    """The linears with constant parameters that read a value [..., C], all or some of its tokens, or what pools them.
 
     None when anything else reads it.
+
+    Args:
+        value: Of tokens.
+        pools: Which nodes may stand between: the mean or the maximum of tokens.
     """
     found: list[Node] = []
     behind = readers(value)
@@ -285,7 +391,7 @@ def linears_behind(value: Node) -> list[Node] | None:
     for reader, through in behind:
         if reads_as_linear(reader) and reader.args[0] is through:
             found.append(reader)
-        elif averages_tokens(reader) and (linears := linears_behind(reader)) is not None:
+        elif pools(reader) and (linears := linears_behind(reader, pools)) is not None:
             found.extend(linears)
         else:
             return None

@@ -90,7 +90,7 @@ def _follow(embedding: Embedding) -> _Stream | str:
             return f"tokens of {value.name} are taken apart"
         for user, through in reading:
             if is_call(user, aten.layer_norm.default):
-                linears = linears_behind(user) if _normalizes_channels(user) else None
+                linears = linears_behind(user, averages_tokens) if _normalizes_channels(user) else None
                 if linears is None:
                     return f"{user.name} is no LayerNorm of channels, with weights, that feeds linears alone"
                 stream.norms[user] = linears

@@ -199,7 +199,11 @@ struct DequantizeArguments {
   float* output;
 };
 
-struct MeanTokensArguments {
+enum class Pooling : uint8_t { kMean, kMaximum };
+
+// One token of all: the sum of each channel, or its largest code.
+struct PoolTokensArguments {
+  Pooling pooling;
   const void* x;  // [tokens, channels] of one image
   bool wide_input;
   size_t tokens;
@@ -217,6 +221,9 @@ struct RequantizeArguments {
   Requantizer requantizer;
   void* output;
   bool wide_output;
+  // nullptr, or codes of the output's type that x is added to; the sum saturates at the type's range.
+  const void* residual = nullptr;
+  const int16_t* residual_multiplier = nullptr;
 };
 
 struct KernelTier {
@@ -244,7 +251,7 @@ struct KernelTier {
   void (*lookup_table)(const int8_t* x, const int8_t* table, int8_t* output, size_t size);
   void (*quantize)(const QuantizeArguments& arguments, Range rows);  // a row is one (outer, channel) pair of `inner`
   void (*dequantize)(const DequantizeArguments& arguments, Range rows);
-  void (*mean_tokens)(const MeanTokensArguments& arguments, Range channels);
+  void (*pool_tokens)(const PoolTokensArguments& arguments, Range channels);
   void (*requantize)(const RequantizeArguments& arguments, Range rows);
 };
 

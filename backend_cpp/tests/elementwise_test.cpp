@@ -126,16 +126,18 @@ TEST_P(ElementwiseTest, DequantizeAgreesWithTheDefinition) {
 }
 
 template <typename In, typename Out>
-void check_mean(const KernelTier& tier, Random& random, size_t tokens, size_t channels, bool extreme) {
+void check_pooling(const KernelTier& tier, Random& random, Pooling pooling, size_t tokens, size_t channels,
+                   bool extreme) {
   const int64_t low = std::numeric_limits<In>::min();
   const int64_t high = std::numeric_limits<In>::max();
   const auto x = random.numbers<In>(tokens * channels, low, extreme ? low : high);
   const auto bias =
       random.numbers<int32_t>(channels, extreme ? -(1 << 29) : -(1 << 16), extreme ? -(1 << 29) : 1 << 16);
+  const bool largest = pooling == Pooling::kMaximum;
   // From means within an 8-bit grid to ones that only the zero point brings back into a 16-bit one.
   const int64_t reach = random.number(0, 14);
   naive::Requantizer plain =
-      random.requantizer(channels, 8 * static_cast<int64_t>(sizeof(In)) + naive::bitlen(tokens) - reach,
+      random.requantizer(channels, 8 * static_cast<int64_t>(sizeof(In)) + (largest ? 0 : naive::bitlen(tokens)) - reach,
                          sizeof(Out) == 2 ? 0 : random.uniform(0, 6), extreme ? 0 : 5);
   if (sizeof(Out) == 2) {
     plain.zero_point = random.number(-32768, 32767);
@@ -144,31 +146,36 @@ void check_mean(const KernelTier& tier, Random& random, size_t tokens, size_t ch
   }
   const PaddedRequantizer requantizer(plain);
   std::vector<Out> output(channels);
-  const MeanTokensArguments arguments{x.data(),    sizeof(In) == 2,  tokens,        channels,
-                                      bias.data(), requantizer.view, output.data(), sizeof(Out) == 2};
-  tier.mean_tokens(arguments, {0, channels / 2});
-  tier.mean_tokens(arguments, {channels / 2, channels});
+  const PoolTokensArguments arguments{pooling,     x.data(),         sizeof(In) == 2, tokens,          channels,
+                                      bias.data(), requantizer.view, output.data(),   sizeof(Out) == 2};
+  tier.pool_tokens(arguments, {0, channels / 2});
+  tier.pool_tokens(arguments, {channels / 2, channels});
   for (size_t c = 0; c < channels; ++c) {
-    int64_t acc = bias[c];
-    for (size_t n = 0; n < tokens; ++n) acc += x[n * channels + c];
-    ASSERT_EQ(output[c], plain.requantize(acc, c));
+    int64_t acc = x[c];
+    for (size_t n = 1; n < tokens; ++n) {
+      const int64_t code = x[n * channels + c];
+      acc = largest ? std::max(acc, code) : acc + code;
+    }
+    ASSERT_EQ(output[c], plain.requantize(bias[c] + acc, c));
   }
 }
 
-TEST_P(ElementwiseTest, MeanTokensAgreesWithTheDefinition) {
+TEST_P(ElementwiseTest, PoolTokensAgreesWithTheDefinition) {
   Random random(4);
-  for (int repeat = 0; repeat < 4; ++repeat) {
-    for (const size_t tokens : {1, 7, 196}) {
-      for (const size_t channels : {1, 5, 64, 67}) {
-        check_mean<int8_t, int8_t>(tier(), random, tokens, channels, false);
-        check_mean<int8_t, int16_t>(tier(), random, tokens, channels, false);
-        check_mean<int16_t, int8_t>(tier(), random, tokens, channels, false);
-        check_mean<int16_t, int16_t>(tier(), random, tokens, channels, false);
+  for (const Pooling pooling : {Pooling::kMean, Pooling::kMaximum}) {
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      for (const size_t tokens : {1, 7, 196}) {
+        for (const size_t channels : {1, 5, 64, 67, 193}) {
+          check_pooling<int8_t, int8_t>(tier(), random, pooling, tokens, channels, false);
+          check_pooling<int8_t, int16_t>(tier(), random, pooling, tokens, channels, false);
+          check_pooling<int16_t, int8_t>(tier(), random, pooling, tokens, channels, false);
+          check_pooling<int16_t, int16_t>(tier(), random, pooling, tokens, channels, false);
+        }
       }
     }
+    check_pooling<int16_t, int16_t>(tier(), random, pooling, 8192, 3, true);
+    check_pooling<int16_t, int8_t>(tier(), random, pooling, 8192, 3, true);
   }
-  check_mean<int16_t, int16_t>(tier(), random, 8192, 3, true);
-  check_mean<int16_t, int8_t>(tier(), random, 8192, 3, true);
 }
 
 template <typename In, typename Out>
@@ -198,6 +205,41 @@ TEST_P(ElementwiseTest, RequantizeAgreesWithTheDefinition) {
       check_requantize<int8_t, int16_t>(tier(), random, 5, channels);
       check_requantize<int16_t, int8_t>(tier(), random, 5, channels);
       check_requantize<int16_t, int16_t>(tier(), random, 5, channels);
+    }
+  }
+}
+
+template <typename In, typename Out>
+void check_requantize_add(const KernelTier& tier, Random& random, size_t rows, size_t channels, int64_t left_shift) {
+  const auto x = random.numbers<In>(rows * channels, std::numeric_limits<In>::min(), std::numeric_limits<In>::max());
+  const auto residual = random.numbers<Out>(x.size(), std::numeric_limits<Out>::min(), std::numeric_limits<Out>::max());
+  auto multiplier = random.numbers<int16_t>(channels, 0, 32767);
+  multiplier[0] = 32767;
+  naive::Requantizer plain = random.requantizer(channels, 8 * static_cast<int64_t>(sizeof(In)) - random.number(0, 8),
+                                                sizeof(Out) == 2 ? 0 : random.uniform(0, 6), left_shift);
+  const PaddedRequantizer requantizer(plain);
+  std::vector<Out> output(x.size());
+  RequantizeArguments arguments{x.data(), sizeof(In) == 2, channels, requantizer.view, output.data(), sizeof(Out) == 2};
+  arguments.residual = residual.data();
+  arguments.residual_multiplier = multiplier.data();
+  tier.requantize(arguments, {0, rows / 2});
+  tier.requantize(arguments, {rows / 2, rows});
+  for (size_t i = 0; i < x.size(); ++i) {
+    const size_t c = i % channels;
+    ASSERT_EQ(output[i], plain.add_residual(x[i], c, residual[i], multiplier[c], sizeof(Out) == 2)) << i;
+  }
+}
+
+TEST_P(ElementwiseTest, RequantizeAddAgreesWithTheDefinition) {
+  Random random(6);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    for (const size_t channels : {1, 5, 64, 67, 384}) {
+      for (const int64_t left_shift : {0, 14}) {
+        check_requantize_add<int8_t, int8_t>(tier(), random, 5, channels, left_shift);
+        check_requantize_add<int8_t, int16_t>(tier(), random, 5, channels, left_shift);
+        check_requantize_add<int16_t, int8_t>(tier(), random, 5, channels, left_shift);
+        check_requantize_add<int16_t, int16_t>(tier(), random, 5, channels, left_shift);
+      }
     }
   }
 }

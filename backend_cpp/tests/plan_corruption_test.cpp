@@ -99,6 +99,8 @@ constexpr WindowsCase kWindowsCase{2, 4, 9, 2, 4, false, true, false};
 constexpr MakePlan kPlans[] = {
     [](Random& random) { return tiny_transformer(random, false); },
     [](Random& random) { return tiny_transformer(random, true); },
+    [](Random& random) { return tiny_pooling(random, false); },
+    [](Random& random) { return tiny_pooling(random, true); },
     [](Random& random) { return windows_plan(random, kWindowsCase, true); },
 };
 

@@ -10,10 +10,11 @@ from .ends import pixel_codes, take_scores, top_k
 from .function import function
 from .layer_norm import head_norm, layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
+from .pooling import max_tokens, mean_tokens
 from .quantize import dequantize, quantize
 from .saturating_gelu import saturating_gelu
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
-from .tokens import lookup_table, mean_tokens, requantize_codes, select_tokens
+from .tokens import join_tokens, lookup_table, repeat_tokens, requantize_add, requantize_codes, select_tokens
 
 __all__ = [
     "activation",
@@ -24,17 +25,21 @@ __all__ = [
     "dequantize_probabilities",
     "function",
     "head_norm",
+    "join_tokens",
     "layer_norm",
     "layer_norm_add",
     "linear",
     "linear_accumulate",
     "linear_add",
     "lookup_table",
+    "max_tokens",
     "mean_tokens",
     "patch_embedding",
     "pixel_codes",
     "quantize",
     "quantize_probabilities",
+    "repeat_tokens",
+    "requantize_add",
     "requantize_codes",
     "saturating_gelu",
     "select_tokens",

@@ -30,6 +30,7 @@ from ..passes.kinds import by_kind, input_of, not_for_linears, without_codes
 from ..passes.layout import is_layout, joined_rows, moved_rows, trace
 from ..passes.originals import keep_original
 from ..passes.patterns import (
+    POOLINGS,
     UNARY_FUNCTIONS,
     Embedding,
     adds_to_stream,
@@ -37,12 +38,14 @@ from ..passes.patterns import (
     begins_stream,
     is_input,
     is_post_norm_add,
+    joins_streams,
     layer_name,
     linears_behind,
     match_embedding,
     readers,
     reads_as_linear,
     stream_of,
+    streams_of,
     sums_up_linears,
 )
 from ..passes.reasons import NotLowered, describe, name_cause, origin, reason_of, set_reason
@@ -142,7 +145,7 @@ class PackQViTQuantizer(Quantizer):
 
     def _check_overrides(self, model: GraphModule) -> None:
         values = {attention.output for attention in attentions(model)}
-        values.update(find(model, aten.layer_norm.default, aten.mean.dim, _ACTIVATION, *UNARY_FUNCTIONS))
+        values.update(find(model, aten.layer_norm.default, *POOLINGS, _ACTIVATION, *UNARY_FUNCTIONS))
         layers = {
             "weight_bits": {layer_name(n) for n in find(model, aten.linear.default, aten.conv2d.default)},
             "activation_bits": {layer_name(n) for n in values},
@@ -199,20 +202,20 @@ class PackQViTQuantizer(Quantizer):
             self._annotate_linear(model, node)
         elif is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node)):
             pass  # of q or k; or without codes of its own, as what it is added to
-        elif is_call(node, aten.mean.dim) or _is_norm(node):
-            self._annotate_norm_or_mean(node)
+        elif is_call(node, *POOLINGS) or _is_norm(node):
+            self._annotate_norm_or_pooling(node)
         elif is_call(node, _ACTIVATION, *UNARY_FUNCTIONS):
             bits = self._function_bits(node)
             if bits is not None:
                 _set_output(node, self.specs.activation(bits))
             else:
                 set_reason(node, not_for_linears(node))
-        elif adds_to_stream(node):
+        elif adds_to_stream(node) or joins_streams(node):
             _set_output(node, self._stream_spec(node))
         elif is_call(node, aten.add.Tensor, aten.conv2d.default) and not _has_codes(node) and reason_of(node) is None:
             set_reason(node, by_kind(node))
 
-    def _annotate_norm_or_mean(self, node: Node) -> None:
+    def _annotate_norm_or_pooling(self, node: Node) -> None:
         """Codes as linears read them, of a stream that begins here, or of 16 bits where anything else reads it."""
         bits = self._bits_of(node)
         if bits is not None:
@@ -234,14 +237,15 @@ class PackQViTQuantizer(Quantizer):
         if is_call(node, _ACTIVATION) and _is_integer_linear(source := stream_of(node)):
             _set_output(source, self.specs.branch())
         is_norm = _is_norm(node) and (_has_codes(node) or _is_post_norm(node))
-        if not is_norm and not adds_to_stream(node) or match_head_norm(node) is not None:
+        reads = is_norm or adds_to_stream(node) or joins_streams(node)
+        if not reads or match_head_norm(node) is not None:
             return
         reader = _norm_of(node)
-        source = stream_of(reader)
-        if is_input(source) or (source.op == "call_function" and not _is_norm(source)):
-            alone = is_norm and is_call(source, aten.linear.default) and len(readers(source) or ()) == 1
-            embeds = is_call(source, aten.linear.default) and not begins_stream(source) and reader is not node
-            _set_output(source, self.specs.branch() if alone or embeds else self._stream_spec(node))
+        for source in streams_of(reader):
+            if is_input(source) or (source.op == "call_function" and not _is_norm(source)):
+                alone = is_norm and is_call(source, aten.linear.default) and len(readers(source) or ()) == 1
+                embeds = is_call(source, aten.linear.default) and not begins_stream(source) and reader is not node
+                _set_output(source, self.specs.branch() if alone or embeds else self._stream_spec(node))
 
     def _stream_spec(self, reader: Node) -> QuantizationSpecBase:
         """Of what an addition or a LayerNorm reads and writes: 16 bits for sums of linears, which are answers."""
@@ -344,7 +348,7 @@ def _norm_of(value: Node) -> Node:
 
 
 def _reads_codes(reader: Node) -> bool:
-    """Whether what a LayerNorm or a mean reads is there in codes, for others or from an integer linear."""
+    """Whether what a LayerNorm or a pooling reads is there in codes, for others or from an integer linear."""
     source = stream_of(reader)
     return _has_codes(source) or _is_integer_linear(source)
 

@@ -102,6 +102,7 @@ def _role(node: Node) -> str | None:
         ops.linear_add.default: lambda: _stream(node.args[0]),
         ops.layer_norm_add.default: lambda: _stream(_branch(node)),
         ops.mean_tokens.default: lambda: "pooling",
+        ops.max_tokens.default: lambda: "pooling",
     }
     return roles[node.target]() if node.op == "call_function" and node.target in roles else None
 

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from ..config import LayerOverride
 from ..passes.graph import aten, is_call, shape_of
-from ..passes.patterns import UNARY_FUNCTIONS, layer_name
+from ..passes.patterns import POOLINGS, UNARY_FUNCTIONS, layer_name
 from ..quantizer.observers import CodeObserver, MinMSEObserver, WeightObserver
 
 Field = Literal["weight_bits", "activation_bits"]
@@ -136,7 +136,7 @@ def _linears(value: Node) -> Iterator[Node]:
     for user in value.users:
         if is_call(user, aten.linear.default):
             yield user
-        elif is_call(user, aten.select.int, aten.slice.Tensor, aten.mean.dim):
+        elif is_call(user, aten.select.int, aten.slice.Tensor, *POOLINGS):
             yield from _linears(user)
 
 

@@ -328,6 +328,17 @@ def emit_requantize(plan: PlanBuilder, node: Node, source: Any = None) -> fb.Req
     return table
 
 
+@emits("requantize_add")
+def emit_requantize_add(plan: PlanBuilder, node: Node) -> fb.RequantizeAddT:
+    """packqvit.requantize_add."""
+    x, multiplier, shift, residual, residual_multiplier, *rest = node.args
+    table = fb.RequantizeAddT()
+    table.x, table.residual = plan.read(x), plan.read(residual)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    table.residualMultiplier = plan.constant(residual_multiplier)
+    return table
+
+
 @emits_fused("select_tokens", "requantize", where=_makes_rows)
 def emit_gathering_requantize(plan: PlanBuilder, select: Node, requantize: Node) -> fb.RequantizeT:
     """A requantisation that reads its rows where they are, as a layer norm does."""
@@ -345,6 +356,22 @@ def emit_lookup_table(plan: PlanBuilder, node: Node) -> fb.LookupTableT:
     return table
 
 
+@emits("repeat_tokens")
+def emit_repeat_tokens(plan: PlanBuilder, node: Node) -> fb.RepeatTokensT:
+    """packqvit.repeat_tokens; how many images there are is in the output's shape."""
+    table = fb.RepeatTokensT()
+    table.tokens = plan.constant(node.args[0])
+    return table
+
+
+@emits("join_tokens")
+def emit_join_tokens(plan: PlanBuilder, node: Node) -> fb.JoinTokensT:
+    """packqvit.join_tokens."""
+    table = fb.JoinTokensT()
+    table.x, table.y = plan.read_shaped(node.args[0]), plan.read_shaped(node.args[1])
+    return table
+
+
 @emits("select_tokens")
 def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
     """packqvit.select_tokens."""
@@ -356,13 +383,26 @@ def emit_select_tokens(plan: PlanBuilder, node: Node) -> fb.SelectTokensT:
     return table
 
 
+def _set_pooling(plan: PlanBuilder, table: fb.MeanTokensT | fb.MaxTokensT, node: Node) -> None:
+    """Gives an operator that makes one token of all its operands and numbers."""
+    x, bias, multiplier, shift, *rest = node.args
+    table.x, table.bias = plan.read_shaped(x), plan.constant(bias)
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+
+
 @emits("mean_tokens")
 def emit_mean_tokens(plan: PlanBuilder, node: Node) -> fb.MeanTokensT:
     """packqvit.mean_tokens."""
-    x, bias, multiplier, shift, *rest = node.args
     table = fb.MeanTokensT()
-    table.x, table.bias = plan.read_shaped(x), plan.constant(bias)
-    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    _set_pooling(plan, table, node)
+    return table
+
+
+@emits("max_tokens")
+def emit_max_tokens(plan: PlanBuilder, node: Node) -> fb.MaxTokensT:
+    """packqvit.max_tokens."""
+    table = fb.MaxTokensT()
+    _set_pooling(plan, table, node)
     return table
 
 

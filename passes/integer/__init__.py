@@ -1,5 +1,5 @@
 """The rules of the integer lowering, one module per family of operators."""
 
-from . import attention_rules, linear_rules, norm_rules
+from . import addition_rules, attention_rules, linear_rules, norm_rules, pooling_rules
 
-__all__ = ["attention_rules", "linear_rules", "norm_rules"]
+__all__ = ["addition_rules", "attention_rules", "linear_rules", "norm_rules", "pooling_rules"]

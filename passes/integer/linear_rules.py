@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch.fx import Node
@@ -15,17 +14,14 @@ from packqvit_delegate.requantizer import (
     FRACTION_BITS_INT8,
     Requantizer,
     make_requantizer,
-    residual_fraction_bits,
-    residual_multiplier,
 )
 
 from ..codes import skip_codes
-from ..graph import aten, is_call, shape_of
-from ..patterns import Embedding, match_embedding
+from ..graph import aten, shape_of
+from ..patterns import embedding_that_ends_at
 from ..reasons import describe
-from ..sums import channel_constant
 from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
-from .norm_rules import norm_operands
+from .join_rules import join_streams
 
 MAX_FEATURES = 4096
 MAX_BIAS = 1 << 29
@@ -185,109 +181,6 @@ def lower_linear(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     return Codes(context.call(ops.linear.default, args, node), grid)
 
 
-@lowers(aten.add.Tensor)
-def lower_add(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(add(stream, linear(x))) -> packqvit.linear_add; with a LayerNorm behind the linear layer_norm_add.
-
-    An embedding without prefix tokens also ends in an add.
-    """
-    embedding = _embedding_that_ends_at(node)
-    if embedding is not None:
-        return lower_embedding(context, node, grid)
-    branch = skip_codes(node.args[1]) if isinstance(node.args[1], Node) else None
-    if branch is None or not is_call(branch, aten.linear.default, aten.layer_norm.default):
-        raise NotLowered
-    out = require_residual(grid)
-    if is_call(branch, aten.layer_norm.default):
-        return _lower_post_norm(context, node, branch, out)
-    stream, out, ratio = _onto(context, node, out)
-    x, layer = linear_operands(context, branch)
-    new_scales = out.channel_scales(len(ratio))
-    fraction_bits = residual_fraction_bits(ratio, out.dtype)
-    requantizer = layer.requantizer(new_scales, fraction_bits)
-    weight, bias = layer.constants(context, branch.name)
-    args = (
-        x.node,
-        weight,
-        bias,
-        context.constant(f"{branch.name}_multiplier", requantizer.multiplier),
-        context.constant(f"{branch.name}_shift", requantizer.shift),
-        stream.node,
-        context.constant(
-            f"{branch.name}_residual_multiplier", residual_multiplier(ratio, out.dtype, requantizer.fraction_bits)
-        ),
-        layer.bits,
-        requantizer.left_shift,
-        requantizer.fraction_bits,
-    )
-    return Codes(context.call(ops.linear_add.default, args, branch), out)
-
-
-def _lower_post_norm(context: LoweringContext, node: Node, norm: Node, out: ResidualGrid) -> Codes:
-    """quantize(add(stream, layer_norm(x))) -> packqvit.layer_norm_add."""
-    stream, out, ratio = _onto(context, node, out)
-    fraction_bits = residual_fraction_bits(ratio, out.dtype)
-    fine = out.channel_scales(len(ratio)) * 2.0**-fraction_bits
-    operands = norm_operands(context, norm, fine, 0)
-    multiplier = residual_multiplier(ratio, out.dtype, fraction_bits)
-    factors = context.constant(f"{norm.name}_residual_multiplier", multiplier)
-    args = (*operands.operands, stream.node, factors, *operands.numbers, fraction_bits)
-    return Codes(context.call(ops.layer_norm_add.default, args, norm), out)
-
-
-def _onto(context: LoweringContext, node: Node, out: ResidualGrid) -> tuple[Codes, ResidualGrid, torch.Tensor]:
-    """What a branch is added to, the grid of the sum, and the old over the new steps, float64 [C].
-
-    Raises:
-        NotLowered: It is no residual stream, or one of another type.
-    """
-    stream, factor = _skip(context, node.args[0])
-    old = require_residual(stream.grid, "what the branch is added to")
-    if old.dtype != out.dtype:
-        raise NotLowered(
-            f"the residual stream changes from {old.dtype} to {out.dtype} here: it would have to have one width all "
-            "through"
-        )
-    coarsest = old.scale * float(factor.max())
-    if out.dtype == torch.int16 and out.scale < coarsest:  # an int16 stream only ever becomes coarser
-        out = dataclasses.replace(out, scale=coarsest)
-    channels = shape_of(node)[-1]
-    return stream, out, old.channel_scales(channels) * factor / out.channel_scales(channels)
-
-
-def _skip(context: LoweringContext, value: Any) -> tuple[Codes, torch.Tensor]:
-    """The codes of the residual stream, and what it is multiplied with before a branch is added: float64 [] or [C].
-
-    Raises:
-        NotLowered: It has no codes, or changes its sign.
-    """
-    source, factor = value, torch.ones((), dtype=torch.float64)
-    if is_call(value, aten.mul.Tensor) and context.find_codes(value) is None:
-        number = channel_constant(context.graph_module, value.args[1], shape_of(value)[-1])
-        if number is not None:
-            source, factor = value.args[0], number
-    codes = context.codes_of(source, "the residual stream")
-    if bool((factor < 0).any()) or not bool(factor.any()):
-        raise NotLowered("the residual stream is multiplied by numbers that are not positive: they would have to be")
-    return codes, factor
-
-
-def _embedding_that_ends_at(node: Node) -> Embedding | None:
-    """The embedding whose output a node is, or None."""
-    current: Any = node
-    for _ in range(5):
-        if is_call(current, aten.conv2d.default):
-            embedding = match_embedding(current)
-            return embedding if embedding is not None and embedding.output is node else None
-        if is_call(current, aten.cat.default):
-            current = current.args[0][-1]
-        elif isinstance(current, Node) and current.op == "call_function" and current.args:
-            current = current.args[0]
-        else:
-            return None
-    return None
-
-
 def _fit_position(position: torch.Tensor, out: ResidualGrid) -> tuple[ResidualGrid, int]:
     """The output grid and the fraction bits with which every position is an int16 number.
 
@@ -310,10 +203,13 @@ def _fit_position(position: torch.Tensor, out: ResidualGrid) -> tuple[ResidualGr
 
 @lowers(aten.cat.default, aten.transpose.int, aten.permute.default)
 def lower_embedding(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding."""
-    embedding = _embedding_that_ends_at(node)
+    """quantize(cat(prefix, add(transpose(reshape(conv2d(image))), position))) -> packqvit.patch_embedding.
+
+    Other concatenations are of streams.
+    """
+    embedding = embedding_that_ends_at(node)
     if embedding is None:
-        raise NotLowered
+        return join_streams(context, node, grid)
     out = require_residual(grid)
     convolution = embedding.convolution
     image = context.codes_of(convolution.args[0], "the image")

@@ -1,4 +1,4 @@
-"""LayerNorm and what it is part of, requantisation, functions of one variable, and pooling."""
+"""LayerNorm and what it is part of, requantisation, and functions of one variable."""
 
 from __future__ import annotations
 
@@ -200,43 +200,3 @@ def table_of(function: Callable[[torch.Tensor], torch.Tensor], x: AffineGrid, ou
     results = function(values).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
     codes = torch.round(results / out.scale) + out.zero_point
     return codes.clamp(out.qmin, out.qmax).to(torch.int8)
-
-
-@lowers(aten.mean.dim)
-def lower_mean(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(mean(x, [1])) -> packqvit.mean_tokens."""
-    shape = shape_of(node.args[0])  # type: ignore[arg-type]
-    axes = [axis % len(shape) for axis in node.args[1]]  # type: ignore[union-attr,operator]
-    if axes != [1] or len(shape) != 3:
-        raise NotLowered(
-            f"it is a mean over {'dim' if len(axes) == 1 else 'dims'} {', '.join(map(str, axes))} of {list(shape)}: it "
-            "would have to be over the tokens of [batch, tokens, channels], dim=1"
-        )
-    x = context.codes_of(node.args[0], "its input")
-    channels, tokens = shape[-1], shape[1]
-    zero_point_in = 0
-    if isinstance(x.grid, AffineGrid):
-        steps = torch.full((channels,), x.grid.scale, dtype=torch.float64)
-        zero_point_in = x.grid.zero_point
-    else:
-        steps = require_residual(x.grid).channel_scales(channels)
-    scales, zero_point, qmin, qmax = output_codes(grid, channels)
-    fraction_bits = FRACTION_BITS_INT8 if qmax <= 127 else 0
-    bound = tokens * (1 << 15) + abs(zero_point_in) * tokens
-    requantizer = make_requantizer(steps / tokens / scales, bound, fraction_bits)
-    bias = torch.full((channels,), -zero_point_in * tokens, dtype=torch.int32)
-    args = (
-        x.node,
-        context.constant(f"{node.name}_bias", bias),
-        context.constant(f"{node.name}_multiplier", requantizer.multiplier),
-        context.constant(f"{node.name}_shift", requantizer.shift),
-        requantizer.left_shift,
-        requantizer.fraction_bits,
-        zero_point,
-        qmin,
-        qmax,
-    )
-    mean = context.call(ops.mean_tokens.default, args, node)
-    if len(shape_of(node)) != len(shape):  # keepdim=False
-        mean = context.call(aten.reshape.default, (mean, list(shape_of(node))), node)
-    return Codes(mean, grid)

@@ -390,6 +390,52 @@ def mean_tokens(r: Random) -> Iterator[Case]:
         yield x, bias, multiplier, shift, 0, 6, zero_point >> 8, -128, 127
 
 
+def max_tokens(r: Random) -> Iterator[Case]:
+    for tokens in (1, 3, 196):
+        for dtype in (torch.int8, torch.int16):
+            limits = torch.iinfo(dtype)
+            codes = r.integers(limits.min, limits.max, (2, tokens, 33), dtype)
+            codes[:, :, :3] = torch.tensor([limits.min, limits.max, 0], dtype=dtype)
+            bias = r.integers(-200, 200, (33,), torch.int32)
+            multiplier, shift = r.requantizer(33, 3 if dtype == torch.int8 else 7)
+            yield Input(codes), bias, multiplier, shift, 0, 6, -7, -128, 127
+            yield Input(codes), bias, multiplier, shift, 5, 4, 3, -8, 7
+            yield Input(codes), bias, multiplier, shift, 0, 0, 0, -32768, 32767
+
+
+def repeat_tokens(r: Random) -> Iterator[Case]:
+    like = Input(r.codes(3, 2, 5))
+    for dtype in (torch.int8, torch.int16):
+        limits = torch.iinfo(dtype)
+        for shape in ((1, 4, 7), (1, 1, 33), (1, 2, 3, 8)):
+            yield r.integers(limits.min, limits.max, shape, dtype), like
+
+
+def join_tokens(r: Random) -> Iterator[Case]:
+    for dtype in (torch.int8, torch.int16):
+        x = r.integers(-100, 100, (2, 5, 7), dtype)
+        for tokens in (1, 5, 8):
+            yield Input(x), Input(r.integers(-100, 100, (2, tokens, 7), dtype))
+
+
+def requantize_add(r: Random) -> Iterator[Case]:
+    for dtype in (torch.int8, torch.int16):
+        limits = torch.iinfo(dtype)
+        for residual_type, fraction_bits in ((torch.int8, 6), (torch.int8, 0), (torch.int16, 0)):
+            bounds = torch.iinfo(residual_type)
+            for channels in (1, 7, 96, 131):
+                x = r.integers(limits.min, limits.max, (2, 5, channels), dtype)
+                residual = r.integers(bounds.min, bounds.max, (2, 5, channels), residual_type)
+                x[0, :2] = torch.tensor([limits.min, limits.max], dtype=dtype).unsqueeze(1)
+                residual[0, :2] = torch.tensor([bounds.min, bounds.max], dtype=residual_type).unsqueeze(1)
+                multiplier, shift = r.requantizer(channels, 3 if dtype == torch.int8 else 7)
+                factors = r.integers(0, 32767, (channels,), torch.int16)
+                factors[0] = 32767
+                for left_shift in (0, 5):
+                    yield Input(x), multiplier, shift, Input(residual), factors, left_shift, fraction_bits
+                yield Input(x), multiplier, shift * 0, Input(residual), factors, 14, fraction_bits  # far beyond
+
+
 def quantize(r: Random) -> Iterator[Case]:
     x = torch.randn(2, 3, 5, 4, generator=r.generator) * 40
     x.view(-1)[:8] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.5, 1.5, 2.5, -0.5, 1e30])
@@ -467,6 +513,10 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "lookup_table": (ops.lookup_table.default, lookup_table),
     "select_tokens": (ops.select_tokens.default, select_tokens),
     "mean_tokens": (ops.mean_tokens.default, mean_tokens),
+    "max_tokens": (ops.max_tokens.default, max_tokens),
+    "repeat_tokens": (ops.repeat_tokens.default, repeat_tokens),
+    "join_tokens": (ops.join_tokens.default, join_tokens),
+    "requantize_add": (ops.requantize_add.default, requantize_add),
     "pixel_codes": (ops.pixel_codes.default, pixel_codes),
     "top_k": (ops.top_k.default, top_k),
     "take_scores": (ops.take_scores.default, take_scores),

@@ -95,6 +95,36 @@ OUTPUTS: dict[str, Callable[[Features, Tensor], Any]] = {
 }
 
 
+POOLED: dict[str, Callable[[Features, Tensor], Any]] = {
+    "maximum": lambda m, x: m.a(m.features(x).amax(1)),
+    "maximum_of_patches": lambda m, x: m.a(m.features(x)[:, 1:].max(1).values),
+    "maximum_then_norm": lambda m, x: m.a(m.fc_norm(m.stream(x)[-1].amax(1))),
+    "maximum_of_the_stream": lambda m, x: m.a(m.stream(x)[-1].amax(1)),
+    "maximum_given_out": lambda m, x: m.features(x).amax(1),
+    "maximum_of_the_stream_given_out": lambda m, x: m.stream(x)[-1].amax(1, keepdim=True),
+    "mean_and_maximum": lambda m, x: m.a(m.fc_norm((lambda y: (y.mean(1) + y.amax(1)) * 0.5)(m.stream(x)[-1]))),
+    "mean_and_maximum_of_features": lambda m, x: m.a((lambda y: y.mean(1) + y.amax(1))(m.features(x))),
+    "mean_beside_maximum": lambda m, x: m.wide(torch.cat([m.features(x).mean(1), m.features(x).amax(1)], -1)),
+    "maximum_of_a_function": lambda m, x: F.linear(F.gelu(m.a(m.features(x))).amax(1), m.b.weight[:, :10], m.b.bias),
+    "groups": lambda m, x: m.a(m.features(x)[:, 1:].unflatten(1, (4, 4)).amax(2).mean(1)),
+    "strided_groups": lambda m, x: m.a(m.fc_norm(m.stream(x)[-1][:, 1:].unflatten(1, (4, 4)).amax(1))),
+    "pooled_windows": lambda m, x: m.fc_norm(m.stream(x)[-1][:, 1:].unflatten(1, (2, 2, 2, 2)).mean((2, 4))),
+}
+"""Tokens of which one is made: the largest codes, means, and sums of both."""
+
+
+STREAM_SUMS: dict[str, Callable[[Features, Tensor], Any]] = {
+    "two_layers_added": lambda m, x: m.a(m.fc_norm(m.stream(x)[1] + m.stream(x)[2])[:, 0]),
+    "mean_of_all_layers": lambda m, x: sum(m.stream(x)) / 3,
+    "weighted_layers": lambda m, x: m.a(m.fc_norm(0.2 * m.stream(x)[0] + 0.8 * m.stream(x)[2])),
+    "long_skip": lambda m, x: m.a((m.stream(x)[2] + m.stream(x)[0]).mean(1)),
+    "two_tokens": lambda m, x: m.a((lambda y: y[:, 0] + y[:, 1])(m.features(x))),
+    "token_and_mean": lambda m, x: (lambda y: y[:, 0] + y[:, 1:].mean(1))(m.features(x)),
+    "norms_without_weights": lambda m, x: F.layer_norm(m.stream(x)[1], (DIM,)) + F.layer_norm(m.stream(x)[2], (DIM,)),
+}
+"""Additions of two values that are both no branches."""
+
+
 MAPS_AND_EMBEDDINGS: dict[str, Callable[[Features, Tensor], Any]] = {
     "normalised": lambda m, x: F.normalize(m.a(m.features(x)[:, 0]), dim=-1),
     "normalised_token": lambda m, x: (lambda y: y / y.norm(dim=-1, keepdim=True))(m.features(x)[:, 0]),
@@ -138,6 +168,19 @@ def check(program: Program, model: nn.Module, batch: Tensor, size: int, floor: f
 def test_outputs_leave_from_the_delegate(name: str) -> None:
     model, batch = Features(OUTPUTS[name]).eval(), images(16)
     check(export(model, (batch[:1],), batch, bits=8), model, batch[:2], 1, 28)
+
+
+@pytest.mark.parametrize("name", [*POOLED, *STREAM_SUMS])
+def test_pooled_tokens_and_sums_of_streams_are_whole(name: str) -> None:
+    model, batch = Features({**POOLED, **STREAM_SUMS}[name]).eval(), images(16)
+    check(export(model, (batch[:2],), batch, bits=8), model, batch[:4], 2, 28)
+
+
+@pytest.mark.parametrize("name", ["mean_and_maximum", "maximum_of_the_stream", "two_layers_added", "weighted_layers"])
+def test_pooled_tokens_and_sums_of_a_stream_of_8_bits(name: str) -> None:
+    model, batch = Features({**POOLED, **STREAM_SUMS}[name]).eval(), images(16)
+    config = dataclasses.replace(QuantizationConfig.preset("w8a8"), residual="int8")
+    check(export(model, (batch[:2],), batch, config=config), model, batch[:4], 2, 20)
 
 
 @pytest.mark.parametrize("name", MAPS_AND_EMBEDDINGS)

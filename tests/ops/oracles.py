@@ -125,6 +125,30 @@ def mean_tokens(x, bias, multiplier, shift, left_shift, fraction_bits, zero_poin
     return _requantize(x.double().sum(1, keepdim=True) + bias, scale, zero_point, qmin, qmax)
 
 
+@oracle("max_tokens")
+def max_tokens(x, bias, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    largest = functional.max_pool1d(x.double().transpose(1, 2), x.shape[1]).transpose(1, 2)
+    return _requantize(largest + bias, scale, zero_point, qmin, qmax)
+
+
+@oracle("repeat_tokens")
+def repeat_tokens(tokens, like) -> Real:
+    return Real(torch.stack([tokens[0].double() for _ in like]))
+
+
+@oracle("join_tokens")
+def join_tokens(x, y) -> Real:
+    return Real(torch.stack([torch.cat([a, b]).double() for a, b in zip(x, y, strict=True)]))
+
+
+@oracle("requantize_add")
+def requantize_add(x, multiplier, shift, residual, residual_multiplier, left_shift, fraction_bits) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    real = _stream(residual, residual_multiplier, fraction_bits) + scale.steps(x.double())
+    return Real(_clamp_to(residual.dtype, real), scale.error(addend=0.5))
+
+
 # Attention.
 
 

@@ -52,7 +52,8 @@ def linear(model: Model, x: Tensor) -> Tensor:
         (lambda m, x: F.pad(x, (1, 1)), IMAGE, "pad", "pads the model's input: the images would have to be padded"),
         (lambda m, x: F.pad(x.relu(), (1, 1)), IMAGE, "pad", r"pads aten\.relu for the model's output: .* sizes"),
         (lambda m, x: F.group_norm(x.relu(), 2), IMAGE, "group_norm", r"normalises aten\.relu in 2 groups.*LayerNorm"),
-        (lambda m, x: x.relu().amax(1), TOKENS, "amax", r"takes one of many values of aten\.relu: the mean"),
+        (lambda m, x: x.relu().amax(1), TOKENS, "amax", r"its input comes from aten\.relu, which has no integer codes"),
+        (lambda m, x: x.relu().max(1)[1], TOKENS, "max", r"takes one of many .*relu: the maximum or"),
         (lambda m, x: x.relu().sum(1), TOKENS, "sum", r"sums aten\.relu over dim \[1\]: the mean"),
         (
             lambda m, x: torch.stack([x.relu(), x.tanh()]).sum(0),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graphs import Lambda, operators, run_pass, tensor
 from packqvit_delegate.calibration.branches import stream_before
 from packqvit_delegate.passes import fold_constants, orient_residual
-from packqvit_delegate.passes.patterns import is_post_norm_add, is_residual_add, sums_up_linears
+from packqvit_delegate.passes.patterns import adds_to_stream, is_post_norm_add, is_residual_add, sums_up_linears
 
 aten = torch.ops.aten
 
@@ -54,6 +54,25 @@ def test_a_constant_of_all_tokens_becomes_a_bias() -> None:
     )
     graph_module = run_pass(lambda module: orient_residual(fold_constants(module)), model, tensor(2, 3, 4))
     assert operators(graph_module) == {"linear.default": 4}
+
+
+STREAM_SUMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "plain": lambda m, x: m.a(x) + m.b(x),
+    "mean_of_two": lambda m, x: (x.mean(1) + x.amax(1)) * 0.5,
+    "halves": lambda m, x: x.mean(1) / 2 + 0.5 * x.amax(1),
+    "moved": lambda m, x: m.a(x)[:, :2] + m.b(x)[:, 1:],
+    "of_three": lambda m, x: (m.a(x) + m.b(x) + m.a(m.b(x))) / 3,
+}
+
+
+@pytest.mark.parametrize("name", STREAM_SUMS)
+def test_sums_of_streams(name: str) -> None:
+    """Means, maxima and LayerNorms without weights, so that none is a branch."""
+    norms = {part: nn.LayerNorm(4, elementwise_affine=False) for part in "ab"}
+    graph_module = run_pass(orient_residual, Lambda(STREAM_SUMS[name], **norms), tensor(2, 3, 4), atol=1e-6)
+    found = [node for node in graph_module.graph.nodes if node.target is aten.add.Tensor]
+    assert len(found) == (2 if name == "of_three" else 1) and all(map(adds_to_stream, found))
+    assert not any(node.target is aten.mul.Tensor and node.args[0] in found for node in graph_module.graph.nodes)
 
 
 SKIPS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], int]] = {

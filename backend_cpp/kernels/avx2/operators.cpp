@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/avx2/avx2.h"
+#include "kernels/pool_tokens.h"
 #include "kernels/requantize_rows.h"
 #include "kernels/ymm/attention.h"
 #include "kernels/ymm/elementwise.h"
@@ -18,6 +19,8 @@ void attention(const AttentionArguments& arguments, size_t head, Range queries, 
 void layer_norm(const LayerNormArguments& arguments, Range rows) { layer_norm_rows(arguments, rows); }
 
 void quantize(const QuantizeArguments& arguments, Range rows) { quantize_rows(arguments, rows); }
+
+void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 

@@ -16,6 +16,7 @@ const KernelTier& tier() {
     tier.attention = attention;
     tier.layer_norm = layer_norm;
     tier.quantize = quantize;
+    tier.pool_tokens = pool_tokens;
     tier.requantize = requantize;
     return tier;
   }();

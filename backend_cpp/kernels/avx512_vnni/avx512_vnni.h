@@ -17,6 +17,7 @@ void attention(const AttentionArguments& arguments, size_t head, Range queries, 
 void layer_norm(const LayerNormArguments& arguments, Range rows);
 void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size);
 void quantize(const QuantizeArguments& arguments, Range rows);
+void pool_tokens(const PoolTokensArguments& arguments, Range channels);
 void requantize(const RequantizeArguments& arguments, Range rows);
 
 }  // namespace packqvit::avx512_vnni

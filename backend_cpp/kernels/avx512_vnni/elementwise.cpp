@@ -2,6 +2,7 @@
 
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/epilogue.h"
+#include "kernels/pool_tokens.h"
 #include "kernels/requantize_rows.h"
 
 namespace packqvit::avx512_vnni {
@@ -45,6 +46,8 @@ void quantize(const QuantizeArguments& arguments, Range rows) {
     arguments.wide ? quantize_row<int16_t>(arguments, row) : quantize_row<int8_t>(arguments, row);
   }
 }
+
+void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 

@@ -17,6 +17,7 @@ const KernelTier& tier() {
     tier.layer_norm = layer_norm;
     tier.lookup_table = lookup_table;
     tier.quantize = quantize;
+    tier.pool_tokens = pool_tokens;
     tier.requantize = requantize;
     return tier;
   }();

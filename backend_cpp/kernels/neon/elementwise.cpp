@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/neon/neon.h"
-#include "kernels/neon/requantize.h"
+#include "kernels/pool_tokens.h"
 #include "kernels/requantize_rows.h"
 
 namespace packqvit::neon {
@@ -82,44 +82,6 @@ void dequantize_row(const DequantizeArguments& arguments, size_t row) {
   for (; i < size; ++i) output[i] = static_cast<float>(int64_t{x[i]} - arguments.zero_point) * scale;
 }
 
-// Sums of 8 channels over all tokens.
-template <typename Code>
-int32x4x2_t sum_tokens(const MeanTokensArguments& arguments, size_t channel) {
-  const Code* x = static_cast<const Code*>(arguments.x) + channel;
-  int32x4x2_t sums = {{vdupq_n_s32(0), vdupq_n_s32(0)}};
-  for (size_t n = 0; n < arguments.tokens; ++n) {
-    const int32x4x2_t codes = load_codes(x + n * arguments.channels);
-    sums.val[0] = vaddq_s32(sums.val[0], codes.val[0]);
-    sums.val[1] = vaddq_s32(sums.val[1], codes.val[1]);
-  }
-  return sums;
-}
-
-template <typename Code>
-int32_t sum_channel(const MeanTokensArguments& arguments, size_t channel) {
-  const Code* x = static_cast<const Code*>(arguments.x) + channel;
-  int32_t sum = 0;
-  for (size_t n = 0; n < arguments.tokens; ++n) sum += x[n * arguments.channels];
-  return sum;
-}
-
-template <typename Code, typename Output>
-void mean_of_channels(const MeanTokensArguments& arguments, Range channels) {
-  const Requantizer& requantizer = arguments.requantizer;
-  const RequantizeCommon common = requantize_common(requantizer);
-  Output* output = static_cast<Output*>(arguments.output);
-  size_t c = channels.begin;
-  for (; c + 8 <= channels.end; c += 8) {
-    const int32x4x2_t sums = sum_tokens<Code>(arguments, c);
-    store_codes(output + c, requantize_wide_codes(common, requantize_channels(common, requantizer, c),
-                                                  vaddq_s32(sums.val[0], vld1q_s32(arguments.bias + c)),
-                                                  vaddq_s32(sums.val[1], vld1q_s32(arguments.bias + c + 4))));
-  }
-  for (; c < channels.end; ++c) {
-    output[c] = static_cast<Output>(requantizer(arguments.bias[c] + sum_channel<Code>(arguments, c), c));
-  }
-}
-
 inline uint8x16x4_t load_quarter(const int8_t* table) { return vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table)); }
 
 }  // namespace
@@ -172,15 +134,7 @@ void dequantize(const DequantizeArguments& arguments, Range rows) {
   }
 }
 
-void mean_tokens(const MeanTokensArguments& arguments, Range channels) {
-  if (arguments.wide_input) {
-    arguments.wide_output ? mean_of_channels<int16_t, int16_t>(arguments, channels)
-                          : mean_of_channels<int16_t, int8_t>(arguments, channels);
-  } else {
-    arguments.wide_output ? mean_of_channels<int8_t, int16_t>(arguments, channels)
-                          : mean_of_channels<int8_t, int8_t>(arguments, channels);
-  }
-}
+void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 

@@ -35,7 +35,7 @@ void layer_norm(const LayerNormArguments& arguments, Range rows);
 void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size);
 void quantize(const QuantizeArguments& arguments, Range rows);
 void dequantize(const DequantizeArguments& arguments, Range rows);
-void mean_tokens(const MeanTokensArguments& arguments, Range channels);
+void pool_tokens(const PoolTokensArguments& arguments, Range channels);
 void requantize(const RequantizeArguments& arguments, Range rows);
 
 }  // namespace packqvit::neon

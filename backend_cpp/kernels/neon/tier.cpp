@@ -22,7 +22,7 @@ const KernelTier& tier() {
       lookup_table,
       quantize,
       dequantize,
-      mean_tokens,
+      pool_tokens,
       requantize,
   };
   return kTier;

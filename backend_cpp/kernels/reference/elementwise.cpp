@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/pool_tokens.h"
 #include "kernels/reference/reference.h"
 #include "kernels/requantize_rows.h"
 
@@ -39,14 +40,6 @@ void dequantize_row(const DequantizeArguments& arguments, size_t row) {
   }
 }
 
-template <typename Code>
-int32_t sum_tokens(const MeanTokensArguments& arguments, size_t channel) {
-  const Code* x = static_cast<const Code*>(arguments.x) + channel;
-  int32_t sum = 0;
-  for (size_t n = 0; n < arguments.tokens; ++n) sum += x[n * arguments.channels];
-  return sum;
-}
-
 }  // namespace
 
 void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t size) {
@@ -75,17 +68,7 @@ void dequantize(const DequantizeArguments& arguments, Range rows) {
   }
 }
 
-void mean_tokens(const MeanTokensArguments& arguments, Range channels) {
-  for (size_t c = channels.begin; c < channels.end; ++c) {
-    const int32_t sum = arguments.wide_input ? sum_tokens<int16_t>(arguments, c) : sum_tokens<int8_t>(arguments, c);
-    const int32_t code = arguments.requantizer(arguments.bias[c] + sum, c);
-    if (arguments.wide_output) {
-      static_cast<int16_t*>(arguments.output)[c] = static_cast<int16_t>(code);
-    } else {
-      static_cast<int8_t*>(arguments.output)[c] = static_cast<int8_t>(code);
-    }
-  }
-}
+void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
 

@@ -405,6 +405,18 @@ bool check(NodeChecker& checker, const plan::Requantize& op) {
          check_grid_limit(checker, output->type, *op.requantizer());
 }
 
+bool check(NodeChecker& checker, const plan::RequantizeAdd& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
+    return false;
+  }
+  const uint64_t largest = static_cast<uint64_t>(-type_minimum(x->type));
+  return check_residual(checker, op, *output, x->last()) && checker.requantizer(op.requantizer(), x->last(), largest) &&
+         check_grid_limit(checker, output->type, *op.requantizer());
+}
+
 bool check(NodeChecker& checker, const plan::LookupTable& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
@@ -431,17 +443,40 @@ bool check(NodeChecker& checker, const plan::SelectTokens& op) {
          (op.fill() == 0 || checker.range("fill", op.fill(), op.fill(), x->type));
 }
 
-bool check(NodeChecker& checker, const plan::MeanTokens& op) {
+bool check(NodeChecker& checker, const plan::RepeatTokens& op) {
+  const Value* output = checker.write(op.output());
+  const Constant* tokens = output == nullptr ? nullptr : checker.find_constant(op.tokens(), "tokens");
+  if (tokens == nullptr || !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16})) return false;
+  if (tokens->type != output->type || tokens->encoding != plan::Encoding::Dense) {
+    return checker.fail("tokens are no dense constant of the output's type");
+  }
+  return checker.has_size(*output, "output", output->dim(0) * tokens->size());
+}
+
+bool check(NodeChecker& checker, const plan::JoinTokens& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* y = checker.read(op.y(), "y");
+  const Value* output = checker.write(op.output());
+  return x != nullptr && y != nullptr && output != nullptr && checker.has_rank(*x, "x", 3) &&
+         checker.has_rank(*y, "y", 3) && checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) &&
+         checker.has_type(*y, "y", {x->type}) && checker.has_type(*output, "output", {x->type}) &&
+         checker.has_shape(*y, "y", {x->dim(0), y->dim(1), x->dim(2)}) &&
+         checker.has_rows(*output, "output", x->dim(0) * (x->dim(1) + y->dim(1)), x->dim(2));
+}
+
+// One token of all, whose codes are added up or compared.
+template <typename Op>
+bool check_pooling(NodeChecker& checker, const Op& op, bool adds) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
   if (x == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
       !checker.has_type(*output, "output", {DataType::Int8, DataType::Int16}) || !checker.has_rank(*x, "x", 3) ||
       !checker.has_rows(*output, "output", x->dim(0), x->dim(2)) ||
-      !checker.at_most("tokens", x->dim(1), kMaxMeanTokens)) {
+      (adds && !checker.at_most("tokens", x->dim(1), kMaxMeanTokens))) {
     return false;
   }
-  const uint64_t sum = x->dim(1) * static_cast<uint64_t>(-type_minimum(x->type));
-  std::vector<uint64_t> bounds(x->dim(2), sum);
+  const uint64_t largest = static_cast<uint64_t>(-type_minimum(x->type));
+  std::vector<uint64_t> bounds(x->dim(2), adds ? x->dim(1) * largest : largest);
   if (!checker.bias(op.bias(), kMaxBias, bounds) ||
       !check_requantized(checker, op.requantizer(), x->dim(2), *std::max_element(bounds.begin(), bounds.end()),
                          *output)) {
@@ -450,6 +485,10 @@ bool check(NodeChecker& checker, const plan::MeanTokens& op) {
   return checker.has_type(*output, "output", {code_type(op.requantizer()->qmin(), op.requantizer()->qmax())}) &&
          check_grid_limit(checker, output->type, *op.requantizer());
 }
+
+bool check(NodeChecker& checker, const plan::MeanTokens& op) { return check_pooling(checker, op, /*adds=*/true); }
+
+bool check(NodeChecker& checker, const plan::MaxTokens& op) { return check_pooling(checker, op, /*adds=*/false); }
 
 bool check(NodeChecker& checker, const plan::PixelCodes& op) {
   const Value* x = checker.read(op.x(), "x");
@@ -530,6 +569,14 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_HeadNorm());
     case plan::Operator::Requantize:
       return verdict(node.op_as_Requantize());
+    case plan::Operator::MaxTokens:
+      return verdict(node.op_as_MaxTokens());
+    case plan::Operator::RequantizeAdd:
+      return verdict(node.op_as_RequantizeAdd());
+    case plan::Operator::RepeatTokens:
+      return verdict(node.op_as_RepeatTokens());
+    case plan::Operator::JoinTokens:
+      return verdict(node.op_as_JoinTokens());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));

@@ -43,6 +43,8 @@ void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<Code
     }
   } else if (const auto* mean = node.op_as_MeanTokens()) {
     ranges[mean->output()] = range_of(*mean->requantizer());
+  } else if (const auto* largest = node.op_as_MaxTokens()) {
+    ranges[largest->output()] = range_of(*largest->requantizer());
   } else if (const auto* head_norm = node.op_as_HeadNorm()) {
     ranges[head_norm->output()] = {head_norm->qmin(), head_norm->qmax()};
   } else if (const auto* requantize = node.op_as_Requantize()) {

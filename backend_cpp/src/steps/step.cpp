@@ -40,6 +40,14 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_HeadNorm());
     case plan::Operator::Requantize:
       return make_step(context, *node.op_as_Requantize());
+    case plan::Operator::MaxTokens:
+      return make_step(context, *node.op_as_MaxTokens());
+    case plan::Operator::RequantizeAdd:
+      return make_step(context, *node.op_as_RequantizeAdd());
+    case plan::Operator::RepeatTokens:
+      return make_step(context, *node.op_as_RepeatTokens());
+    case plan::Operator::JoinTokens:
+      return make_step(context, *node.op_as_JoinTokens());
     case plan::Operator::NONE:
       break;
   }

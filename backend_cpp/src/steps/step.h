@@ -71,6 +71,10 @@ StepResult make_step(const BuildContext& context, const plan::TopK& op);
 StepResult make_step(const BuildContext& context, const plan::TakeScores& op);
 StepResult make_step(const BuildContext& context, const plan::HeadNorm& op);
 StepResult make_step(const BuildContext& context, const plan::Requantize& op);
+StepResult make_step(const BuildContext& context, const plan::MaxTokens& op);
+StepResult make_step(const BuildContext& context, const plan::RequantizeAdd& op);
+StepResult make_step(const BuildContext& context, const plan::RepeatTokens& op);
+StepResult make_step(const BuildContext& context, const plan::JoinTokens& op);
 
 // The step of a node, whatever its operator.
 StepResult make_step(const BuildContext& context, const plan::Node& node);

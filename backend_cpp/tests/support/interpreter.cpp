@@ -83,6 +83,10 @@ class Interpreter {
     if (const auto* mean = op.AsMeanTokens()) run(*mean);
     if (const auto* head_norm = op.AsHeadNorm()) run(*head_norm);
     if (const auto* requantize = op.AsRequantize()) run(*requantize);
+    if (const auto* repeat = op.AsRepeatTokens()) run(*repeat);
+    if (const auto* join = op.AsJoinTokens()) run(*join);
+    if (const auto* largest = op.AsMaxTokens()) run(*largest);
+    if (const auto* sum = op.AsRequantizeAdd()) run(*sum);
   }
 
  private:
@@ -370,6 +374,46 @@ class Interpreter {
     const size_t channels = shape(op.x).back();
     for (size_t i = 0; i < values_[op.x].size(); ++i) {
       values_[op.output].push_back(static_cast<double>(scale.requantize(integer(op.x, i), i % channels)));
+    }
+  }
+
+  void run(const plan::RepeatTokensT& op) {
+    const auto tokens = constant(op.tokens);
+    for (size_t image = 0; image < shape(op.output)[0]; ++image) {
+      values_[op.output].insert(values_[op.output].end(), tokens.begin(), tokens.end());
+    }
+  }
+
+  void run(const plan::JoinTokensT& op) {
+    const size_t images = shape(op.x)[0];
+    for (size_t image = 0; image < images; ++image) {
+      for (const uint32_t part : {op.x, op.y}) {
+        const size_t size = values_[part].size() / images;
+        for (size_t i = 0; i < size; ++i) values_[op.output].push_back(values_[part][image * size + i]);
+      }
+    }
+  }
+
+  void run(const plan::MaxTokensT& op) {
+    const Shape x = shape(op.x);
+    const auto bias = constant(op.bias);
+    const naive::Requantizer scale = requantizer(*op.requantizer);
+    for (size_t b = 0; b < x[0]; ++b) {
+      for (size_t c = 0; c < x[2]; ++c) {
+        double largest = values_[op.x][b * x[1] * x[2] + c];
+        for (size_t n = 1; n < x[1]; ++n) largest = std::max(largest, values_[op.x][(b * x[1] + n) * x[2] + c]);
+        values_[op.output].push_back(static_cast<double>(scale.requantize(static_cast<int64_t>(largest + bias[c]), c)));
+      }
+    }
+  }
+
+  void run(const plan::RequantizeAddT& op) {
+    const naive::Requantizer scale = requantizer(*op.requantizer);
+    const auto multiplier = typed<int16_t>(op.residual_multiplier);
+    for (size_t i = 0; i < values_[op.x].size(); ++i) {
+      const size_t c = i % multiplier.size();
+      values_[op.output].push_back(static_cast<double>(
+          scale.add_residual(integer(op.x, i), c, integer(op.residual, i), multiplier[c], is_wide(op.output))));
     }
   }
 

@@ -332,7 +332,58 @@ class Layers {
     add(std::move(op));
   }
 
+  // The mean or the maximum of all tokens, as a stream.
+  template <typename OpT>
+  uint32_t pooled(uint32_t x) {
+    OpT op;
+    op.x = x;
+    op.bias = plan_.constant(Shape{kChannels}, random_.numbers<int32_t>(kChannels, -500, 500));
+    op.requantizer = plan_.requantizer(stream_requantizer());
+    op.output = plan_.arena(stream_, {kBatch, 1, kChannels});
+    return add(std::move(op));
+  }
+
+  uint32_t constant_tokens(size_t tokens) {
+    plan::RepeatTokensT op;
+    const Shape one{1, tokens, kChannels};
+    const size_t size = tokens * kChannels;
+    op.tokens = wide_ ? plan_.constant(one, random_.numbers<int16_t>(size, -32768, 32767))
+                      : plan_.constant(one, random_.numbers<int8_t>(size, -128, 127));
+    op.output = plan_.arena(stream_, {kBatch, tokens, kChannels});
+    return add(std::move(op));
+  }
+
+  uint32_t join(uint32_t x, size_t x_tokens, uint32_t y, size_t y_tokens) {
+    plan::JoinTokensT op;
+    op.x = x;
+    op.y = y;
+    op.output = plan_.arena(stream_, {kBatch, x_tokens + y_tokens, kChannels});
+    return add(std::move(op));
+  }
+
+  // The sum of two streams.
+  uint32_t add(uint32_t x, uint32_t residual, size_t tokens, bool leaves) {
+    plan::RequantizeAddT op;
+    op.x = x;
+    op.residual = residual;
+    op.requantizer = plan_.requantizer(stream_requantizer());
+    op.residual_multiplier = plan_.constant(Shape{kChannels}, random_.numbers<int16_t>(kChannels, 0, 32767));
+    const Shape shape{kBatch, tokens, kChannels};
+    op.output = leaves ? plan_.output(stream_, shape) : plan_.arena(stream_, shape);
+    return add(std::move(op));
+  }
+
  private:
+  naive::Requantizer stream_requantizer() {
+    naive::Requantizer requantizer = random_.requantizer(kChannels, wide_ ? 16 : 8, wide_ ? 0 : 6, 2);
+    if (wide_) {
+      requantizer.zero_point = 0;
+      requantizer.qmin = -32768;
+      requantizer.qmax = 32767;
+    }
+    return requantizer;
+  }
+
   template <typename OpT>
   uint32_t add(OpT op) {
     const uint32_t output = op.output;
@@ -380,6 +431,16 @@ PlanBuilder tiny_post_norm(Random& random, bool wide) {
   const uint32_t features = layers.layer_norm(layers.layer_norm_add(branch, stream));
   layers.head(features);
   layers.mean(features);
+  return plan;
+}
+
+PlanBuilder tiny_pooling(Random& random, bool wide) {
+  PlanBuilder plan;
+  Layers layers(plan, random, wide);
+  const uint32_t embedded = layers.patch_embedding(layers.quantize(plan.input(DataType::Float32, {kBatch, 3, 8, 12})));
+  const uint32_t sum = layers.add(layers.stream_norm(embedded), embedded, kTokens, /*leaves=*/false);
+  const uint32_t tokens = layers.join(sum, kTokens, layers.constant_tokens(3), 3);
+  layers.add(layers.pooled<plan::MeanTokensT>(tokens), layers.pooled<plan::MaxTokensT>(tokens), 1, /*leaves=*/true);
   return plan;
 }
 

@@ -106,13 +106,17 @@ class PlanBuilder {
   std::vector<std::vector<uint8_t>> segments_{{}};  // the first has all constants that have none of their own
 };
 
-// A two-head, one-block transformer on images [2, 3, 8, 12] that has every operator. `wide`: int16 residual stream and
+// A two-head, one-block transformer on images [2, 3, 8, 12] that has most operators. `wide`: int16 residual stream and
 // linear probabilities, else int8 and log2.
 PlanBuilder tiny_transformer(Random& random, bool wide);
 
 // A stream that begins behind a LayerNorm and takes up a branch, the stream of a linear, behind a post-norm. `wide` as
 // above, but the branch, which is 16 bits wide in both.
 PlanBuilder tiny_post_norm(Random& random, bool wide);
+
+// Two streams that are added, token by token, joined with constant tokens, and then pooled: the sum of the mean and the
+// maximum. `wide` as above.
+PlanBuilder tiny_pooling(Random& random, bool wide);
 
 // Replaces the attention's three nodes and the linear before the lookup table by fused ones, as the exporter does.
 void fuse(PlanBuilder& builder);
