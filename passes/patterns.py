@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
-    torch.ops.packqvit.saturating_gelu.default,
     torch.ops.packqvit.function.default,
     aten.relu.default,
     aten.silu.default,
@@ -34,6 +34,16 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.tanh.default,
 )
 """Functions of one variable: each becomes a 256-entry table."""
+
+
+def function_of(node: Node) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a node of UNARY_FUNCTIONS computes."""
+    assert callable(node.target)
+    return functools.partial(_apply, node.target, node.args[1:], dict(node.kwargs))
+
+
+def _apply(target: Callable, args: tuple, kwargs: dict, x: torch.Tensor) -> torch.Tensor:
+    return target(x, *args, **kwargs)
 
 
 def layer_name(node: Node) -> str:

@@ -11,7 +11,6 @@ from .function import function
 from .layer_norm import head_norm, layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .quantize import dequantize, quantize
-from .saturating_gelu import saturating_gelu
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
 from .tokens import lookup_table, mean_tokens, requantize_codes, select_tokens
 
@@ -36,7 +35,6 @@ __all__ = [
     "quantize",
     "quantize_probabilities",
     "requantize_codes",
-    "saturating_gelu",
     "select_tokens",
     "softmax",
     "take_scores",

@@ -12,11 +12,12 @@ from torch import nn
 
 from models import CASES, images, plain_model
 from packqvit_delegate import CalibrationMethod, LayerOverride, PackQViTError, QuantizationConfig, export
+from packqvit_delegate.answers import divergence
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes.graph import constant
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, Pair, analyze, make_pair, suggest, suggest_for
 from packqvit_delegate.sensitivity.search import Budget, select
-from packqvit_delegate.sensitivity.simulation import Simulation, loss_of
+from packqvit_delegate.sensitivity.simulation import Simulation
 from packqvit_delegate.sensitivity.widths import Choice, choices, size_of
 
 W4A4 = QuantizationConfig.preset("w4a4")
@@ -91,7 +92,7 @@ def test_a_layer_alone_loses_what_its_own_quantiser_does(wounded) -> None:
         linear = next(iter(node.users))
         model.blocks[0].fc2.weight.copy_(constant(pair.prepared, node.args[0]))
         model.blocks[0].fc2.bias.copy_(constant(pair.prepared, linear.args[2]))
-        loss = float(loss_of(wanted, model(x)).mean())
+        loss = float(divergence(wanted, model(x)).mean())
     simulation = Simulation(pair.reference, pair.prepared, batches)
     assert simulation.losses_alone([fc2])[fc2] == pytest.approx(loss, rel=0.02)  # of 1e-5: float32
 
