@@ -110,7 +110,7 @@ def _added(largest: torch.Tensor, bound: float) -> int:
 
 
 def _matches(node: Node) -> bool:
-    """Whether a node is a function of one variable between two linears of constant weights, which nothing else reads."""
+    """Whether a node is a function of one variable between linears with constant weights, all without other readers."""
     if not is_call(node, *UNARY_FUNCTIONS) or len(node.users) != 1:
         return False
     before, (after,) = node.args[0], node.users
