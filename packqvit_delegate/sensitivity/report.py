@@ -163,7 +163,7 @@ class _Comparison:
         self._outputs = output_of(reference), output_of(integer)
         self._whole = {node: SignalToNoise(place.role in _STREAM) for node, place in self._places.items()}
         self._own = {node: SignalToNoise(place.role in _STREAM) for node, place in self._places.items()}
-        self._has_classes = answers_of(reference)[0] == "classes"
+        self._has_classes = answers_of(reference)[:1] == ("classes",)
         self._answer, self._own_answer = SignalToNoise(False), SignalToNoise(False)
         self._images = self._same = 0
         self._divergence = self._cosine = 0.0
