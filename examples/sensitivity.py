@@ -24,14 +24,14 @@ from packqvit_delegate import CalibrationMethod
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.files import check_writable
-from packqvit_delegate.models import load
+from packqvit_delegate.models import load, without_classifier
 from packqvit_delegate.pictures import check_picture
 from packqvit_delegate.sensitivity import (
     SEARCH_IMAGES,
     Limits,
     MixedPrecision,
-    SensitivityReport,
     block_table,
+    closeness,
     make_pair,
     measure,
     plot,
@@ -53,6 +53,7 @@ def main(
     activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "deit_tiny",
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file; default: from the hub.")] = None,
+    features: Annotated[bool, typer.Option("--features", help="Leave the classifier out.")] = False,
     calibration_images: Annotated[int, typer.Option(help="How many to calibrate on.", min=1)] = 128,
     images: Annotated[int, typer.Option(help=IMAGES_HELP, min=1)] = 32,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
@@ -77,7 +78,7 @@ def main(
     drawn = folder.sample(min(len(folder), calibration_images + images), seed)
 
     errors.print(f"Loading {model}")
-    loaded = load(model, weights)
+    loaded = without_classifier(load(model, weights)) if features else load(model, weights)
     preprocessing = loaded.preprocessing
     config = dataclasses.replace(config, input_normalization=(tuple(preprocessing.mean), tuple(preprocessing.std)))
     pictures = _read(drawn, preprocessing)
@@ -97,12 +98,12 @@ def main(
         report.save(json)
     if picture is not None:
         plot(report, picture, f"{loaded.name} W{config.weight_bits}A{config.activation_bits}")
-    table = Table("", "same answer as float", "divergence, nats", title=f"on {report.images} images")
-    _add(table, "as calibrated", report)
+    table = Table("", "answers", title=f"on {report.images} images")
+    table.add_row("as calibrated", closeness(report))
     if found is not None:
         console.print(_steps(found))
         mixed = make_pair(loaded.module, example, batches, found.apply(config), method, progress)
-        _add(table, "with the mix", measure(mixed.reference, mixed.to_integer(), compared, progress))
+        table.add_row("with the mix", closeness(measure(mixed.reference, mixed.to_integer(), compared, progress)))
     console.print(table)
     if found is not None:
         console.print(f"export_deit.py --mixed-precision {escape(str(mix))} applies the mix", highlight=False)
@@ -113,16 +114,16 @@ def _read(folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
     return torch.cat([batch.images for batch in batches])
 
 
-def _add(table: Table, name: str, report: SensitivityReport) -> None:
-    nats = "" if report.divergence is None else f"{report.divergence:.3f}"
-    table.add_row(name, f"{100 * report.agreement:.1f} %", nats)
-
-
 def _steps(found: MixedPrecision) -> Table:
     known = found.facts
     names = {"weight_bits": "weights", "activation_bits": "output"}
     table = Table(
-        "8 bits for", "of", "bytes", "multiply-accumulates", "loss alone", title="most use for its cost first"
+        "8 bits for",
+        "of",
+        "bytes",
+        "multiply-accumulates",
+        f"loss alone, {known['loss']['unit']}",
+        title="most use for its cost first",
     )
     for layer in known["layers"]:
         extra = f"+{size(layer['extra_bytes'])}" if layer["extra_bytes"] else ""
@@ -130,7 +131,7 @@ def _steps(found: MixedPrecision) -> Table:
         table.add_row(names[layer["field"]], escape(layer["layer"]), extra, share, f"{layer['loss_alone']:.4f}")
     before, after = known["weight_bytes"]["before"], known["weight_bytes"]["after"]
     wide = known["macs_at_8_bit_activations"]["after"] / known["macs_of_linear_layers"]
-    loss = f"{known['loss']['before']:.2f} -> {known['loss']['after']:.2f}"
+    loss = f"{known['loss']['before']:.3f} -> {known['loss']['after']:.3f}"
     table.add_row("in all", "", f"+{100 * (after / before - 1):.1f} %", f"{100 * wide:.1f} %", loss)
     return table
 

@@ -66,7 +66,6 @@ def _pointwise(call: Call) -> ImageAxis:
     aten.log_sigmoid.default,
     _packqvit.activation.default,
     _packqvit.function.default,
-    _packqvit.saturating_gelu.default,
     _packqvit.lookup_table.default,
 )
 def _same_shape(call: Call) -> ImageAxis:

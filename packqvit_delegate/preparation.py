@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+from .answers import mark_answers
 from .arguments import checked
 from .calibration import CalibrationMethod, calibrate
 from .calibration.batches import Batches
@@ -118,6 +119,7 @@ def float_graph(
     progress = progress or silent
     check_images(batches, config.input_normalization)
     module = canonicalize(capture(model, example_inputs))
+    mark_answers(module)
     if config.input_normalization is not None:
         fold_input_normalization(module, config.input_normalization[1])
     quantizer = PackQViTQuantizer(config=config)

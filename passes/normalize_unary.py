@@ -94,6 +94,13 @@ def spell_out(graph_module: GraphModule) -> GraphModule:
     return graph_module
 
 
+def clamped(graph_module: GraphModule, function: Node, bound: float) -> str:
+    """The text of a function of one variable, one of UNARY_FUNCTIONS, for an input that stops at `bound`."""
+    (source,) = function.all_input_nodes
+    steps = _steps(graph_module, source, [function])
+    return spell([Step(aten.clamp_max.default, (Value(0), bound)), *_shifted(tuple(steps), Value(1), 1)])
+
+
 def one_variable(graph_module: GraphModule, sink: Node) -> Node | None:
     """The one value that a node is a function of, element by element, such as x in x * sigmoid(1.702 * x), or None."""
     region = _region(graph_module, sink)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,6 @@ from .reasons import module_path
 
 UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
     aten.gelu.default,
-    torch.ops.packqvit.saturating_gelu.default,
     torch.ops.packqvit.function.default,
     aten.relu.default,
     aten.silu.default,
@@ -37,6 +37,16 @@ UNARY_FUNCTIONS: tuple[torch._ops.OpOverload, ...] = (
 
 POOLINGS: tuple[torch._ops.OpOverload, ...] = (aten.mean.dim, aten.amax.default)
 """What makes one token of many."""
+
+
+def function_of(node: Node) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a node of UNARY_FUNCTIONS computes."""
+    assert callable(node.target)
+    return functools.partial(_apply, node.target, node.args[1:], dict(node.kwargs))
+
+
+def _apply(target: Callable, args: tuple, kwargs: dict, x: torch.Tensor) -> torch.Tensor:
+    return target(x, *args, **kwargs)
 
 
 def layer_name(node: Node) -> str:

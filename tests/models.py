@@ -132,7 +132,8 @@ class Style:
         embedding: "cat_add", "add_cat", "none", "registers" or "no_position".
         layer_scale: Whether the branches are scaled.
         residual: "stream", "branch" (branch first), "scaled" (branch + 0.5 * stream) or "in_place".
-        activation: "gelu", "tanh", "erf" or "new" (GELU's definitions), "quick" (x * sigmoid(1.702 x)).
+        activation: "gelu", "tanh", "erf" or "new" (GELU's definitions), "quick" (x * sigmoid(1.702 x)), or the name of
+            another one of torch.nn.functional.
         pool: "token", "mean" or "slice" (the class token as a slice).
         bias: Whether q, k and v have a bias.
         heads: Number of heads.
@@ -269,7 +270,9 @@ class PlainBlock(nn.Module):
             return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
         if activation == "quick":
             return x * torch.sigmoid(1.702 * x)
-        return F.gelu(x, approximate="tanh" if activation == "tanh" else "none")
+        if activation in ("gelu", "tanh"):
+            return F.gelu(x, approximate="tanh" if activation == "tanh" else "none")
+        return getattr(F, activation)(x)
 
 
 class PlainViT(nn.Module):
@@ -317,6 +320,21 @@ class PlainViT(nn.Module):
 def plain_model(**style: Any) -> nn.Module:
     """A hand-written Vision Transformer; see `Style`."""
     return randomize(PlainViT(replace(Style(), **style)))
+
+
+class Tower(nn.Module):
+    """`plain_model` without its head, giving what `gives` makes of its tokens; with `head` beside these."""
+
+    def __init__(self, gives: Callable[[Tensor], Any] = lambda tokens: tokens[:, 0], *, head: bool = False) -> None:
+        super().__init__()
+        self.model, self.gives, self.has_head = plain_model(), gives, head
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.model._embed(self.model.patch(x))
+        for block in self.model.blocks:
+            x = block(x)
+        x = self.model.norm(x)
+        return (self.gives(x), self.model.head(x[:, 0])) if self.has_head else self.gives(x)
 
 
 @dataclass(frozen=True)

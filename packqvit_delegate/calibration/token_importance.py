@@ -10,11 +10,11 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from ..answers import Kind, answers_of, outputs_of, spread
 from ..batching import ImageAxes
 from ..errors import CalibrationError
-from ..passes.graph import aten, find, has_tensor, is_call, is_constant, shape_of
+from ..passes.graph import aten, find, has_tensor
 from ..passes.layout import is_layout
-from ..passes.reasons import origin
 from ..progress import Progress, silent
 from ..row_sample import NOT_FINITE
 from .branches import stream_before
@@ -32,8 +32,8 @@ class TokenImportance:
     Fisher's information, summed over channels, averaged over images, and brought to a mean of 1 over the tokens. To
     second order, errors of one size in all channels add so much to the Kullback-Leibler divergence of the answers.
 
-    Of a model that gives features, one tensor or several, g.y takes the place of log p(y) with g drawn from a normal
-    distribution: the expectation then is what squared errors of the features cost.
+    Of embeddings (answers.py), one tensor or several, g.y takes the place of log p(y) with g drawn from a normal
+    distribution: the expectation then is what squared errors of the embeddings cost.
 
     The class token counts more with every block, and in the last one it alone does: 1 of 197 tokens, which sums over
     all tokens hardly notice.
@@ -141,13 +141,14 @@ def _measure(
             stream.pass_on(node, node.args[0])
         elif node.op in ("placeholder", "get_attr") or node.op == "call_function" and node.users:
             stream.run(node)
-    answers = [stream[node][0] for node in _results(graph_module)]
+    answers = [stream[node][0] for node in outputs_of(graph_module)]
     nodes = [node for node in find(graph_module, aten.linear.default) if node.users and _has_tokens(stream[node][0])]
     if not nodes or not any(answer.requires_grad for answer in answers):
         return
     if not all(bool(torch.isfinite(answer).all()) for answer in answers):
         raise CalibrationError(NOT_FINITE)
-    felt = _of_classes(answers[0], generator) if gives_classes(graph_module) else _of_features(answers, generator)
+    kinds = answers_of(graph_module)
+    felt = torch.stack([_felt(answer, kind, generator) for answer, kind in zip(answers, kinds, strict=True)]).sum()
     values = [stream[node][0] for node in nodes]
     gradients = torch.autograd.grad(felt, values, allow_unused=True)
     for node, gradient in zip(nodes, gradients, strict=True):
@@ -163,42 +164,17 @@ def _has_tokens(value: torch.Tensor) -> bool:
     return value.ndim > 2 and value.requires_grad
 
 
-def _results(graph_module: GraphModule) -> list[Node]:
-    (output,) = graph_module.graph.find_nodes(op="output")
-    return [node for node in output.all_input_nodes if has_tensor(node)]
+def _felt(answer: torch.Tensor, kind: Kind, generator: torch.Generator) -> torch.Tensor:
+    """What is differentiated, summed over the images: log p(y) of drawn classes, or a random projection of embeddings.
 
-
-def gives_classes(graph_module: GraphModule) -> bool:
-    """Whether a canonical graph gives one tensor [B, classes] that linears, heads, give: several classes' logits."""
-    results = _results(graph_module)
-    if len(results) != 1 or len(shape_of(results[0])) != 2 or shape_of(results[0])[1] < 2:
-        return False
-    waiting = [results[0]]
-    while waiting:
-        source = origin(waiting.pop())
-        while source.op == "call_module":  # an observer
-            source = origin(source.args[0])
-        if is_call(source, aten.add.Tensor, aten.mul.Tensor):  # several heads
-            waiting += [operand for operand in source.all_input_nodes if not is_constant(operand)]
-        elif not is_call(source, aten.linear.default):
-            return False
-    return True
-
-
-def _of_classes(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Log p(y) of drawn classes, summed over the images."""
-    log_probability = functional.log_softmax(logits, dim=1)
-    drawn = torch.multinomial(log_probability.detach().exp(), 1, generator=generator)
-    return log_probability.gather(1, drawn).sum()
-
-
-def _of_features(answers: Sequence[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-    """Random projections of the answers, summed over the images, each tensor in units of its own deviation."""
-    projections = []
-    for answer in answers:
-        direction = torch.randn(answer.shape, generator=generator) / answer.detach().std().clamp_min(1e-12)
-        projections.append((answer * direction).sum())
-    return torch.stack(projections).sum()
+    Embeddings are in units of their `spread`, so that of several outputs each counts alike.
+    """
+    if kind == "classes":
+        log_probability = functional.log_softmax(answer, dim=1)
+        drawn = torch.multinomial(log_probability.detach().exp(), 1, generator=generator)
+        return log_probability.gather(1, drawn).sum()
+    direction = torch.randn(answer.shape, generator=generator) / spread(answer.detach()).sqrt()
+    return (answer * direction).sum()
 
 
 def _normalized(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ class TrainingMethod:
         micro_batch: Images that pass the model at once, to save memory; None: the whole batch.
         rates: Learning rates of Adam at their highest.
         warmup: Steps over which the rates rise; then they fall along a cosine to 0.
-        distillation: `soft`: the divergence from the teacher's probabilities (of features: their distance), `hard`:
+        distillation: `soft`: the divergence from the teacher's probabilities (of embeddings, see answers.py), `hard`:
             the cross entropy to the teacher's choice (DeiT, ICML 2021), `none`: labels alone.
         label_weight: Share of the labels in the loss, in [0, 1].
         label_smoothing: Of the labels' cross entropy, in [0, 1).

@@ -11,6 +11,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from ..answers import tensors_of
 from ..arguments import checked
 from ..errors import PackQViTError
 from ..files import check_writable
@@ -223,8 +224,8 @@ class _Training:
     def _answer(self, model: nn.Module, images: torch.Tensor) -> Answer:
         if self._method.features > 0:
             output, norms = model(images, with_norms=True)
-            return Answer(_single(output), norms)
-        return Answer(_single(model(images)))
+            return Answer(_given(output), norms)
+        return Answer(_given(model(images)))
 
     @torch.no_grad()
     def _evaluate(self, evaluate: Evaluate) -> float:
@@ -238,10 +239,11 @@ class _Training:
             self._model.train()
 
 
-def _single(output: object) -> torch.Tensor:
-    if not isinstance(output, torch.Tensor):
-        raise PackQViTError("training needs models with one output tensor, logits or features")
-    return output
+def _given(output: object) -> tuple[torch.Tensor, ...]:
+    outputs = tensors_of(output)
+    if not outputs:
+        raise PackQViTError("training needs models that give tensors of floating-point numbers: logits or embeddings")
+    return outputs
 
 
 def _diverged(what: str, step: int, origin: str) -> PackQViTError:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch.fx import GraphModule, Node
@@ -36,6 +34,7 @@ from ..passes.patterns import (
     adds_to_stream,
     attentions,
     begins_stream,
+    function_of,
     is_input,
     is_post_norm_add,
     joins_streams,
@@ -276,7 +275,7 @@ class PackQViTQuantizer(Quantizer):
         users = list(node.users)
         if len(users) == 1 and is_call(users[0], *UNARY_FUNCTIONS) and self._function_bits(users[0]) is not None:
             activation = users[0]
-            _set_output(node, self.specs.before(_as_function(activation)))
+            _set_output(node, self.specs.before(function_of(activation)))
         elif (output_bits := self._bits_of(node)) is not None:  # linears read it, as in low-rank layers
             _set_output(node, self.specs.activation(output_bits))
 
@@ -387,13 +386,3 @@ def _feeds_output(linear: Node) -> bool:
                 seen.add(user)
                 waiting.append(user)
     return True
-
-
-def _as_function(activation: Node) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The unary function that a node computes."""
-    assert callable(activation.target)
-    return functools.partial(_call_unary, activation.target, activation.args[1:], dict(activation.kwargs))
-
-
-def _call_unary(target: Callable, args: tuple, kwargs: dict, x: torch.Tensor) -> torch.Tensor:
-    return target(x, *args, **kwargs)

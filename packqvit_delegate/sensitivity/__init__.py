@@ -4,7 +4,7 @@ from ..preparation import Pair, make_pair
 from .mixed_precision import SEARCH_IMAGES, Limits, MixedPrecision, suggest, suggest_for
 from .plot import plot
 from .report import OperatorLoss, SensitivityReport, analyze, measure
-from .table import block_table, worst_table
+from .table import block_table, closeness, worst_table
 
 __all__ = [
     "SEARCH_IMAGES",
@@ -15,6 +15,7 @@ __all__ = [
     "SensitivityReport",
     "analyze",
     "block_table",
+    "closeness",
     "make_pair",
     "measure",
     "plot",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..answers import answers_of
 from ..arguments import check_fields, checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import Batch, Batches
@@ -23,6 +24,7 @@ from .search import Budget, select
 from .simulation import Simulation
 from .widths import Choice, Size, choices, size_of
 
+_UNITS = {"classes": "nats", "embedding": "of the embeddings' variance"}
 _FORMAT = 1
 _FORMAT_KEY = "packqvit_mixed_precision"
 SEARCH_IMAGES = 64
@@ -196,7 +198,8 @@ def suggest_for(
         overrides[name] = LayerOverride(
             before.weight_bits or override.weight_bits, before.activation_bits or override.activation_bits
         )
-    losses = {"before": round(simulation.loss(), 4), "after": round(simulation.loss(chosen), 4)}
+    unit = " + ".join(dict.fromkeys(_UNITS[kind] for kind in answers_of(pair.reference)))
+    losses = {"before": round(simulation.loss(), 4), "after": round(simulation.loss(chosen), 4), "unit": unit}
     return MixedPrecision(overrides, {**_costs(size, limits, chosen), "loss": losses, "layers": _layers(chosen, alone)})
 
 

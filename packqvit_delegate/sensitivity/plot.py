@@ -9,6 +9,7 @@ from ..arguments import checked
 from ..pictures import picture
 from .report import SensitivityReport
 from .roles import ROLES
+from .table import closeness
 
 
 @checked
@@ -36,7 +37,7 @@ def plot(report: SensitivityReport, path: str | Path, title: str = "") -> None:
             image = _draw(axis, figures, roles, report.blocks)
             axis.set_title(label, fontsize=10)
         figure.colorbar(image, ax=axes, label="signal-to-noise, dB")
-        figure.suptitle(f"{title}   top-1 agreement {100 * report.agreement:.1f} %".strip(), fontsize=11)
+        figure.suptitle(f"{title}   {closeness(report)}".strip(), fontsize=11)
 
 
 def _draw(axis: Any, figures: dict[tuple[str, int], float], roles: list[str], blocks: int) -> Any:

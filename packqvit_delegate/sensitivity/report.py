@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,17 +10,19 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule, Node
 
+from ..answers import answers_of, divergence
 from ..arguments import checked
 from ..batching import ImageAxes
 from ..calibration import CalibrationMethod
 from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
+from ..embeddings import cosine_similarity
 from ..entry import FloatModel
 from ..files import check_writable
 from ..grids import values_of
 from ..passes.graph import is_call
 from ..passes.lower_to_integer import FLOAT_NAME, GRID
-from ..passes.patterns import UNARY_FUNCTIONS
+from ..passes.patterns import UNARY_FUNCTIONS, function_of
 from ..preparation import make_pair
 from ..progress import Progress, silent
 from .roles import Place, block_count, places, selected_tokens
@@ -66,16 +67,18 @@ class SensitivityReport:
         operators: In the order of the graph; the last one is the output.
         blocks: Number of blocks.
         images: Number of images that were measured.
-        agreement: Share of outputs with the same best class as the float model's.
+        agreement: Share of outputs with the same best class as the float model's; None of embeddings.
         divergence: Mean Kullback-Leibler divergence of the integer model's class probabilities from the float
-            model's, in nats; None when the output is not [B, classes].
+            model's, in nats; None of embeddings.
+        cosine: Mean cosine of the embeddings with the float model's; None of classes.
     """
 
     operators: tuple[OperatorLoss, ...]
     blocks: int
     images: int
-    agreement: float
+    agreement: float | None
     divergence: float | None
+    cosine: float | None = None
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -160,9 +163,10 @@ class _Comparison:
         self._outputs = output_of(reference), output_of(integer)
         self._whole = {node: SignalToNoise(place.role in _STREAM) for node, place in self._places.items()}
         self._own = {node: SignalToNoise(place.role in _STREAM) for node, place in self._places.items()}
-        self._logits, self._own_logits = SignalToNoise(False), SignalToNoise(False)
-        self._images = self._same = self._answers = 0
-        self._divergence = 0.0
+        self._has_classes = answers_of(reference)[:1] == ("classes",)
+        self._answer, self._own_answer = SignalToNoise(False), SignalToNoise(False)
+        self._images = self._same = 0
+        self._divergence = self._cosine = 0.0
 
     def add(self, batch: tuple[torch.Tensor, ...]) -> None:
         """Takes images."""
@@ -183,13 +187,14 @@ class _Comparison:
             stream.release(node)
         output = stream[self._outputs[1]][0].float()
         wanted = truth.take(self._outputs[0])
-        self._logits.add(wanted, output)
-        self._own_logits.add(local.take(self._outputs[0]), output)
+        self._answer.add(wanted, output)
+        self._own_answer.add(local.take(self._outputs[0]), output)
         self._images += batch[0].shape[0]
-        self._answers += output[..., 0].numel()
-        self._same += int((wanted.argmax(-1) == output.argmax(-1)).sum())
-        if output.ndim == 2:
+        if self._has_classes:
+            self._same += int((wanted.argmax(-1) == output.argmax(-1)).sum())
             self._divergence += float(divergence(wanted, output).sum())
+        else:
+            self._cosine += float(cosine_similarity(output, wanted).sum())
 
     def _rows(self, node: Node, reference: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """The part of a float value that the integer graph computes: it leaves out tokens that nobody reads."""
@@ -209,16 +214,11 @@ class _Comparison:
         """What was measured."""
         blocks = block_count(self._integer)
         operators = [_loss(place, self._whole[node], self._own[node]) for node, place in self._places.items()]
-        last = Place("output", blocks, "logits")
-        operators.append(_loss(last, self._logits, self._own_logits))
-        wide = len(self._outputs[0].meta["val"].shape) == 2
-        return SensitivityReport(
-            tuple(operators),
-            blocks,
-            self._images,
-            self._same / max(self._answers, 1),
-            self._divergence / max(self._images, 1) if wide else None,
-        )
+        last = Place("output", blocks, "logits" if self._has_classes else "output")
+        operators.append(_loss(last, self._answer, self._own_answer))
+        agreement, nats, cosine = (total / self._images for total in (self._same, self._divergence, self._cosine))
+        found = (agreement, nats, None) if self._has_classes else (None, None, cosine)
+        return SensitivityReport(tuple(operators), blocks, self._images, *found)
 
 
 def _function_behind(value: Node) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -226,26 +226,7 @@ def _function_behind(value: Node) -> Callable[[torch.Tensor], torch.Tensor]:
     user = next(iter(value.users)) if len(value.users) == 1 else None
     if user is None or not is_call(user, *UNARY_FUNCTIONS):
         return lambda x: x
-    assert callable(user.target)
-    return functools.partial(_call_unary, user.target, user.args[1:], dict(user.kwargs))
-
-
-def _call_unary(function: Callable, args: tuple, kwargs: dict, x: torch.Tensor) -> torch.Tensor:
-    return function(x, *args, **kwargs)
-
-
-def divergence(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of the class probabilities.
-
-    Args:
-        reference: Logits, float32 [B, classes].
-        output: Logits that are compared with them, of the same shape.
-
-    Returns:
-        float32 [B], in nats.
-    """
-    wanted, got = reference.log_softmax(-1), output.log_softmax(-1)
-    return (wanted.exp() * (wanted - got)).sum(-1)
+    return function_of(user)
 
 
 def _loss(place: Place, whole: SignalToNoise, own: SignalToNoise) -> OperatorLoss:

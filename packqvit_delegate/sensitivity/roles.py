@@ -35,6 +35,7 @@ ROLES = (
     "pooling",
     "linear",
     "logits",
+    "output",
 )
 """In the order of a block: `stream 1` is the residual stream behind attention, `stream 2` that behind the MLP."""
 

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from ..answers import answers_of, losses, outputs_of
 from ..batching import ImageAxes
 from ..calibration.batches import Batches
 from ..config import INNER_PRODUCT_LEVELS
 from ..passes.graph import aten, constant, is_call
 from ..progress import Progress, silent
 from ..quantizer.observers import MinMSEObserver, WeightObserver
-from .report import divergence
-from .streams import Steps, computed, output_of
+from .streams import Steps, computed
 from .widths import Choice, observer_of
 
 
@@ -41,16 +41,16 @@ class Simulation:
         self._axes = {module: ImageAxes(module, images.size) for module in (reference, prepared)}
         self._wide: dict[Node, Any] = {}
         self._float_nodes = {node.name: node for node in reference.graph.nodes}
-        self._targets = self._float_outputs()
+        self._answers, self._targets = answers_of(reference), self._float_outputs()
 
     @torch.no_grad()
     def loss(self, raised: Iterable[Choice] = ()) -> float:
-        """Mean loss over the images with some layers at 8 bits; see `loss_of`."""
+        """Mean loss over the images with some layers at 8 bits; see `answers.losses`."""
         changed = frozenset(node for choice in raised for node in choice.nodes)
         stream = self._steps(self._prepared)
         for node in computed(self._prepared):
             self._step(stream, node, changed)
-        return self._mean_loss(stream[output_of(self._prepared)])
+        return self._mean_loss(_outputs(stream, self._prepared))
 
     @torch.no_grad()
     def losses_alone(self, each: Sequence[Choice], progress: Progress | None = None) -> dict[Choice, float]:
@@ -72,7 +72,7 @@ class Simulation:
             done, alone = first[choice], stream.fork()
             for node in nodes[done:]:
                 self._float_step(alone, node, narrow[choice])
-            found[choice] = self._mean_loss(alone[output_of(self._reference)])
+            found[choice] = self._mean_loss(_outputs(alone, self._reference))
         return {choice: found[choice] for choice in each}
 
     def _steps(self, module: GraphModule) -> Steps:
@@ -106,8 +106,7 @@ class Simulation:
         stream.release(node)
 
     def _mean_loss(self, outputs: Sequence[torch.Tensor]) -> float:
-        losses = [loss_of(*pair) for pair in zip(self._targets, outputs, strict=True)]
-        return float(torch.cat(losses).double().mean())
+        return float(losses(outputs, self._targets, self._answers).double().mean())
 
     def _step(self, stream: Steps, node: Node, changed: frozenset[Node]) -> None:
         observer = observer_of(self._prepared, node)
@@ -160,21 +159,9 @@ class Simulation:
         for node in computed(self._reference):
             stream.run(node)
             stream.release(node)
-        return stream[output_of(self._reference)]
+        return _outputs(stream, self._reference)
 
 
-def loss_of(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """What an output loses.
-
-    Args:
-        reference: The float model's output, float32 [B, ...].
-        output: That of a quantised one.
-
-    Returns:
-        float32 [B]: the Kullback-Leibler divergence of the class probabilities for [B, classes]; for anything else the
-        squared error of each row over the row's energy, averaged.
-    """
-    if reference.ndim == 2:
-        return divergence(reference, output)
-    errors = (output - reference).square().sum(-1) / reference.square().sum(-1).clamp_min(1e-12)
-    return errors.flatten(1).mean(1)
+def _outputs(stream: Steps, module: GraphModule) -> list[torch.Tensor]:
+    """Of all images: embeddings are compared with how much they vary over these."""
+    return [torch.cat(stream[node]) for node in outputs_of(module)]

@@ -54,5 +54,13 @@ def worst_table(report: SensitivityReport, count: int = 10) -> Table:
     return table
 
 
+@checked
+def closeness(report: SensitivityReport) -> str:
+    """How close the answers are to the float model's, in words: those of classes, or of embeddings."""
+    if report.agreement is not None:
+        return f"same answer as float {100 * report.agreement:.1f} %, {report.divergence:.3f} nats"
+    return f"cosine to float {report.cosine:.4f}, {report.operators[-1].snr:.1f} dB"
+
+
 def _block(loss: OperatorLoss, report: SensitivityReport) -> str:
     return str(loss.block) if 0 <= loss.block < report.blocks else ""

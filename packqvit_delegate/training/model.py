@@ -10,6 +10,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from ..answers import answers_of
 from ..batching import ImageAxes
 from ..errors import PackQViTError
 from ..passes.graph import aten, constant, is_call, set_constant
@@ -40,6 +41,7 @@ class TrainableModel(nn.Module):
     that the present parameters would give (training/integer_values.py). It takes about twice the time.
 
     Attributes:
+        answers: What its outputs are.
         integer_functions: Whether values are those of the integer operators; may be set at any time.
 
     `commit` writes what was learned into the prepared graph, for torchao's convert_pt2e and `lower_to_integer`.
@@ -57,6 +59,7 @@ class TrainableModel(nn.Module):
             PackQViTError: An observer has no counterpart that trains.
         """
         super().__init__()
+        self.answers = answers_of(prepared)
         self._prepared = [prepared]  # a list hides it from nn.Module: its weights are not trained
         self._axes = ImageAxes(prepared, batch_size)
         self._nodes: list[Node] = list(prepared.graph.nodes)

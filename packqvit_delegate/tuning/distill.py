@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import torch
 from torch.fx import GraphModule
 
+from ..answers import losses, tensors_of
 from ..arguments import checked
 from ..errors import PackQViTError
 from ..progress import Progress, silent
 from ..training import TrainableModel
 from ..training.augment import random_views
 from ..training.average import ParameterAverage
-from ..training.losses import distance, feature_distance
+from ..training.losses import feature_distance
 from ..training.memory import keep_freed_memory
 from ..training.optimizer import cosine_schedule, parameter_groups, unrounded_share
 from .method import TuningMethod, default_features, default_rates
@@ -28,8 +29,8 @@ _RESIDUAL_IMAGES = 128
 class TuningReport:
     """What tuning did to the loss, on images that it did not train on.
 
-    The loss is the distance of the answers and `TuningMethod.features` times that of the LayerNorms' outputs
-    (training/losses.py): it decides what is kept, because the answers to a hundred images alone swing too much.
+    The loss is that of the answers (`answers.losses`) and `TuningMethod.features` times the distance of the LayerNorms'
+    outputs (training/losses.py): it decides what is kept, because the answers to a hundred images alone swing too much.
 
     Attributes:
         before: As calibrated.
@@ -66,7 +67,7 @@ def tune(
 
     Raises:
         CalibrationError: There are too few images.
-        PackQViTError: The loss is not finite, or the model gives more than one tensor.
+        PackQViTError: The loss is not finite.
     """
     method = method or TuningMethod()
     keep_freed_memory()
@@ -152,7 +153,7 @@ class _Tuner:
         with torch.no_grad():
             target, target_norms = self._teacher.outputs_and_norms(views)
         output, norms = self._model.outputs_and_norms(views)
-        loss = distance(_single(output), _single(target))
+        loss = losses(tensors_of(output), tensors_of(target), self._model.answers).mean()
         if self._features > 0:
             loss = loss + self._features * feature_distance(norms, target_norms)
         return loss
@@ -166,9 +167,3 @@ class _Tuner:
 
     def _state(self) -> dict[str, torch.Tensor]:
         return copy.deepcopy(self._model.state_dict())
-
-
-def _single(output: object) -> torch.Tensor:
-    if not isinstance(output, torch.Tensor):
-        raise PackQViTError("tuning needs a model with one output tensor, its logits or features")
-    return output

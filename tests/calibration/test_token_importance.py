@@ -15,6 +15,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from models import export as exported
 from models import images, plain_model, timm_model
 from packqvit_delegate import CalibrationError, CalibrationMethod, PackQViTQuantizer, QuantizationConfig
+from packqvit_delegate.answers import answers_of
 from packqvit_delegate.calibration import calibrate
 from packqvit_delegate.calibration import token_importance as importance_module
 from packqvit_delegate.calibration.token_importance import TokenImportance, token_importance
@@ -114,24 +115,9 @@ def test_features_count_by_their_squared_errors(several: bool) -> None:
     """Those of one token: of nothing else. A mean of two: each a quarter of it, as gradients are a half."""
     x = torch.randn(64, TOKENS, CHANNELS, generator=torch.Generator().manual_seed(2))
     graph = export(Features(several), x[:1])
-    assert not importance_module.gives_classes(graph)
+    assert answers_of(graph) == ("embedding",) * (1 + several)
     found = measured(Features(several), x).absolute["linear"]
     assert set(found.nonzero().flatten().tolist()) == ({0, 3, 4} if several else {0})
-
-
-def test_one_class_and_two_heads() -> None:
-    class Heads(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(CHANNELS, 4), nn.Linear(CHANNELS, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return (self.first(x[:, 0]) + self.second(x[:, 1])) / 2
-
-    x = torch.randn(2, TOKENS, CHANNELS)
-    assert importance_module.gives_classes(export(Heads(), x))
-    assert importance_module.gives_classes(export(Pooled(), x))
-    assert not importance_module.gives_classes(export(Pooled(classes=1), x))
 
 
 def test_answers_that_are_not_finite_are_refused() -> None:

@@ -303,11 +303,6 @@ def dequantize_probabilities(x, log2) -> Real:
     return Real(real, _FLOAT_ERROR * real)
 
 
-@oracle("saturating_gelu")
-def saturating_gelu(x, bound) -> Real:
-    return Real(functional.gelu(x.double().clamp_max(bound)), 1e-6)
-
-
 QUICK_GELU = "v1 = mul.Tensor(x, 1.702); v2 = sigmoid.default(v1); v3 = mul.Tensor(x, v2)"
 
 

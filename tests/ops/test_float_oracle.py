@@ -22,7 +22,6 @@ def _simulated_quantisers(r: Random) -> Iterator[tuple[str, Case]]:
     for log2 in (True, False):
         yield "quantize_probabilities", (torch.softmax(9 * x, -1), log2)
         yield "dequantize_probabilities", (r.integers(0, 15 if log2 else 255, (2, 5, 7), torch.uint8), log2)
-    yield "saturating_gelu", (4 * x, 1.5)
     yield "activation", (x,)
     yield "function", (4 * x, QUICK_GELU)
 

@@ -10,11 +10,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.fx import GraphModule, Node
+from torch.nn import functional
 
+import packqvit_delegate
 from end_to_end.test_written_models import Model, attention_in_shifted_windows, stream_in_windows
-from models import MICRO, export, hugging_face_model, images, plain_model, randomize, timm_model
+from models import MICRO, Tower, export, hugging_face_model, images, plain_model, randomize, timm_model
 from packqvit_delegate import CalibrationMethod, QuantizationConfig, preparation, qat
+from packqvit_delegate.answers import tensors_of
 from packqvit_delegate.calibration.batches import Batches
+from packqvit_delegate.embeddings import signal_to_noise
 from packqvit_delegate.passes import canonicalize, rotate_residual, rotate_values
 from packqvit_delegate.passes.graph import aten, clean_up, constant, find, signature
 from packqvit_delegate.passes.patterns import attentions
@@ -33,8 +37,8 @@ def constants(module: GraphModule) -> dict[str, torch.Tensor]:
 def assert_same_function(module: GraphModule, before: GraphModule) -> None:
     x = images(1, seed=5)
     with torch.no_grad():
-        expected = before(x)
-        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-4 * float(expected.std()))
+        for found, expected in zip(tensors_of(module(x)), tensors_of(before(x)), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 def kurtosis(module: GraphModule, node: Node) -> float:
@@ -89,6 +93,13 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "timm, pooled before the norm": lambda: timm_model("vit_tiny_patch16_224", global_pool="avg", fc_norm=True),
     "timm, two heads": lambda: timm_model("deit_tiny_distilled_patch16_224"),
     "hugging face": lambda: hugging_face_model("ViT"),
+    "class token given out": lambda: Tower(),
+    "tokens given out": lambda: Tower(lambda tokens: tokens),
+    "mean given out": lambda: Tower(lambda tokens: tokens[:, 1:].mean(1)),
+    "map given out": lambda: Tower(lambda tokens: tokens[:, 1:].mT.unflatten(2, (4, 4))),
+    "normalised": lambda: Tower(lambda tokens: functional.normalize(tokens[:, 0], dim=-1)),
+    "tokens and mean": lambda: Tower(lambda tokens: (tokens, tokens.mean(1))),
+    "tokens and logits": lambda: Tower(lambda tokens: tokens, head=True),
 }
 
 
@@ -108,6 +119,27 @@ def test_the_stream_is_rotated_and_the_function_stays(name: str, caplog: pytest.
     (conv,) = find(module, aten.conv2d.default)
     moved = constant(module, conv.args[1]) - constant(before, find(before, aten.conv2d.default)[0].args[1])  # type: ignore[arg-type]
     assert float(moved.abs().mean()) > 0.1 * float(constant(module, conv.args[1]).abs().mean())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [
+        Tower(),
+        Tower(lambda tokens: tokens),
+        Tower(lambda tokens: (tokens[:, 0], tokens[:, 1:].mean(1))),
+        Tower(lambda tokens: tokens, head=True),
+        Tower(lambda tokens: functional.normalize(tokens[:, 0], dim=-1)),
+    ],
+)
+@pytest.mark.parametrize("output", ["float", "int8"])
+def test_rotated_towers_are_whole(tower: Tower, output: str) -> None:
+    x = images(8)
+    program = packqvit_delegate.export(tower, (x[:1],), x, bits=4, activation_bits=8, output=output)  # type: ignore[arg-type]
+    assert program.report.is_whole
+    with torch.no_grad():
+        found, expected = tensors_of(program.integer_module(x[:1])), tensors_of(tower(x[:1]))
+    for one, other in zip(found, expected, strict=True) if output == "float" else ():
+        assert signal_to_noise(one, other) > 18
 
 
 @pytest.mark.parametrize("projection", ["separate", "chunk", "interleaved", "query_and_kv"])
@@ -146,11 +178,13 @@ def test_another_seed_another_rotation() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def _features_too(module: GraphModule) -> None:
-    """The last LayerNorm's tokens leave the model as well."""
+def _norm_added(module: GraphModule) -> None:
+    """Something else than linears computes with the last LayerNorm's tokens."""
     output = next(node for node in module.graph.nodes if node.op == "output")
     norm = find(module, aten.layer_norm.default)[-1]
-    output.args = ((*output.args[0], norm),)
+    with module.graph.inserting_before(output):
+        softmax = module.graph.call_function(aten.softmax.int, (norm, -1))
+        output.args = ((*output.args[0], softmax),)
 
 
 def _stream_read(module: GraphModule) -> None:
@@ -174,7 +208,7 @@ def _norm_without_weights(module: GraphModule) -> None:
     norm.args = (*norm.args[:2], None, None, *norm.args[4:])
 
 
-@pytest.mark.parametrize("change", [_features_too, _stream_read, _stream_doubled, _norm_without_weights])
+@pytest.mark.parametrize("change", [_norm_added, _stream_read, _stream_doubled, _norm_without_weights])
 def test_a_stream_that_others_read_stays(
     change: Callable[[GraphModule], None], caplog: pytest.LogCaptureFixture
 ) -> None:

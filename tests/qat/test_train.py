@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from models import images, plain_model
+from models import Tower, images, plain_model
 from packqvit_delegate import PackQViTError, qat, runtime
+from packqvit_delegate.answers import divergence, losses
 from packqvit_delegate.training.grids import LearnedAffine
-from packqvit_delegate.training.losses import distance, feature_distance
+from packqvit_delegate.training.losses import feature_distance
 from packqvit_delegate.training.optimizer import LearningRates
 from qat.support import data, method, parameters, prepared
 
@@ -23,7 +24,7 @@ def integer_distance(model: qat.QatModel, x: torch.Tensor) -> float:
     teacher, integer = plain_model(), qat.convert(model)
     with torch.no_grad():
         pairs = [(integer(image), teacher(image)) for image in x.split(1)]
-    return float(distance(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])))
+    return float(divergence(torch.cat([b for _, b in pairs]), torch.cat([a for a, _ in pairs])).mean())
 
 
 def test_the_program_learns_from_the_float_model_and_runs_what_was_trained() -> None:
@@ -215,6 +216,21 @@ def test_features_learn_as_well() -> None:
     model = qat.prepare(Features(), (x[:1],), x)
     history = qat.train(model, data(), teacher=Features(), method=method(steps=30))
     assert sum(history.losses[-5:]) < 0.9 * sum(history.losses[:5])
+
+
+def test_several_embeddings_learn_as_well() -> None:
+    tower, x = Tower(lambda tokens: (tokens[:, 0], tokens.mean(1))), images(16, seed=1)
+    model = qat.prepare(tower, (x[:1],), x)
+    assert model.answers == ("embedding", "embedding")
+    unseen = images(64, seed=11)
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float(losses(model.eval()(unseen), tower(unseen), model.answers).mean())
+
+    before = distance()
+    qat.train(model, data(200), teacher=tower, method=method(steps=120))
+    assert distance() < 0.85 * before
 
 
 def test_the_float_model_on_the_same_graph_answers_like_the_model() -> None:

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import CASES, images, plain_model
+from models import CASES, Tower, images, plain_model
 from packqvit_delegate import CalibrationMethod, LayerOverride, PackQViTError, QuantizationConfig, export
+from packqvit_delegate.answers import divergence
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes.graph import constant
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, Pair, analyze, make_pair, suggest, suggest_for
 from packqvit_delegate.sensitivity.search import Budget, select
-from packqvit_delegate.sensitivity.simulation import Simulation, loss_of
+from packqvit_delegate.sensitivity.simulation import Simulation
 from packqvit_delegate.sensitivity.widths import Choice, choices, size_of
 
 W4A4 = QuantizationConfig.preset("w4a4")
@@ -91,7 +92,7 @@ def test_a_layer_alone_loses_what_its_own_quantiser_does(wounded) -> None:
         linear = next(iter(node.users))
         model.blocks[0].fc2.weight.copy_(constant(pair.prepared, node.args[0]))
         model.blocks[0].fc2.bias.copy_(constant(pair.prepared, linear.args[2]))
-        loss = float(loss_of(wanted, model(x)).mean())
+        loss = float(divergence(wanted, model(x)).mean())
     simulation = Simulation(pair.reference, pair.prepared, batches)
     assert simulation.losses_alone([fc2])[fc2] == pytest.approx(loss, rel=0.02)  # of 1e-5: float32
 
@@ -120,6 +121,16 @@ def test_the_wound_is_found_first(wounded) -> None:
     assert (first["layer"], first["field"]) == ("blocks.1", "activation_bits")
     assert first["loss_alone"] == max(layer["loss_alone"] for layer in mix.facts["layers"])
     assert mix.facts["loss"]["after"] < 0.5 * mix.facts["loss"]["before"]
+
+
+@pytest.mark.parametrize(
+    ("head", "unit"), [(False, "of the embeddings' variance"), (True, "of the embeddings' variance + nats")]
+)
+def test_a_mix_for_a_tower_brings_its_embeddings_closer(head: bool, unit: str) -> None:
+    pair, batches = pair_of(Tower(head=head))
+    mix = suggest_for(pair, batches, Limits(0.3, 1.0))
+    assert mix.overrides and mix.facts["loss"]["unit"] == unit
+    assert mix.facts["loss"]["after"] < 0.8 * mix.facts["loss"]["before"]
 
 
 @pytest.mark.parametrize("limits", [Limits(0.15, 0.25), Limits(0.3, 0.0), Limits(0.0, 0.3), Limits(0.0, 0.0)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from models import CASES, MICRO, images, plain_model
+from models import CASES, MICRO, Tower, images, plain_model
 from packqvit_delegate import PackQViTError, QuantizationConfig
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes.graph import constant, find
@@ -18,6 +18,7 @@ from packqvit_delegate.sensitivity import (
     SensitivityReport,
     analyze,
     block_table,
+    closeness,
     make_pair,
     measure,
     plot,
@@ -77,6 +78,26 @@ def test_the_output_is_that_of_the_integer_graph(w4a4) -> None:
     assert report.agreement == pytest.approx(float((got.argmax(1) == wanted.argmax(1)).float().mean()))
     divergence = torch.nn.functional.kl_div(got.log_softmax(1), wanted.softmax(1), reduction="batchmean")
     assert report.divergence == pytest.approx(float(divergence), rel=1e-3)
+
+
+def test_towers_are_compared_by_their_embeddings() -> None:
+    pair = pair_of(Tower(), "w4a4")
+    integer, x = pair.to_integer(), images(6, seed=2)
+    report = compare(pair, integer)
+    with torch.no_grad():
+        found, wanted = torch.cat([integer(image) for image in x.split(1)]), Tower()(x)
+    cosine = float(torch.nn.functional.cosine_similarity(found, wanted).mean())
+    assert report.agreement is None and report.divergence is None
+    assert report.cosine == pytest.approx(cosine, abs=1e-5)
+    assert report.operators[-1].role == "output"
+    assert closeness(report) == f"cosine to float {cosine:.4f}, {report.operators[-1].snr:.1f} dB"
+    json.loads(report.to_json())
+
+
+def test_classifiers_are_compared_by_their_answers(w4a4) -> None:
+    report = w4a4[2]
+    assert report.cosine is None and report.operators[-1].role == "logits"
+    assert closeness(report).startswith("same answer as float ") and closeness(report).endswith(" nats")
 
 
 def test_more_bits_lose_less_at_every_operator(w4a4) -> None:

@@ -12,11 +12,14 @@ import torch
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from models import images, plain_model
+from models import Tower, images, plain_model
 from packqvit_delegate import CalibrationError, PackQViTError, QuantizationConfig, TuningMethod, quantize
+from packqvit_delegate.answers import divergence, tensors_of
+from packqvit_delegate.calibration.batches import Batches
+from packqvit_delegate.embeddings import cosine_similarity
 from packqvit_delegate.passes import lower_to_integer
+from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.training import TrainableModel
-from packqvit_delegate.training.losses import distance
 from packqvit_delegate.training.optimizer import LearningRates
 from packqvit_delegate.tuning import TuningReport, tune
 from packqvit_delegate.tuning.method import default_features, default_rates
@@ -37,7 +40,7 @@ def integer_distance(prepared: GraphModule, float_module: GraphModule, x: torch.
     integer = lower_to_integer(convert_pt2e(copy.deepcopy(prepared)))
     with torch.no_grad():
         pairs = [(integer(image), float_module(image)) for image in x.split(1)]
-    return float(distance(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])))
+    return float(divergence(torch.cat([b for _, b in pairs]), torch.cat([a for a, _ in pairs])).mean())
 
 
 def test_the_integer_program_comes_closer_on_images_that_it_never_saw() -> None:
@@ -57,6 +60,26 @@ def test_it_learns_features_too() -> None:
     assert integer_distance(prepared, float_module, x) < 0.9 * integer_distance(calibrated, float_module, x)
     assert report.after < 0.95 * report.before
     assert answers.before < 0.5 * report.before  # what is left is the LayerNorms' share
+
+
+@pytest.mark.parametrize("model", [Tower(), Tower(lambda tokens: (tokens[:, 0], tokens.mean(1)))])
+def test_embeddings_come_closer_on_images_that_it_never_saw(model: Tower) -> None:
+    x, example = images(16, seed=1), (images(1),)
+    pair = make_pair(model, example, Batches(x, example), QuantizationConfig(activation_bits=4))
+    unseen = images(100, seed=11)
+
+    def cosines() -> list[float]:
+        with torch.no_grad():
+            found = tensors_of(TrainableModel(pair.prepared).eval()(unseen))
+            return [
+                float(cosine_similarity(*each).mean()) for each in zip(found, tensors_of(model(unseen)), strict=True)
+            ]
+
+    before = cosines()
+    method = TuningMethod(**{**FAST, "rates": QUICK, "steps": 300, "features": 0.0})  # type: ignore[arg-type]
+    report = tune(pair.prepared, pair.reference, images(300, seed=7), 1, method)
+    assert report.after < 0.8 * report.before
+    assert all(1 - after < 0.85 * (1 - old) for after, old in zip(cosines(), before, strict=True))
 
 
 def test_the_same_seed_gives_the_same_program() -> None:
