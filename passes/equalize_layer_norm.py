@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.fx import GraphModule, Node
 
-from packqvit_delegate.row_sample import RowSample
+from packqvit_delegate.row_sample import ENOUGH_ROWS, RowSample
 
 from .graph import add_constant, add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
 from .patterns import is_padded, linears_behind
@@ -82,7 +82,7 @@ def channel_grids(
     Returns:
         Step and value of code 0, float32 [C] each.
     """
-    rows, (low, high) = sample.rows(), sample.channel_range()
+    rows, (low, high) = sample.rows(ENOUGH_ROWS), sample.channel_range(ENOUGH_ROWS)
     if symmetric:
         high = torch.maximum(high, -low)
         low = -high
