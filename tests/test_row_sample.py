@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models import MICRO, plain_model, randomize
 from packqvit_delegate import export
-from packqvit_delegate.quantizer.observers import Int16ResidualObserver
 from packqvit_delegate.passes.equalize_layer_norm import channel_grids
+from packqvit_delegate.quantizer.observers import Int16ResidualObserver
 from packqvit_delegate.row_sample import ENOUGH_ROWS, FEW_ROWS, RowSample
 
 
