@@ -112,8 +112,8 @@ class RowSample:
         """Minimum and maximum, [C] each: exact, and of few rows what many would have.
 
         Args:
-            enough: Fewer rows than these are few. ENOUGH_ROWS where each channel gets an 8-bit grid from its own range: of
-                192 channels, three are beyond the extremes of 128 rows in every new row.
+            enough: Fewer rows than these are few. ENOUGH_ROWS where each channel gets an 8-bit grid of its own: of 192
+                channels, three are beyond the extremes of 128 rows in every new row.
 
         Raises:
             CalibrationError: Nothing was added.
