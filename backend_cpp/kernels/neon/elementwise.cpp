@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/dequantize_rows.h"
 #include "kernels/neon/neon.h"
 #include "kernels/neon/requantize.h"
 #include "kernels/requantize_rows.h"
@@ -82,6 +83,12 @@ void dequantize_row(const DequantizeArguments& arguments, size_t row) {
   for (; i < size; ++i) output[i] = static_cast<float>(int64_t{x[i]} - arguments.zero_point) * scale;
 }
 
+template <typename Code>
+void dequantize_rows(const DequantizeArguments& arguments, Range rows) {
+  if (are_single_values(arguments)) return dequantize_single_values<Code>(arguments, rows);
+  for (size_t row = rows.begin; row < rows.end; ++row) dequantize_row<Code>(arguments, row);
+}
+
 // Sums of 8 channels over all tokens.
 template <typename Code>
 int32x4x2_t sum_tokens(const MeanTokensArguments& arguments, size_t channel) {
@@ -157,18 +164,13 @@ void quantize(const QuantizeArguments& arguments, Range rows) {
 }
 
 void dequantize(const DequantizeArguments& arguments, Range rows) {
-  for (size_t row = rows.begin; row < rows.end; ++row) {
-    switch (arguments.type) {
-      case CodeType::kInt8:
-        dequantize_row<int8_t>(arguments, row);
-        break;
-      case CodeType::kInt16:
-        dequantize_row<int16_t>(arguments, row);
-        break;
-      case CodeType::kInt32:
-        dequantize_row<int32_t>(arguments, row);
-        break;
-    }
+  switch (arguments.type) {
+    case CodeType::kInt8:
+      return dequantize_rows<int8_t>(arguments, rows);
+    case CodeType::kInt16:
+      return dequantize_rows<int16_t>(arguments, rows);
+    case CodeType::kInt32:
+      return dequantize_rows<int32_t>(arguments, rows);
   }
 }
 
