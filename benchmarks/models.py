@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from packqvit_delegate import runtime
-from packqvit_delegate.models import ZOO
+from packqvit_delegate.models import ZOO, file_stem
 
-from .contestants import ALL_PRESETS, PRESETS, Contestant, Workshop, operators_path
+from .contestants import ALL_PRESETS, OURS, PRESETS, XNNPACK_FP32, Contestant, Workshop
 from .memory import peak_memory
 from .operators import measure_operators
 from .report import Results, latency_table, operator_table, plot, write_json
@@ -25,7 +25,7 @@ from .timing import measure
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 DEFAULT_MODELS = ["deit_tiny"]
-MODEL_HELP = f"Any of {', '.join(ZOO)}, or any name of timm's; can be repeated."
+MODEL_HELP = f"Any of {', '.join(ZOO)}, any name of timm's, or hf:<Hugging Face repository or folder>; can be repeated."
 DEFAULT_THREADS = [1, 2]
 
 
@@ -59,11 +59,10 @@ def main(
             results.timings += measure(contestants, workshop.images[:1], count, rounds)
             console.print(latency_table(results, count))
         if operators:
-            whole = [c for c in ours if operators_path(c.path).is_file()]
-            results.operators = {c.name: measure_operators(c.path, 1, 30) for c in whole}
-            if whole:
-                console.print(operator_table(results))
-        write_json(results, output / f"{name}.json")
+            shown = [c for c in contestants if c.name in (*OURS, XNNPACK_FP32)]
+            results.operators = {c.name: measure_operators(c.path, 1, 30) for c in shown}
+            console.print(operator_table(results))
+        write_json(results, output / f"{file_stem(name)}.json")
         all_results.append(results)
     plot(all_results, output / "models.png")
     progress.print(f"wrote {output}/models.png and a .json for each model")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from packqvit_delegate.pictures import picture
 
-from .contestants import PRESETS
+from .contestants import OURS
 from .operators import Shares
 from .timing import Timing
 
@@ -39,9 +39,9 @@ class Results:
         return sorted({timing.threads for timing in self.timings})
 
 
-def ratio(results: Results, timing: Timing, preset: str) -> float | None:
-    """How many times as long as our program of a preset a contestant takes, by the medians of the same threads."""
-    ours = results.of(preset, timing.threads)
+def ratio(results: Results, timing: Timing, name: str) -> float | None:
+    """How many times as long as one of our programs a contestant takes, by the medians of the same threads."""
+    ours = results.of(name, timing.threads)
     return None if ours is None else timing.median / ours.median
 
 
@@ -53,7 +53,7 @@ def speed_up(results: Results, timing: Timing) -> float | None:
 
 def latency_table(results: Results, threads: int) -> Table:
     """Medians and minima, and ratios to each of our presets that was measured."""
-    presets = [preset for preset in PRESETS if results.of(preset, threads)]
+    presets = [name for name in OURS if results.of(name, threads)]
     table = Table(
         title=f"{results.model}, {threads} thread{'s' if threads > 1 else ''}, tier {results.tier}: ms",
         box=box.SIMPLE_HEAD,
@@ -72,7 +72,7 @@ def latency_table(results: Results, threads: int) -> Table:
         row = [_number(cell) for cell in cells]
         if threads == 1:
             row.append(_number(results.peak_memory.get(timing.name), digits=1))
-        table.add_row(timing.name, *row, style="bold" if timing.name in PRESETS else "")
+        table.add_row(timing.name, *row, style="bold" if timing.name in OURS else "")
     return table
 
 
@@ -109,7 +109,7 @@ def write_json(results: Results, path: Path) -> None:
                 "median_ms": timing.median,
                 "min_ms": timing.minimum,
                 "cpu_median_ms": timing.cpu_median if timing.threads == 1 else None,
-                "ratios": {preset: ratio(results, timing, preset) for preset in PRESETS},
+                "ratios": {name: ratio(results, timing, name) for name in OURS if results.of(name, timing.threads)},
                 "speed_up": speed_up(results, timing),
             }
         )
@@ -132,7 +132,7 @@ def plot(results: Sequence[Results], path: Path) -> None:
     with picture(path, (len(panels), 1), (8, height), squeeze=False) as (_, axes):
         for axis, (result, threads) in zip(axes[:, 0], panels, strict=True):
             timings = sorted((t for t in result.timings if t.threads == threads), key=lambda t: t.median)
-            colors = ["#1f6f54" if t.name in PRESETS else "#b8bec4" for t in timings]
+            colors = ["#1f6f54" if t.name in OURS else "#b8bec4" for t in timings]
             bars = axis.barh([t.name for t in timings], [t.median for t in timings], color=colors, height=0.72)
             axis.bar_label(bars, [f" {t.median:.2f} ms" for t in timings], fontsize=9)
             axis.invert_yaxis()
@@ -140,7 +140,7 @@ def plot(results: Sequence[Results], path: Path) -> None:
             axis.set_title(f"{result.model}, {threads} thread{'s' if threads > 1 else ''}", loc="left", fontsize=11)
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(axis="y", length=0)
-        axes[-1, 0].set_xlabel("median latency of one 224 x 224 image, ms (lower is better)")
+        axes[-1, 0].set_xlabel("median latency of one image, ms (lower is better)")
 
 
 def cpu_name() -> str:

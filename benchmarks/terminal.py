@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from packqvit_delegate.models import ZOO
+from packqvit_delegate.models.loading import HUGGING_FACE_PREFIX
 
 console = Console(width=None if sys.stdout.isatty() else 110)  # files get whole tables
 progress = Console(stderr=True, style="dim", highlight=False)
@@ -35,12 +36,12 @@ def check_names(names: Iterable[str], known: Collection[str], option: str) -> No
 
 
 def check_models(names: Iterable[str]) -> None:
-    """Refuses models that are neither built in nor timm's.
+    """Refuses models that are neither built in nor timm's; what `hf:` names is read later.
 
     Raises:
         typer.BadParameter: With what is built in.
     """
-    others = [name for name in names if name not in ZOO]
+    others = [name for name in names if name not in ZOO and not name.startswith(HUGGING_FACE_PREFIX)]
     if others:
         try:
             from timm import is_model

@@ -30,7 +30,7 @@ from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, Tu
 from packqvit_delegate.data import ImageFolder, Preprocessing, synthetic_images
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.files import check_writable
-from packqvit_delegate.models import RANDOM, LoadedModel, load, without_classifier
+from packqvit_delegate.models import RANDOM, LoadedModel, file_stem, load, without_classifier
 from packqvit_delegate.sensitivity import Limits, MixedPrecision, suggest
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -117,7 +117,7 @@ def main(
     evaluation_folder = open_images(evaluate, labels, evaluate_images, seed) if evaluate else None
     if evaluation_folder is not None and not features:
         require_labels(evaluation_folder)
-    output = output or Path(f"{_file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
+    output = output or Path(f"{file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
     check_writable(output)
 
     errors.print(f"Loading {model}")
@@ -179,10 +179,6 @@ NEEDS_CALIBRATION = (
     "trained weights need --calibration FOLDER: a hundred images like those of the application, from which the ranges "
     "of all activations are taken"
 )
-
-
-def _file_stem(model: str) -> str:
-    return model.removeprefix("hf:").rstrip("/").split("/")[-1]
 
 
 def _read(folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:

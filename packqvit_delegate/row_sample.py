@@ -12,6 +12,9 @@ SAMPLE_ELEMENTS = 1 << 18
 FEW_ROWS = 128
 """Fewer rows than these do not show how far values go: behind a pooling there is one an image."""
 
+ENOUGH_ROWS = 1024
+"""So many rows show how far each of many channels goes; tensors as a whole have their extremes from all channels."""
+
 _DEVIATIONS = 3.3
 """So many standard deviations from its mean lie the extremes of a thousand normal values."""
 
@@ -78,19 +81,25 @@ class RowSample:
             self._kept = self._parts[0].shape[0]
             self._stride *= 2
 
-    def rows(self) -> torch.Tensor:
+    def rows(self, enough: int = FEW_ROWS) -> torch.Tensor:
         """The rows that were kept, and the ends of the range where they are few, [R, C].
+
+        Args:
+            enough: As for `channel_range`.
 
         Raises:
             CalibrationError: Nothing was added.
         """
         kept = self._kept_rows()
-        return torch.cat([kept, torch.stack(self.channel_range())]) if self.is_small else kept
+        return torch.cat([kept, torch.stack(self.channel_range(enough))]) if self._lacks(enough) else kept
 
     @property
     def is_small(self) -> bool:
         """Whether the rows are too few to show how far values go."""
-        return self.count < FEW_ROWS and not self._complete
+        return self._lacks(FEW_ROWS)
+
+    def _lacks(self, enough: int) -> bool:
+        return self.count < enough and not self._complete
 
     def _kept_rows(self) -> torch.Tensor:
         if not self._parts:
@@ -99,15 +108,19 @@ class RowSample:
             self._parts = [torch.cat(self._parts)]
         return self._parts[0]
 
-    def channel_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def channel_range(self, enough: int = FEW_ROWS) -> tuple[torch.Tensor, torch.Tensor]:
         """Minimum and maximum, [C] each: exact, and of few rows what many would have.
+
+        Args:
+            enough: Fewer rows than these are few. ENOUGH_ROWS where each channel gets an 8-bit grid of its own: of 192
+                channels, three are beyond the extremes of 128 rows in every new row.
 
         Raises:
             CalibrationError: Nothing was added.
         """
         if self._range is None:
             raise CalibrationError(NOTHING_OBSERVED)
-        if not self.is_small:
+        if not self._lacks(enough):
             return self._range
         rows = self._kept_rows()
         mean, freedom = rows.mean(0), len(rows) - 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.fx import GraphModule, Node
 
-from packqvit_delegate.row_sample import RowSample
+from packqvit_delegate.row_sample import ENOUGH_ROWS, FEW_ROWS, RowSample
 
 from .graph import add_constant, add_to_bias, aten, clean_up, constant, is_call, is_constant, replace_constant
 from .patterns import is_padded, linears_behind
@@ -82,11 +82,12 @@ def channel_grids(
     Returns:
         Step and value of code 0, float32 [C] each.
     """
-    rows, (low, high) = sample.rows(), sample.channel_range()
+    steps = qmax - qmin
+    enough = ENOUGH_ROWS if steps >= WIDE else FEW_ROWS  # narrow grids are searched, and had better clip
+    rows, (low, high) = sample.rows(enough), sample.channel_range(enough)
     if symmetric:
         high = torch.maximum(high, -low)
         low = -high
-    steps = qmax - qmin
     least = torch.full_like(low, float("inf"))
     best_step, best_zero = torch.ones_like(low), torch.zeros_like(low)
     for fraction in _FRACTIONS if clipping and steps < WIDE else _FRACTIONS[:1]:

@@ -116,12 +116,37 @@ void check_dequantize(const KernelTier& tier, Random& random, CodeType type) {
   }
 }
 
+// Rows of one value each, as linear layers with a scale for each channel give them out; cut anywhere.
+template <typename Code>
+void check_dequantize_single_values(const KernelTier& tier, Random& random, CodeType type) {
+  constexpr size_t kChannels = 37;
+  constexpr size_t kRows = 3 * kChannels;
+  const auto x = random.numbers<Code>(kRows, std::numeric_limits<Code>::min(), std::numeric_limits<Code>::max());
+  std::vector<float> scale;
+  for (size_t c = 0; c < kChannels; ++c) scale.push_back(1e-3f * static_cast<float>(c + 1));
+  const int32_t lowest = std::numeric_limits<int32_t>::min();
+  const int32_t highest = std::numeric_limits<int32_t>::max();
+  for (const int32_t zero_point : {0, -7, lowest, highest}) {
+    std::vector<float> output(kRows);
+    const DequantizeArguments arguments{x.data(), type, kChannels, 1, scale.data(), true, zero_point, output.data()};
+    const size_t cut = static_cast<size_t>(random.number(1, kRows - 1));
+    tier.dequantize(arguments, {0, cut});
+    tier.dequantize(arguments, {cut, kRows});
+    for (size_t i = 0; i < kRows; ++i) {
+      ASSERT_EQ(output[i], static_cast<float>(int64_t{x[i]} - zero_point) * scale[i % kChannels]);
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, DequantizeAgreesWithTheDefinition) {
   Random random(3);
   for (int repeat = 0; repeat < 20; ++repeat) {
     check_dequantize<int8_t>(tier(), random, CodeType::kInt8);
     check_dequantize<int16_t>(tier(), random, CodeType::kInt16);
     check_dequantize<int32_t>(tier(), random, CodeType::kInt32);
+    check_dequantize_single_values<int8_t>(tier(), random, CodeType::kInt8);
+    check_dequantize_single_values<int16_t>(tier(), random, CodeType::kInt16);
+    check_dequantize_single_values<int32_t>(tier(), random, CodeType::kInt32);
   }
 }
 

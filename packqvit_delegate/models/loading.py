@@ -42,15 +42,20 @@ class LoadedModel:
     """The weights are random: the model is good for measuring latency and for nothing else."""
 
 
+def file_stem(name: str) -> str:
+    """How files of a model are called: its name as `load` takes it; of `hf:` the last part."""
+    return name.removeprefix(HUGGING_FACE_PREFIX).rstrip("/").split("/")[-1]
+
+
 class Logits(nn.Module):
-    """A Hugging Face classifier as a function from pixels to logits."""
+    """A Hugging Face model as a function from pixels to logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] -> float32 [B, classes]."""
+        """float32 [B, 3, S, S] -> float32 [B, classes], of a segmenter [B, classes, h, w]."""
         return self.model(pixel_values=pixel_values).logits
 
 
@@ -60,7 +65,8 @@ def load(name: str, weights: str | Path | None = None) -> LoadedModel:
 
     Args:
         name: one of `ZOO` (`deit_tiny`, `vit_small`, ...), which need nothing but torch; any other name is timm's;
-            `hf:<repository or folder>` is a Hugging Face image classifier.
+            `hf:<repository or folder>` is a Hugging Face image classifier, or a semantic segmenter where its
+            config.json names one.
         weights: a weight file (see `read_weights`), None for the hub, or `RANDOM`. Without a file and with the hub
             out of reach the weights are random, and a warning says so.
 
@@ -172,24 +178,39 @@ def _load_hugging_face(repository: str, weights: str | Path | None) -> LoadedMod
         config = transformers.AutoConfig.from_pretrained(repository)
     except (OSError, ValueError) as error:
         raise PackQViTError(f"cannot read the Hugging Face model {repository}: {_first_line(error)}") from error
+    segments = (config.architectures or [""])[0].endswith("ForSemanticSegmentation")
+    kind = transformers.AutoModelForSemanticSegmentation if segments else transformers.AutoModelForImageClassification
     source, random = repository, weights == RANDOM
     if not random:
         try:
-            model = transformers.AutoModelForImageClassification.from_pretrained(repository)
+            model = kind.from_pretrained(repository)
         except (OSError, ValueError) as error:
             logger.warning("no weights from the hub: %s", _first_line(error))
             random = True
     if random:
-        source, model = "random", transformers.AutoModelForImageClassification.from_config(config)
+        source, model = "random", kind.from_config(config)
     processor = _hugging_face_processor(repository)
     preprocessing = Preprocessing(
-        size=config.image_size,
+        size=_image_size(repository, config, processor),
         # Hugging Face's processors resize to the very size; the centre crop then takes all of the short side.
         crop_fraction=1.0,
         mean=processor.get("image_mean", HALF),
         std=processor.get("image_std", HALF),
     )
     return LoadedModel(HUGGING_FACE_PREFIX + repository, Logits(model), preprocessing, source, random)
+
+
+def _image_size(repository: str, config: Any, processor: Mapping[str, Any]) -> int:
+    """The model's own, else that of its processor: models without position embeddings have none."""
+    size = getattr(config, "image_size", None) or processor.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("height") or size.get("shortest_edge")
+    if not isinstance(size, int):
+        raise PackQViTError(
+            f"hf:{repository} says no image size: neither `image_size` in its config.json nor `size` in its "
+            "preprocessor_config.json"
+        )
+    return size
 
 
 def _hugging_face_processor(repository: str) -> Mapping[str, Any]:

@@ -52,15 +52,31 @@ def test_operator_table(results):
 
 
 def test_times_of_one_operator_are_added_up():
-    names = {"0": "linear", "1": "softmax", "2": "linear"}
-    assert add_up({"0": 1.0, "1": 2.0, "2": 3.0}, names) == {"linear": 4.0, "softmax": 2.0}
-    assert list(add_up({"0": 1.0, "1": 2.0}, names)) == ["softmax", "linear"]
+    names = {"0/0": "linear", "0/1": "softmax", "2/0": "linear"}
+    assert add_up({"0/0": 1.0, "0/1": 2.0, "2/0": 3.0}, names) == {"linear": 4.0, "softmax": 2.0}
+    assert list(add_up({"0/0": 1.0, "0/1": 2.0}, names)) == ["softmax", "linear"]
+
+
+def test_operators_of_others_are_told_apart():
+    times = {"0/0": 1.0, "1/GELU (NC) #1": 2.0, "3/GELU (NC) #1": 3.0, "2/native_call_native_layer_norm.out": 0.5}
+    assert add_up(times, {"0/0": "linear"}) == {
+        "XNNPACK: GELU (NC)": 5.0,
+        "linear": 1.0,
+        "outside: native_layer_norm.out": 0.5,
+    }
+
+
+def test_hybrids_have_ratios_like_whole_programs():
+    results = Results("mobilevit_s", "reference", [Timing("W8A8 + XNNPACK", 1, [2.0], [2.0])])
+    results.timings.append(Timing("XNNPACK fp32", 1, [3.0], [3.0]))
+    columns = {column.header: list(column.cells) for column in latency_table(results, 1).columns}
+    assert columns["/ W8A8 + XNNPACK"] == ["1.00", "1.50"]
 
 
 def test_json(results, tmp_path):
     write_json(results, tmp_path / "results.json")
     document = json.loads((tmp_path / "results.json").read_text())
-    assert document["timings"][1]["ratios"] == {"W8A8": 2.5, "W4A8": None, "W4A4": None}
+    assert document["timings"][1]["ratios"] == {"W8A8": 2.5}
     assert document["peak_memory_mib"] == {"W8A8": 18.0}
     assert document["cpu"] and "torch" in document["versions"]
 

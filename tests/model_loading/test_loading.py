@@ -223,6 +223,32 @@ def test_hugging_face_folder_equals_the_built_in_model(tmp_path):
         torch.testing.assert_close(loaded.module(images), built_in.module(images), atol=1e-5, rtol=1e-4)
 
 
+def test_hugging_face_segmenter(tmp_path):
+    """Its config.json names its kind and no image size; the processor does."""
+    import torchvision_stub  # noqa: F401
+
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8
+    )
+    config.architectures, config.num_labels = ["SegformerForSemanticSegmentation"], 5
+    config.save_pretrained(tmp_path)
+    with pytest.raises(PackQViTError, match="says no image size: neither .*config.json nor .*preprocessor_config.json"):
+        models.load(f"hf:{tmp_path}", models.RANDOM)
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 64, "width": 64}}')
+    loaded = models.load(f"hf:{tmp_path}", models.RANDOM)
+    assert loaded.random and loaded.preprocessing.size == 64
+    with torch.no_grad():
+        assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("deit_tiny", "deit_tiny"), ("hf:google/vit-base", "vit-base"), ("hf:models/b0/", "b0")]
+)
+def test_file_stems(name, stem):
+    assert models.file_stem(name) == stem
+
+
 @pytest.mark.parametrize("name", ["deit_tiny", "deit_small", "deit_tiny_distilled", "vit_tiny", "vit_base"])
 def test_built_in_model_equals_timm(name):
     import torchvision_stub  # noqa: F401  timm does not import without torchvision

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/dequantize_rows.h"
 #include "kernels/neon/neon.h"
 #include "kernels/pool_tokens.h"
 #include "kernels/requantize_rows.h"
@@ -82,6 +83,12 @@ void dequantize_row(const DequantizeArguments& arguments, size_t row) {
   for (; i < size; ++i) output[i] = static_cast<float>(int64_t{x[i]} - arguments.zero_point) * scale;
 }
 
+template <typename Code>
+void dequantize_rows(const DequantizeArguments& arguments, Range rows) {
+  if (are_single_values(arguments)) return dequantize_single_values<Code>(arguments, rows);
+  for (size_t row = rows.begin; row < rows.end; ++row) dequantize_row<Code>(arguments, row);
+}
+
 inline uint8x16x4_t load_quarter(const int8_t* table) { return vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table)); }
 
 }  // namespace
@@ -119,18 +126,13 @@ void quantize(const QuantizeArguments& arguments, Range rows) {
 }
 
 void dequantize(const DequantizeArguments& arguments, Range rows) {
-  for (size_t row = rows.begin; row < rows.end; ++row) {
-    switch (arguments.type) {
-      case CodeType::kInt8:
-        dequantize_row<int8_t>(arguments, row);
-        break;
-      case CodeType::kInt16:
-        dequantize_row<int16_t>(arguments, row);
-        break;
-      case CodeType::kInt32:
-        dequantize_row<int32_t>(arguments, row);
-        break;
-    }
+  switch (arguments.type) {
+    case CodeType::kInt8:
+      return dequantize_rows<int8_t>(arguments, rows);
+    case CodeType::kInt16:
+      return dequantize_rows<int16_t>(arguments, rows);
+    case CodeType::kInt32:
+      return dequantize_rows<int32_t>(arguments, rows);
   }
 }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/dequantize_rows.h"
 #include "kernels/pool_tokens.h"
 #include "kernels/reference/reference.h"
 #include "kernels/requantize_rows.h"
@@ -30,13 +31,23 @@ void quantize_row(const QuantizeArguments& arguments, size_t row) {
   }
 }
 
-template <typename Code>
+template <typename Code, typename Difference>
 void dequantize_row(const DequantizeArguments& arguments, size_t row) {
   const float scale = arguments.scale[arguments.scale_per_channel ? row % arguments.channels : 0];
+  const Difference zero_point = arguments.zero_point;
   const Code* x = static_cast<const Code*>(arguments.x) + row * arguments.inner;
   float* output = arguments.output + row * arguments.inner;
   for (size_t i = 0; i < arguments.inner; ++i) {
-    output[i] = static_cast<float>(int64_t{x[i]} - arguments.zero_point) * scale;
+    output[i] = static_cast<float>(Difference{x[i]} - zero_point) * scale;
+  }
+}
+
+template <typename Code>
+void dequantize_rows(const DequantizeArguments& arguments, Range rows) {
+  if (are_single_values(arguments)) return dequantize_single_values<Code>(arguments, rows);
+  const bool narrow = differs_by_int32<Code>(arguments.zero_point);
+  for (size_t row = rows.begin; row < rows.end; ++row) {
+    narrow ? dequantize_row<Code, int32_t>(arguments, row) : dequantize_row<Code, int64_t>(arguments, row);
   }
 }
 
@@ -53,18 +64,13 @@ void quantize(const QuantizeArguments& arguments, Range rows) {
 }
 
 void dequantize(const DequantizeArguments& arguments, Range rows) {
-  for (size_t row = rows.begin; row < rows.end; ++row) {
-    switch (arguments.type) {
-      case CodeType::kInt8:
-        dequantize_row<int8_t>(arguments, row);
-        break;
-      case CodeType::kInt16:
-        dequantize_row<int16_t>(arguments, row);
-        break;
-      case CodeType::kInt32:
-        dequantize_row<int32_t>(arguments, row);
-        break;
-    }
+  switch (arguments.type) {
+    case CodeType::kInt8:
+      return dequantize_rows<int8_t>(arguments, rows);
+    case CodeType::kInt16:
+      return dequantize_rows<int16_t>(arguments, rows);
+    case CodeType::kInt32:
+      return dequantize_rows<int32_t>(arguments, rows);
   }
 }
 

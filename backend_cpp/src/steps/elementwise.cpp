@@ -119,7 +119,9 @@ class DequantizeStep final : public Step {
   AlignedArray<float> scale_;
 };
 
-// Channels first: a tile of tokens is dequantised where they stand, and written channel by channel.
+// Channels first: a tile of tokens is dequantised where they stand, and written in blocks of a cache line by as many
+// channels. Channels of large maps are pages apart, so that each line is fetched ahead; 1.0 instead of 2.2 ns a value
+// of 128 x 128 x 256 on a Zen 4.
 class DequantizeChannelsFirstStep final : public Step {
  public:
   DequantizeChannelsFirstStep(const BuildContext& context, const plan::Dequantize& op)
@@ -160,7 +162,8 @@ class DequantizeChannelsFirstStep final : public Step {
   }
 
  private:
-  static constexpr size_t kTileTokens = 16;  // a cache line of each channel
+  static constexpr size_t kTileTokens = 64;
+  static constexpr size_t kBlock = 16;  // floats of a cache line
 
   void run_tile(const Memory& memory, size_t image, Range tokens, float* rows) const {
     const size_t count = tokens.end - tokens.begin;
@@ -169,8 +172,17 @@ class DequantizeChannelsFirstStep final : public Step {
     arguments.output = rows;
     tier_.dequantize(arguments, {0, count * arguments.channels});
     float* output = memory.value<float>(output_) + image * channels_ * tokens_ + tokens.begin;
-    for (size_t c = 0; c < channels_; ++c) {
-      for (size_t n = 0; n < count; ++n) output[c * tokens_ + n] = rows[n * channels_ + c];
+    for (size_t c = 0; c < channels_; c += kBlock) {
+      for (size_t n = 0; n < count; n += kBlock) {
+        write_block(rows, output, {c, std::min(c + kBlock, channels_)}, {n, std::min(n + kBlock, count)});
+      }
+    }
+  }
+
+  void write_block(const float* rows, float* output, Range channels, Range tokens) const {
+    for (size_t c = channels.begin; c < channels.end; ++c) {
+      if (c + kBlock < channels_) __builtin_prefetch(output + (c + kBlock) * tokens_ + tokens.begin, 1);
+      for (size_t n = tokens.begin; n < tokens.end; ++n) output[c * tokens_ + n] = rows[n * channels_ + c];
     }
   }
 
