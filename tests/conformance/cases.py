@@ -463,6 +463,8 @@ def dequantize(r: Random) -> Iterator[Case]:
         many = Input(r.integers(limits.min, limits.max, (2, 37, 7), dtype))
         yield many, scale, 0, 2, True
         yield many, scale[:1], 0 if dtype == torch.int32 else 9, 2, True
+        tiles = Input(r.integers(limits.min, limits.max, (2, 75, 37), dtype))  # more than a tile, of several blocks
+        yield tiles, torch.rand(37, generator=r.generator), 0, 2, True
 
 
 def pixel_codes(r: Random) -> Iterator[Case]:
