@@ -4,6 +4,7 @@
 #   DATA=folder         images and weights for the export in `make demo` (docs: README.md); also PACKQVIT_DATA
 #   PYTEST_ARGS="-k x"  passed to pytest by `make test` and `make pytest`
 #   BENCH_ARGS="..."    passed to the model benchmark: --model deit_small, --rounds 100, --no-peers, ...
+#   COMPARE_ARGS="..."  passed to the comparison: --model, --weights, --contestant W4A8, --keep, --publish docs, ...
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,6 +15,7 @@ PYTHON ?= python3
 DATA ?= $(or $(PACKQVIT_DATA),$(wildcard ../shared/data))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+COMPARE_ARGS ?=
 JOBS ?= $(shell nproc)
 
 VENV := .venv
@@ -123,6 +125,14 @@ bench: $(STAMPS)/package $(STAMPS)/bench-tools  ## Measure kernels and models on
 	build/bench/backend_cpp/bench/packqvit_kernel_bench --benchmark_out=build/benchmarks/kernels.json
 	$(BIN)/python -m benchmarks.models $(BENCH_ARGS)
 
+# Options of COMPARE_ARGS come last and replace these. Peers that cannot be installed are named and left out.
+.PHONY: compare
+compare: $(STAMPS)/package $(STAMPS)/bench-tools $(STAMPS)/peers  ## Compare with other runtimes on a trained model: accuracy, time, size
+	@test -n "$(DATA)" || { echo "make compare: name the folder of weights and images: DATA=folder"; exit 1; }
+	$(BIN)/python -m benchmarks.compare --model vit_tiny \
+	  --weights $(DATA)/vit_tiny_patch16_224.in1k.safetensors \
+	  --calibration $(DATA)/imagenet_one_per_class_1000 --images $(DATA)/ilsvrc_val_500 $(COMPARE_ARGS)
+
 .PHONY: bench-aarch64
 bench-aarch64: $(STAMPS)/package $(EXECUTORCH_AARCH64)  ## Count AArch64 instructions under qemu, model the inner loops
 	scripts/system_packages.sh bench-aarch64
@@ -169,6 +179,10 @@ $(STAMPS)/test-tools: $(STAMPS)/python
 $(STAMPS)/bench-tools: $(STAMPS)/python
 	scripts/system_packages.sh bench
 	$(PIP_INSTALL) -r <($(BIN)/python scripts/requirements.py bench)
+	touch $@
+
+$(STAMPS)/peers: $(STAMPS)/python
+	$(PIP_INSTALL) -r <($(BIN)/python scripts/requirements.py peers) || echo "not all peers can be installed"
 	touch $@
 
 # The same release of ExecuTorch as the host's, for aarch64: headers and shared libraries to link against.

@@ -1,9 +1,8 @@
-"""The programs that are measured: ours at each preset, and peers made from the very same model."""
+"""The programs that are measured: ours at each preset, and what peers are made from (peers.py)."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,13 @@ import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir.lowered_backend_module import get_lowered_submodules
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export
 from packqvit_delegate.backend import PackQViTBackend
 from packqvit_delegate.data import synthetic_images
-from packqvit_delegate.models import RANDOM, file_stem, load
+from packqvit_delegate.models import RANDOM, LoadedModel, file_stem, load
 from packqvit_delegate.models.swin import WindowAttention
 from packqvit_delegate.models.vit import Attention
-from packqvit_delegate.passes.fold_constants import fold_constants
 
 from .terminal import progress
 
@@ -30,7 +27,6 @@ ALL_PRESETS = list(PRESETS)
 HYBRID = " + XNNPACK"
 """Behind the name of a preset where a part of the model stays in float, with XNNPACK."""
 OURS = [preset + tail for preset in PRESETS for tail in ("", HYBRID)]
-XNNPACK_INT8, XNNPACK_DYNAMIC, XNNPACK_FP32 = "XNNPACK int8", "XNNPACK dynamic", "XNNPACK fp32"
 CALIBRATION_IMAGES = 8
 CALIBRATION_METHOD = CalibrationMethod(
     rounding="nearest", bias_correction=False, compensation=False, token_importance=False
@@ -47,6 +43,19 @@ class Contestant:
     name: str
     engine: Engine
     path: Path
+    """Of OpenVINO, the .xml; its weights lie beside it in a .bin."""
+    disabled: tuple[str, ...] = ()
+    """ONNX Runtime's graph optimisations without which the program is faster."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All that it consists of."""
+        return [self.path, self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [self.path]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.files)
 
 
 class PlainAttention(nn.Module):
@@ -106,37 +115,55 @@ def with_plain_attention(model: nn.Module) -> nn.Module:
 
 
 class Workshop:
-    """Makes the programs of one model in a folder. Peers that are there are kept; ours are made anew each time."""
+    """What the programs of one model are made from, and their folder; makes ours, anew each time."""
 
-    def __init__(self, model: str, folder: Path, *, fresh: bool = False) -> None:
-        """Loads the model with random weights, the same ones every time.
+    def __init__(
+        self,
+        model: str,
+        folder: Path,
+        *,
+        fresh: bool = False,
+        loaded: LoadedModel | None = None,
+        images: Tensor | None = None,
+        method: CalibrationMethod = CALIBRATION_METHOD,
+    ) -> None:
+        """Loads the model with random weights, the same ones every time, unless it is given.
 
         Args:
             model: A name that packqvit_delegate.models.load takes.
             folder: Gets a subfolder for the model.
             fresh: Make peers anew, too.
+            loaded: The model with weights.
+            images: To calibrate with, float32 [n, 3, S, S], normalised; default: synthetic ones.
+            method: How ours are calibrated.
         """
-        self.loaded = load(model, RANDOM)
+        self.loaded = load(model, RANDOM) if loaded is None else loaded
         self.folder = folder / file_stem(model)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.fresh = fresh
         preprocessing = self.loaded.preprocessing
-        self.images = preprocessing.normalize(synthetic_images(CALIBRATION_IMAGES, preprocessing.size, 0))
+        if images is None:
+            images = preprocessing.normalize(synthetic_images(CALIBRATION_IMAGES, preprocessing.size, 0))
+        self.images, self.method = images, method
+
+    def program_path(self, preset: str) -> Path:
+        """Where our program of a preset goes."""
+        return self.folder / f"{preset.lower()}.pte"
 
     def ours(self, preset: str) -> Contestant:
         """Our program of a preset, with the names of its operators beside it.
 
         What stays in float goes to XNNPACK.
         """
-        path = self.folder / f"{preset.lower()}.pte"
+        path = self.program_path(preset)
         progress.print(f"exporting {path}")
         preprocessing = self.loaded.preprocessing
         program = export(
             self.loaded.module,
             (self.images[:1],),
-            self.images.split(4),
+            self.images.split(min(16, len(self.images) // 2 or 1)),
             config=QuantizationConfig.from_bits(*PRESETS[preset]),
-            method=CALIBRATION_METHOD,
+            method=self.method,
             input_normalization=(preprocessing.mean, preprocessing.std),
             partitioners=[XnnpackPartitioner()],
         )
@@ -145,77 +172,6 @@ class Workshop:
         if not program.report.is_whole:
             progress.print(program.report.render().splitlines()[0])
         return Contestant(preset + HYBRID * bool(program.report.fallbacks), "executorch", path)
-
-    def xnnpack_int8(self) -> Contestant:
-        """Static 8-bit quantisation, weights per channel: fast, and useless for trained models (docs/benchmarks.md)."""
-        return self._xnnpack_int8(XNNPACK_INT8, "xnnpack_int8.pte", is_dynamic=False)
-
-    def xnnpack_dynamic(self) -> Contestant:
-        """8-bit weights per channel, activations of linear layers in 8 bits with ranges taken anew at each run."""
-        return self._xnnpack_int8(XNNPACK_DYNAMIC, "xnnpack_dynamic.pte", is_dynamic=True)
-
-    def _xnnpack_int8(self, name: str, file: str, *, is_dynamic: bool) -> Contestant:
-        path = self.folder / file
-        if self._is_missing(path):
-            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-                XNNPACKQuantizer,
-                get_symmetric_quantization_config,
-            )
-            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-            config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=is_dynamic)
-            prepared = prepare_pt2e(self._exported(), XNNPACKQuantizer().set_global(config))
-            with torch.no_grad():
-                for image in self.images.split(1):
-                    prepared(image)
-            self._lower_to_xnnpack(convert_pt2e(prepared), path)
-        return Contestant(name, "executorch", path)
-
-    def xnnpack_fp32(self) -> Contestant:
-        """Float32."""
-        path = self.folder / "xnnpack_fp32.pte"
-        if self._is_missing(path):
-            self._lower_to_xnnpack(self._exported(), path)
-        return Contestant(XNNPACK_FP32, "executorch", path)
-
-    def onnx_peers(self) -> list[Contestant]:
-        """ONNX Runtime and OpenVINO, where installed, each on the 8-bit ONNX model that it runs fastest."""
-        if not all(importlib.util.find_spec(maker) for maker in ("onnx", "onnxscript", "onnxruntime")):
-            return []
-        peers = [self._onnx_peer("ONNX Runtime int8", "onnxruntime", symmetric=False)]
-        if importlib.util.find_spec("openvino"):
-            peers.append(self._onnx_peer("OpenVINO int8", "openvino", symmetric=True))
-        return peers
-
-    def _onnx_peer(self, name: str, engine: Engine, *, symmetric: bool) -> Contestant:
-        path = self.folder / f"{engine}_int8.onnx"
-        if self._is_missing(path):
-            from .onnx_model import write_int8_model
-
-            write_int8_model(with_plain_attention(self.loaded.module), self.images, path, symmetric=symmetric)
-        return Contestant(name, engine, path)
-
-    def _is_missing(self, path: Path) -> bool:
-        if path.is_file() and not self.fresh:
-            return False
-        progress.print(f"exporting {path}")
-        return True
-
-    def _exported(self) -> GraphModule:
-        """The float model, with everything that depends on weights alone computed once.
-
-        Otherwise it is computed in each run, outside of XNNPACK: 10 of TinyViT's 28 ms gather biases of positions; and
-        a linear layer of a constant, as the queries of SigLIP's pooling, has no dynamically quantised program at all.
-        """
-        model = with_plain_attention(self.loaded.module)
-        return fold_constants(torch.export.export(model, (self.images[:1],)).module())
-
-    def _lower_to_xnnpack(self, model: nn.Module, path: Path) -> None:
-        from executorch.exir import to_edge_transform_and_lower
-
-        exported = torch.export.export(model, (self.images[:1],))
-        program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
-        path.write_bytes(program.buffer)
 
 
 def operators_path(program: Path) -> Path:

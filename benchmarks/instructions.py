@@ -23,7 +23,8 @@ from rich.table import Table
 
 from packqvit_delegate.models import ZOO
 
-from .contestants import ALL_PRESETS, PRESETS, XNNPACK_INT8, Contestant, Workshop
+from .contestants import ALL_PRESETS, PRESETS, Contestant, Workshop
+from .peers import XNNPACK, XNNPACK_DYNAMIC, make_peers
 from .terminal import check_names, console, only_errors, progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -117,7 +118,7 @@ def main(
     if not os.path.isdir(SYSROOT):
         raise typer.BadParameter(f"{SYSROOT} is missing: install g++-aarch64-linux-gnu")
     workshop = Workshop(model, output, fresh=fresh)
-    contestants: list[Contestant] = [*(workshop.ours(p) for p in preset), workshop.xnnpack_int8()]
+    contestants: list[Contestant] = [*(workshop.ours(p) for p in preset), *make_peers(workshop, XNNPACK)]
     results: dict[str, dict[str, Counts]] = {}
     for one in cpu:
         results[one] = {}
@@ -125,7 +126,7 @@ def main(
             progress.print(f"counting {contestant.name} on {one}")
             results[one][contestant.name] = count_inference(runner, contestant.path, one, plugin)
         console.print(class_table(one, results[one]))
-    console.print(summary(results, XNNPACK_INT8))
+    console.print(summary(results, XNNPACK_DYNAMIC))
     document = {
         one: {name: {"instructions": c.instructions, "classes": c.classes} for name, c in counts.items()}
         for one, counts in results.items()

@@ -6,7 +6,6 @@ python -m benchmarks.models --model deit_tiny --model deit_small --rounds 60
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +14,10 @@ import typer
 from packqvit_delegate import runtime
 from packqvit_delegate.models import ZOO, file_stem
 
-from .contestants import ALL_PRESETS, OURS, PRESETS, XNNPACK_FP32, Contestant, Workshop
+from .contestants import ALL_PRESETS, OURS, PRESETS, Contestant, Workshop
 from .memory import peak_memory
 from .operators import measure_operators
+from .peers import PEERS, XNNPACK_FP32, make_peers
 from .report import Results, latency_table, operator_table, plot, write_json
 from .terminal import check_models, check_names, console, only_errors, progress
 from .timing import measure
@@ -50,8 +50,7 @@ def main(
         ours = [workshop.ours(p) for p in preset]
         contestants: list[Contestant] = [*ours]
         if peers:
-            makers = [workshop.xnnpack_int8, workshop.xnnpack_dynamic, workshop.xnnpack_fp32]
-            contestants += [*_made(makers), *workshop.onnx_peers()]
+            contestants += make_peers(workshop, PEERS.values())
         results = Results(name, runtime.selected_tier())
         contestants = [c for c in contestants if c.engine != "executorch" or _runs(c, results)]
         for count in threads:
@@ -77,17 +76,6 @@ def _runs(contestant: Contestant, results: Results) -> bool:
         progress.print(f"left out: {contestant.name} does not run: {reason[:200]}")
         return False
     return True
-
-
-def _made(makers: list[Callable[[], Contestant]]) -> list[Contestant]:
-    """The peers that their own tools can make of the model; the others are named."""
-    made = []
-    for make in makers:
-        try:
-            made.append(make())
-        except Exception as error:  # each tool raises its own kinds
-            progress.print(f"left out: {make.__name__}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
-    return made
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def cpu_name() -> str:
 def versions() -> dict[str, str]:
     """Of us and the peers that are installed."""
     found = {}
-    for name in ("packqvit-delegate", "executorch", "torch", "onnxruntime", "openvino"):
+    for name in ("packqvit-delegate", "executorch", "torch", "torchao", "onnxruntime", "openvino", "nncf"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import statistics
-import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from .contestants import Contestant
+from .engines import load, silence
 
 RUNS_PER_TURN = 2
 WARM_UP_ROUNDS = 2
@@ -53,19 +52,13 @@ def measure(contestants: list[Contestant], image: torch.Tensor, threads: int, ro
     all alike. A turn is one run that is not counted, which fills the caches, and RUNS_PER_TURN that are.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_silence) as process:
+    with ProcessPoolExecutor(1, context, initializer=silence) as process:
         return process.submit(_measure, contestants, image, threads, rounds).result()
-
-
-def _silence() -> None:
-    """ExecuTorch's native log goes to stderr, and says nothing of use here: errors come back as exceptions."""
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), sys.stderr.fileno())
 
 
 def _measure(contestants: list[Contestant], image: torch.Tensor, threads: int, rounds: int) -> list[Timing]:
     torch.set_num_threads(1)
-    runs = {contestant.name: _load(contestant, image, threads) for contestant in contestants}
+    runs = {each.name: partial(load(each, threads), image) for each in contestants}
     timings = {name: Timing(name, threads, [], []) for name in runs}
     generator = random.Random(0)
     for number in range(-WARM_UP_ROUNDS, rounds):
@@ -79,40 +72,3 @@ def _measure(contestants: list[Contestant], image: torch.Tensor, threads: int, r
                     timings[name].wall_ms.append(1000 * wall)
                     timings[name].cpu_ms.append(1000 * cpu)
     return list(timings.values())
-
-
-def _load(contestant: Contestant, image: torch.Tensor, threads: int) -> Callable[[], object]:
-    return {"executorch": _load_executorch, "onnxruntime": _load_onnxruntime, "openvino": _load_openvino}[
-        contestant.engine
-    ](contestant, image, threads)
-
-
-def _load_executorch(contestant: Contestant, image: torch.Tensor, threads: int) -> Callable[[], object]:
-    from executorch.extension.pybindings import _C
-
-    from packqvit_delegate import runtime
-
-    _C._unsafe_reset_threadpool(threads)
-    model = runtime.load(contestant.path)
-    return lambda: model.run(image)
-
-
-def _load_onnxruntime(contestant: Contestant, image: torch.Tensor, threads: int) -> Callable[[], object]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads are not to spin into other turns
-    session = onnxruntime.InferenceSession(contestant.path, options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: image.numpy()}
-    return lambda: session.run(None, inputs)
-
-
-def _load_openvino(contestant: Contestant, image: torch.Tensor, threads: int) -> Callable[[], object]:
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    request = openvino.compile_model(contestant.path, "CPU", settings).create_infer_request()
-    data = image.numpy()
-    return lambda: request.infer([data], share_inputs=True)

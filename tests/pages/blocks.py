@@ -27,6 +27,7 @@ NOT_RUN = {
     "python -m venv ": "the tests run in an environment already",
     "pip install .": "installs the package; CI does so before anything else",
     "make bench": "timing needs a quiet machine; tests/benchmarks check the tools",
+    "make compare": "likewise, and takes half an hour; tests/benchmarks/test_compare.py runs it on a micro model",
     "build/bench/": "likewise, and needs Google Benchmark",
     "torchrun ": "needs a cluster; tests/examples/test_finetune_qat.py runs it on two processes of the CPU",
 }
