@@ -37,7 +37,8 @@ Geometry geometry_of(const RawTensor& input, const Metadata& metadata) {
     }
   }
   throw std::runtime_error("--image needs a model that takes one RGB image and says how; this one takes " +
-                           describe(input) + ": export it with byte input (packqvit export --input uint8), or with its metadata");
+                           describe(input) +
+                           ": export it with byte input (packqvit export --input uint8), or with its metadata");
 }
 
 // The floats of normalised pixels, to the bit those of Python: planes, (byte / 255 - mean) / std.
