@@ -42,9 +42,9 @@ help:  ## Show the targets
 demo: $(STAMPS)/package  ## Train and run handwritten digits at 8 and 4 bits, then export a 4-bit ViT
 	$(BIN)/python examples/digits.py
 ifeq ($(DATA),)
-	$(BIN)/python examples/export_deit.py --bits 4 --weights random --output build/deit_tiny_w4a4.pte
+	$(BIN)/packqvit export --bits 4 --weights random --output build/deit_tiny_w4a4.pte
 else
-	$(BIN)/python examples/export_deit.py --bits 4 --model vit_tiny \
+	$(BIN)/packqvit export --bits 4 --model vit_tiny \
 	  --weights $(DATA)/vit_tiny_patch16_224.in1k.safetensors \
 	  --calibration $(DATA)/imagenet_one_per_class_1000 \
 	  --evaluate $(DATA)/ilsvrc_val_500 --output build/vit_tiny_w4a4.pte

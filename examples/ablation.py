@@ -31,14 +31,14 @@ from torch.fx import GraphModule
 from torch.nn import functional
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from console import command, console, errors, progress
-from evaluate import Answers, divergence, open_labelled, predict_float, predict_program
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig
 from packqvit_delegate.api import finish
 from packqvit_delegate.calibration.batches import Batches
+from packqvit_delegate.cli.console import command, console, errors, progress
 from packqvit_delegate.config import PRESETS
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.evaluation import Answers, divergence, open_labelled, predict_float, predict_program
 from packqvit_delegate.files import check_writable
 from packqvit_delegate.grids import AffineGrid
 from packqvit_delegate.models import LoadedModel, load
@@ -170,7 +170,7 @@ def main(
     loaded = load(model, weights)
     seen = progress(folder.batches(1, loaded.preprocessing), "reading images", len(folder))
     images = torch.cat([batch.images for batch in seen])
-    truth = predict_float(loaded.module, testing, loaded.preprocessing)
+    truth = predict_float(loaded.module, testing, loaded.preprocessing, progress=progress)
     right = truth.classes == labels
     console.print(f"float: {_percent(right)} %, standard error {_standard_error(right):.1f}", highlight=False)
     rows: list[tuple[str, ...]] = [("preset", "row", "top1", "won", "lost", "p", "divergence", "outside")]
@@ -229,11 +229,13 @@ def _measure(maker: Maker, variant: Variant, testing: ImageFolder, processes: in
     program = maker.make(variant)
     outside = sorted({item.operator for item in program.report.outside} & FLOAT_FUNCTIONS)
     if outside:
-        return predict_float(program.integer_module, testing, preprocessing, 1, "eager integer graph"), outside
+        return predict_float(
+            program.integer_module, testing, preprocessing, 1, "eager integer graph", progress
+        ), outside
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "variant.pte"
         program.save(path)
-        return predict_program(path, testing, preprocessing, processes), outside
+        return predict_program(path, testing, preprocessing, processes, progress), outside
 
 
 def _percent(right: Tensor) -> str:

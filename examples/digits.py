@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from console import command, console, progress, size
 from packqvit_delegate import Program, TuningMethod, export, runtime
+from packqvit_delegate.cli.console import command, console, progress, size
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import VisionTransformer, ViTConfig
 

@@ -2,39 +2,43 @@
 
 After PackQViT (NeurIPS 2023): `export` takes a float ViT or DeiT and a few images, and gives a program that ExecuTorch
 runs as one integer-only delegate call. `PackQViTQuantizer` and `PackQViTPartitioner` serve in ExecuTorch's own flow.
+
+Importing this package loads nothing yet; each name loads what it needs, and with the first one the operators
+`torch.ops.packqvit` are registered. For these alone import `packqvit_delegate.ops`.
 """
 
-from importlib import metadata
+from __future__ import annotations
 
-from . import ops  # noqa: F401 - registers the operators
-from .api import Program, export, finish, lower, prepare, quantize
-from .backend import PackQViTBackend
-from .calibration import CalibrationMethod
-from .config import LayerOverride, QuantizationConfig
-from .errors import (
-    CalibrationError,
-    MissingFileError,
-    PackQViTError,
-    PlanError,
-    RuntimeLibraryError,
-    UnsupportedModelError,
-)
-from .partitioner import PackQViTPartitioner
-from .preparation import Pair
-from .quantizer import PackQViTQuantizer
-from .report import DelegationReport
-from .tuning import TuningMethod
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = metadata.version("packqvit-delegate")
-except metadata.PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from .api import Program, export, finish, lower, prepare, quantize
+    from .backend import PackQViTBackend
+    from .calibration import CalibrationMethod
+    from .config import LayerOverride, QuantizationConfig
+    from .errors import (
+        CalibrationError,
+        MissingFileError,
+        PackQViTError,
+        PlanError,
+        RuntimeLibraryError,
+        UnsupportedModelError,
+    )
+    from .metadata import Metadata
+    from .partitioner import PackQViTPartitioner
+    from .preparation import Pair
+    from .quantizer import PackQViTQuantizer
+    from .report import DelegationReport
+    from .tuning import TuningMethod
 
 __all__ = [
     "CalibrationError",
     "CalibrationMethod",
     "DelegationReport",
     "LayerOverride",
+    "Metadata",
     "MissingFileError",
     "PackQViTBackend",
     "PackQViTError",
@@ -53,3 +57,40 @@ __all__ = [
     "prepare",
     "quantize",
 ]
+
+_ERRORS = "CalibrationError MissingFileError PackQViTError PlanError RuntimeLibraryError UnsupportedModelError"
+_HOMES = {
+    **dict.fromkeys(("Program", "export", "finish", "lower", "prepare", "quantize"), "api"),
+    **dict.fromkeys(_ERRORS.split(), "errors"),
+    **dict.fromkeys(("LayerOverride", "QuantizationConfig"), "config"),
+    "CalibrationMethod": "calibration",
+    "DelegationReport": "report",
+    "Metadata": "metadata",
+    "PackQViTBackend": "backend",
+    "PackQViTPartitioner": "partitioner",
+    "PackQViTQuantizer": "quantizer",
+    "Pair": "preparation",
+    "TuningMethod": "tuning",
+}
+"""The module of each name."""
+
+
+def __getattr__(name: str) -> Any:
+    """A name of this package, or one of its modules, imported now that it is asked for."""
+    if name == "__version__":
+        from .version import product_version
+
+        return product_version()
+    if name in _HOMES:
+        importlib.import_module(".ops", __name__)
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        importlib.import_module(".ops", __name__)
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

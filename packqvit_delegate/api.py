@@ -20,14 +20,15 @@ from .calibration.batches import Batch, Batches, check_example_inputs
 from .config import Bits, QuantizationConfig
 from .entry import FloatModel
 from .errors import PackQViTError
-from .files import check_writable
+from .files import replacing
 from .inputs import plain
+from .metadata import Metadata
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
 from .passes import give_codes, rank_classes, take_bytes
 from .passes.give_codes import OUTPUT_GRIDS
 from .preparation import OutputType, Pair, make_pair
-from .progress import Progress
+from .progress import Progress, silent
 from .release import forget_shapes, released
 from .report import DelegationReport, make_report
 from .tuning import TuningMethod, tune
@@ -58,13 +59,12 @@ class Program:
 
     @checked
     def save(self, path: str | Path) -> None:
-        """Writes the .pte.
+        """Writes the .pte; a file of this name is replaced when the new one is complete.
 
         Raises:
             PackQViTError: The file cannot be written.
         """
-        check_writable(path)
-        with open(path, "wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             self.program.write_to_file(file)
 
 
@@ -85,6 +85,7 @@ def export(
     top_k: int | None = None,
     output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
+    metadata: Metadata | None = None,
     progress: Progress | None = None,
 ) -> Program:
     """Quantises a Vision Transformer by calibration and lowers it into one integer delegate call.
@@ -101,7 +102,8 @@ def export(
         method: How weights are rounded; None: CalibrationMethod().
         tuning: Trains the calibrated model to answer like the float model, without labels; None: it is left as it is.
         tuning_images: float32 [N, C, H, W], some hundreds, to train on; None: those of `calibration`.
-        input_normalization: (mean, std) per channel when inputs are normalised pixels; see QuantizationConfig.
+        input_normalization: (mean, std) per channel when inputs are normalised pixels; see QuantizationConfig. None: as
+            `metadata.preprocessing` says.
         byte_input: The program takes RGB bytes, uint8 [B, H, W, 3] ("hwc") or [B, 3, H, W] ("chw"), and gives the bits
             that it gives for the normalised image. Needs `input_normalization`; `model`, `example_inputs` and
             `calibration` stay float.
@@ -112,6 +114,8 @@ def export(
             `output_scale_<i>` and `output_zero_point_<i>` give; `runtime.Model.output_grids()` reads them.
         partitioners: Of other backends, in the order of preference, e.g. [XnnpackPartitioner()]: they get what stays
             in float.
+        metadata: What the program says of itself, e.g. `loaded.metadata` of `models.load`: how a picture becomes its
+            input, names of its classes. runtime.load, `packqvit run` and others then ask for nothing. None: nothing.
         progress: Wraps long loops: progress(iterable, description, length).
 
     Returns:
@@ -121,10 +125,9 @@ def export(
         PackQViTError: Unsupported widths, model, calibration data or weights; the message names what to change.
     """
     config = config or QuantizationConfig.from_bits(bits, activation_bits)
-    if input_normalization is not None:
-        mean, std = (tuple(float(v) for v in values) for values in input_normalization)
-        config = dataclasses.replace(config, input_normalization=(mean, std))
+    config = normalized(config, input_normalization, metadata)
     check_ends(config, byte_input, top_k, output)
+    check_metadata(metadata, example_inputs)
     with released(model):
         integer_module = quantize(
             model,
@@ -139,7 +142,9 @@ def export(
             output=output,
             has_fallback=bool(partitioners),
         )
-        return finish(integer_module, example_inputs, config, byte_input, top_k, output, partitioners)
+        for _ in (progress or silent)(range(1), "lowering", 1):
+            program = finish(integer_module, example_inputs, config, byte_input, top_k, output, partitioners, metadata)
+        return program
 
 
 @checked
@@ -185,6 +190,7 @@ def finish(
     top_k: int | None = None,
     output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
+    metadata: Metadata | None = None,
 ) -> Program:
     """The end of `export`: from the integer graph to a program with the wanted input and output.
 
@@ -196,11 +202,22 @@ def finish(
         top_k: As for `export`.
         output: As for `export`; "int8" needs an integer graph of `quantize(..., output="int8")`.
         partitioners: As for `export`.
+        metadata: As for `export`.
 
     Raises:
-        PackQViTError: `byte_input`, `top_k` or `output` cannot be had.
+        PackQViTError: `byte_input`, `top_k` or `output` cannot be had, or `metadata` tells of another program.
     """
     check_ends(config, byte_input, top_k, output)
+    check_metadata(metadata, example_inputs)
+    if metadata is not None:
+        metadata = dataclasses.replace(
+            metadata,
+            weight_bits=config.weight_bits,
+            activation_bits=config.activation_bits,
+            top_k=top_k,
+            layout=byte_input or ("chw" if example_inputs[0].ndim == 4 else None),
+            product_version=None,
+        )
     if byte_input is not None:
         assert config.input_normalization is not None
         take_bytes(integer_module, *config.input_normalization, channels_last=byte_input == "hwc")
@@ -211,7 +228,8 @@ def finish(
         rank_classes(integer_module, top_k)
     if output == "int8":
         give_codes(integer_module)
-    return lower(integer_module, example_inputs, partitioners)
+    _check_class_names(integer_module, metadata)
+    return lower(integer_module, example_inputs, partitioners, metadata)
 
 
 def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None, output: str = "float") -> None:
@@ -228,6 +246,60 @@ def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | 
         )
     if top_k is not None and top_k < 1:
         raise PackQViTError(f"top_k is {top_k}, but must be at least 1")
+
+
+def check_metadata(metadata: Metadata | None, example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """Refuses metadata of another program.
+
+    Raises:
+        PackQViTError: Its preprocessing gives images of another size than the program takes.
+    """
+    if metadata is None or metadata.preprocessing is None or not example_inputs:
+        return
+    size, shape = metadata.preprocessing.size, tuple(example_inputs[0].shape)
+    if len(shape) != 4 or shape[1:] != (3, size, size):
+        raise PackQViTError(
+            f"metadata.preprocessing gives images of [B, 3, {size}, {size}], but the example input is {list(shape)}: "
+            "give both the same size, or leave the preprocessing out"
+        )
+
+
+def normalized(
+    config: QuantizationConfig,
+    input_normalization: tuple[Sequence[float], Sequence[float]] | None,
+    metadata: Metadata | None,
+) -> QuantizationConfig:
+    """The configuration with the normalisation that is said in one of three places.
+
+    Raises:
+        PackQViTError: Two of them contradict each other.
+    """
+    pixels = metadata.preprocessing if metadata is not None else None
+    given = config.input_normalization if input_normalization is None else input_normalization
+    given = (pixels.mean, pixels.std) if given is None and pixels is not None else given
+    if given is None:
+        return config
+    mean, std = (tuple(float(v) for v in values) for values in given)
+    if pixels is not None and (mean, std) != (tuple(map(float, pixels.mean)), tuple(map(float, pixels.std))):
+        raise PackQViTError(
+            f"metadata.preprocessing normalises with mean {tuple(pixels.mean)} and std {tuple(pixels.std)}, but "
+            f"input_normalization is {(mean, std)}: give one of them"
+        )
+    return dataclasses.replace(config, input_normalization=(mean, std))
+
+
+def _check_class_names(integer_module: GraphModule, metadata: Metadata | None) -> None:
+    """Refuses names of more or fewer classes than there are, where the graph tells how many."""
+    if metadata is None or metadata.class_names is None or metadata.top_k is not None:
+        return
+    value = integer_module.graph.find_nodes(op="output")[0].all_input_nodes[0].meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return
+    if value.ndim == 2 and value.shape[1] != len(metadata.class_names):
+        raise PackQViTError(
+            f"metadata has {len(metadata.class_names)} class names, but the model {value.shape[1]} classes: name each, "
+            "in the order of the model's outputs"
+        )
 
 
 @checked
@@ -271,7 +343,10 @@ def quantize(
 
 @checked
 def lower(
-    integer_module: GraphModule, example_inputs: tuple[torch.Tensor, ...], partitioners: Sequence[Partitioner] = ()
+    integer_module: GraphModule,
+    example_inputs: tuple[torch.Tensor, ...],
+    partitioners: Sequence[Partitioner] = (),
+    metadata: Metadata | None = None,
 ) -> Program:
     """The second half of `export`: from the integer graph to the program.
 
@@ -279,6 +354,7 @@ def lower(
         integer_module: Result of `quantize` or of passes.lower_to_integer.
         example_inputs: As for `export`.
         partitioners: As for `export`.
+        metadata: Written as it is; None: the program says nothing of itself.
     """
     check_example_inputs(example_inputs)
     with released(integer_module):
@@ -286,7 +362,7 @@ def lower(
         edge = to_edge_transform_and_lower(
             exported,
             partitioner=[PackQViTPartitioner(partitioners), *partitioners],
-            constant_methods=_output_grids(integer_module),
+            constant_methods={**_output_grids(integer_module), **(metadata.constant_methods() if metadata else {})},
         )
         report = make_report(edge)
         for line in log_lines(report.outside):

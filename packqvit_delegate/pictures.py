@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PackQViTError
-from .files import check_writable
+from .files import check_writable, replacing
 
 
 def check_picture(path: str | Path) -> None:
@@ -53,9 +53,8 @@ def picture(
     figure, axes = pyplot.subplots(*shape, figsize=size, layout="constrained", **options)
     try:
         yield figure, axes
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise PackQViTError(f"cannot write the plot {path}: {error}") from error
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=150)
     finally:
         pyplot.close(figure)
 
@@ -64,7 +63,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[bench]") from error
+        raise PackQViTError("a plot needs matplotlib: pip install packqvit-delegate[plots]") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

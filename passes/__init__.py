@@ -1,5 +1,7 @@
 """Graph passes: from the graph of a model zoo's Vision Transformer to the canonical one, and on to integers."""
 
+import packqvit_delegate.ops  # noqa: F401  registers the operators that passes name
+
 from .attention import Attention, match_attention
 from .canonicalize import canonicalize
 from .decompose_attention import decompose_attention

@@ -1,6 +1,7 @@
 #include "runner/image.h"
 
 #include <cctype>
+#include <cstring>
 #include <stdexcept>
 
 namespace packqvit {
@@ -20,15 +21,36 @@ std::string size_text(size_t width, size_t height) {
   return std::to_string(width) + " x " + std::to_string(height) + " pixels";
 }
 
-Geometry geometry_of(const RawTensor& input) {
+bool takes_bytes(const RawTensor& input) { return input.type == executorch::aten::ScalarType::Byte; }
+
+bool takes_normalized(const RawTensor& input, const Metadata& metadata) {
+  return input.type == executorch::aten::ScalarType::Float && metadata.mean.size() == kChannels;
+}
+
+Geometry geometry_of(const RawTensor& input, const Metadata& metadata) {
   const auto& shape = input.shape;
-  if (input.type == executorch::aten::ScalarType::Byte && shape.size() == 4 && shape[0] == 1) {
+  if (shape.size() == 4 && shape[0] == 1) {
     const auto side = [&](size_t axis) { return static_cast<size_t>(shape[axis]); };
-    if (side(3) == kChannels) return {side(1), side(2), true};
-    if (side(1) == kChannels) return {side(2), side(3), false};
+    if (takes_bytes(input) && side(3) == kChannels) return {side(1), side(2), true};
+    if ((takes_bytes(input) || takes_normalized(input, metadata)) && side(1) == kChannels) {
+      return {side(2), side(3), false};
+    }
   }
-  throw std::runtime_error("--image needs a model that takes the bytes of one RGB image; this one takes " +
-                           describe(input) + ": export it with byte input (export_deit.py --input uint8)");
+  throw std::runtime_error("--image needs a model that takes one RGB image and says how; this one takes " +
+                           describe(input) +
+                           ": export it with byte input (packqvit export --input uint8), or with its metadata");
+}
+
+// The floats of normalised pixels, to the bit those of Python: planes, (byte / 255 - mean) / std.
+Bytes normalize(const Bytes& planes, const Metadata& metadata) {
+  Bytes floats(planes.size() * sizeof(float));
+  const size_t pixels = planes.size() / kChannels;
+  for (size_t i = 0; i < planes.size(); ++i) {
+    const size_t channel = i / pixels;
+    const float value = (static_cast<float>(planes[i]) / 255.0f - metadata.mean[channel]) / metadata.std[channel];
+    std::memcpy(floats.data() + i * sizeof(float), &value, sizeof(value));
+  }
+  return floats;
 }
 
 // The header of a binary PPM: "P6", width, height and the largest byte, between white space and # comments.
@@ -116,13 +138,13 @@ Bytes read_pixels(const std::string& path, const Geometry& geometry) {
 
 }  // namespace
 
-Bytes read_image(const std::string& path, const RawTensor& input) {
-  const Geometry geometry = geometry_of(input);
+Bytes read_image(const std::string& path, const RawTensor& input, const Metadata& metadata) {
+  const Geometry geometry = geometry_of(input, metadata);
   const Bytes pixels = read_pixels(path, geometry);
   if (geometry.channels_last) return pixels;
   Bytes planes(pixels.size());
   for (size_t i = 0; i < pixels.size(); ++i) planes[i % kChannels * geometry.pixels() + i / kChannels] = pixels[i];
-  return planes;
+  return takes_bytes(input) ? planes : normalize(planes, metadata);
 }
 
 }  // namespace packqvit

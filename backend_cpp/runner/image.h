@@ -2,15 +2,17 @@
 
 #include <string>
 
+#include "runner/metadata.h"
 #include "runner/model.h"
 
 namespace packqvit {
 
-// The bytes of an RGB picture in the layout of `input`, which is uint8 [1, H, W, 3] or [1, 3, H, W].
+// An RGB picture in the layout of `input`: its bytes for uint8 [1, H, W, 3] or [1, 3, H, W]; for float [1, 3, H, W]
+// normalised as `metadata` says.
 //
 // A name that ends in .ppm is a binary PPM (P6) of H x W pixels; any other file holds the raw bytes R, G, B of each
-// pixel, row by row. Throws std::runtime_error when the model takes no image bytes, or the picture is damaged or of
-// another size.
-Bytes read_image(const std::string& path, const RawTensor& input);
+// pixel, row by row. Throws std::runtime_error when the model takes no image, or floats of which nothing is said, or
+// the picture is damaged or of another size.
+Bytes read_image(const std::string& path, const RawTensor& input, const Metadata& metadata);
 
 }  // namespace packqvit

@@ -8,6 +8,7 @@
 
 #include "runner/arguments.h"
 #include "runner/image.h"
+#include "runner/metadata.h"
 #include "runner/model.h"
 #include "runner/peak_memory.h"
 #include "runner/region.h"
@@ -71,17 +72,26 @@ bool is_ranked(const std::vector<RawTensor>& outputs) {
          outputs[1].type == executorch::aten::ScalarType::Float && outputs[0].shape == outputs[1].shape;
 }
 
-void print_classes(const std::vector<RawTensor>& outputs, const RunnerArguments& arguments) {
+// The file's own names; --labels is for files that have none.
+std::vector<std::string> class_names(const RunnerArguments& arguments, const Metadata& metadata) {
+  if (arguments.labels.empty()) return metadata.class_names;
+  std::vector<std::string> names = read_lines(arguments.labels);
+  if (!metadata.class_names.empty() && names != metadata.class_names) {
+    throw std::runtime_error("--labels " + arguments.labels + " contradicts the class names in " + arguments.model +
+                             ": leave it out");
+  }
+  return names;
+}
+
+void print_classes(const std::vector<RawTensor>& outputs, size_t top, const std::vector<std::string>& labels) {
   if (outputs.empty() || outputs[0].shape.size() != 2) return;
-  const std::vector<std::string> labels =
-      arguments.labels.empty() ? std::vector<std::string>{} : read_lines(arguments.labels);
   const size_t rows = static_cast<size_t>(outputs[0].shape[0]);
   for (size_t row = 0; row < rows; ++row) {
     if (rows > 1) std::printf("row %zu\n", row);
     if (is_ranked(outputs)) {
       print_ranked(outputs[0], outputs[1], row, labels);
     } else {
-      print_top(outputs[0], row, arguments.top, labels);
+      print_top(outputs[0], row, top, labels);
     }
   }
 }
@@ -101,19 +111,21 @@ void set_inputs(Model& model, const std::vector<std::string>& files) {
   }
 }
 
-void set_image(Model& model, const std::string& path) {
+void set_image(Model& model, const std::string& path, const Metadata& metadata) {
   if (model.inputs().size() != 1) {
     throw std::runtime_error("--image needs a model with one input, this one has " +
                              std::to_string(model.inputs().size()));
   }
-  model.set_input(0, read_image(path, model.inputs()[0]), path);
+  model.set_input(0, read_image(path, model.inputs()[0], metadata), path);
 }
 
 void run_once(Model& model, const RunnerArguments& arguments, Bytes& all_outputs) {
+  const Metadata metadata = read_metadata(arguments.model);
+  const std::vector<std::string> labels = class_names(arguments, metadata);
   if (arguments.image.empty()) {
     set_inputs(model, arguments.inputs);
   } else {
-    set_image(model, arguments.image);
+    set_image(model, arguments.image, metadata);
   }
   for (size_t i = 0; i < arguments.warmup; ++i) model.run();
   std::vector<double> milliseconds;
@@ -122,7 +134,7 @@ void run_once(Model& model, const RunnerArguments& arguments, Bytes& all_outputs
 
   const std::vector<RawTensor> outputs = model.outputs();
   for (size_t i = 0; i < outputs.size(); ++i) std::printf("output %zu: %s\n", i, describe(outputs[i]).c_str());
-  print_classes(outputs, arguments);
+  print_classes(outputs, arguments.top, labels);
   print_latency(milliseconds);
 }
 

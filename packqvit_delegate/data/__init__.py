@@ -3,7 +3,7 @@
 from packqvit_delegate.data.dataset import FolderDataset
 from packqvit_delegate.data.folder import Batch, ImageFolder
 from packqvit_delegate.data.labels import ClassName, read_class_names
-from packqvit_delegate.data.preprocessing import Preprocessing, open_image, synthetic_images
+from packqvit_delegate.data.preprocessing import Preprocessing, open_image, synthetic_images, to_image
 
 __all__ = [
     "Batch",
@@ -14,4 +14,5 @@ __all__ = [
     "open_image",
     "read_class_names",
     "synthetic_images",
+    "to_image",
 ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from packqvit_delegate.arguments import check_fields, checked
+from packqvit_delegate.arguments import check_fields, checked, shown
 from packqvit_delegate.errors import PackQViTError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,20 +22,27 @@ HALF = (0.5, 0.5, 0.5)
 # Beyond this the centre crop shows next to nothing of the image, and the resized image may not fit into memory.
 MAX_ASPECT_RATIO = 100
 
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
+Crop = Literal["center", "squash"]
+
+_FILTERS: Mapping[str, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
 
 @checked
 def open_image(path: str | Path) -> Image.Image:
-    """Reads one image file as RGB.
+    """Reads one image file as RGB, upright (cameras note in EXIF how they were held).
 
     Raises:
         PackQViTError: the file cannot be read as an image; the message names it.
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-                raise ValueError(f"{width} x {height} pixels are too elongated for a centre crop")
-            return image.convert("RGB")
+            return as_rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PackQViTError(
             f"cannot read the image {path}: {error}; replace the file or take it out of the folder "
@@ -42,17 +50,59 @@ def open_image(path: str | Path) -> Image.Image:
         ) from error
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode (grey, of 16 bits too, palette, CMYK, with transparency) as an upright RGB one.
+
+    Raises:
+        ValueError: it is too elongated to crop.
+    """
+    width, height = image.size
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(f"{width} x {height} pixels are too elongated for a centre crop")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+@checked
+def to_image(picture: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """A picture, however it is given, as RGB.
+
+    Args:
+        picture: a path; a PIL image of any mode; or an array, uint8 [H, W, 3] of R, G and B, or [H, W] of grey.
+
+    Raises:
+        PackQViTError: it is none of these, or cannot be read.
+    """
+    if isinstance(picture, str | Path):
+        return open_image(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or not (picture.ndim == 2 or picture.ndim == 3 and picture.shape[2] == 3):
+            raise PackQViTError(
+                f"the picture is {shown(picture)}, but must be uint8 [H, W, 3], bytes of R, G and B, or [H, W], grey"
+            )
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    try:
+        return as_rgb(picture)
+    except (OSError, ValueError) as error:
+        raise PackQViTError(f"cannot use the picture: {error}") from error
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """Short side to `int(size / crop_fraction)` (bicubic), centre crop to `size`, then `(x / 255 - mean) / std`.
+    """Short side to `int(size / crop_fraction)`, centre crop to `size`, then `(x / 255 - mean) / std`.
 
-    `crop_fraction` 0.9 is what timm evaluates its 224-pixel ViT and DeiT with.
+    `crop_fraction` 0.9 is what timm evaluates its 224-pixel ViT and DeiT with. With `crop="squash"` the whole image is
+    resized to `int(size / crop_fraction)` squared first, whatever its shape, as Hugging Face's processors do.
     """
 
     size: int = 224
     crop_fraction: float = 0.9
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+    crop: Crop = "center"
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -77,9 +127,13 @@ class Preprocessing:
             uint8 [3, size, size].
         """
         image = image.convert("RGB")
-        ratio = int(self.size / self.crop_fraction) / min(image.size)
-        width, height = (max(self.size, round(side * ratio)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        short = int(self.size / self.crop_fraction)
+        if self.crop == "squash":
+            width = height = short
+        else:
+            ratio = short / min(image.size)
+            width, height = (max(self.size, round(side * ratio)) for side in image.size)
+        image = image.resize((width, height), _FILTERS[self.interpolation])
         left, top = (width - self.size) // 2, (height - self.size) // 2
         image = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

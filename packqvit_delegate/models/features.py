@@ -45,4 +45,4 @@ def without_classifier(loaded: LoadedModel) -> LoadedModel:
             found = module(image)
     if found is None or found.shape != (1, heads[0][1].in_features):
         raise PackQViTError(f"{loaded.name} does not end with a linear classifier, so that none can be left out")
-    return dataclasses.replace(loaded, name=f"{loaded.name} without classifier", module=module)
+    return dataclasses.replace(loaded, module=module, class_names=None, task="features")

@@ -1,4 +1,4 @@
-"""`load`: a model by name, its weights from a file, from the hub, or (loudly) random."""
+"""`load`: a model by name, its weights from a file, from the hub, or random ones where they are asked for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from packqvit_delegate.arguments import checked
-from packqvit_delegate.data.preprocessing import HALF, Preprocessing
+from packqvit_delegate.data.preprocessing import HALF, Interpolation, Preprocessing
 from packqvit_delegate.errors import PackQViTError
+from packqvit_delegate.metadata import Metadata, Task
 from packqvit_delegate.models.swin import SwinConfig
 from packqvit_delegate.models.swin_weights import fit_swin, to_swin_names
 from packqvit_delegate.models.vit import ViTConfig
@@ -40,6 +41,15 @@ class LoadedModel:
     """Where the weights come from, for people to read."""
     random: bool = False
     """The weights are random: the model is good for measuring latency and for nothing else."""
+    class_names: tuple[str, ...] | None = None
+    """In the order of the classes, where the checkpoint names them."""
+    task: Task | None = "classification"
+    """What it gives: scores of classes, or features; None: something else, such as maps."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """What a program made of it can say of itself, for `packqvit_delegate.export`."""
+        return Metadata(self.name, self.preprocessing, self.class_names, self.task)
 
 
 def file_stem(name: str) -> str:
@@ -67,14 +77,15 @@ def load(name: str, weights: str | Path | None = None) -> LoadedModel:
         name: one of `ZOO` (`deit_tiny`, `vit_small`, ...), which need nothing but torch; any other name is timm's;
             `hf:<repository or folder>` is a Hugging Face image classifier, or a semantic segmenter where its
             config.json names one.
-        weights: a weight file (see `read_weights`), None for the hub, or `RANDOM`. Without a file and with the hub
-            out of reach the weights are random, and a warning says so.
+        weights: a weight file (see `read_weights`), None for the hub, or `RANDOM`.
 
     Returns:
-        The model, in evaluation mode. Image size and number of classes follow the weight file.
+        The model, in evaluation mode. Image size and number of classes follow the weight file. A Hugging Face
+        checkpoint without a classifier gives features, and a warning says so.
 
     Raises:
-        PackQViTError: unknown model, or weights that are unreadable, of another model, or not finite.
+        PackQViTError: unknown model, weights that are unreadable, of another model, or not finite, or none: the hub
+            cannot be reached.
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)  # random weights are the same ones every time
@@ -104,8 +115,7 @@ def _load_built_in(name: str, entry: Entry, weights: str | Path | None) -> Loade
         try:
             path = _download(entry.repository, "model.safetensors")
         except ConnectionError as error:
-            logger.warning("no weights from the hub: %s", error)
-            return _load_built_in(name, entry, RANDOM)
+            raise _no_weights(name, error) from error
     else:
         source = path = str(weights)
     tensors: Mapping[str, Tensor] = read_weights(path)
@@ -149,8 +159,7 @@ def _load_timm(name: str, weights: str | Path | None) -> LoadedModel:
             module = timm.create_model(name, pretrained=True)
             return LoadedModel(name, module, _timm_preprocessing(module), f"timm's {name}")
         except Exception as error:  # timm and the hub raise many kinds; each means that there are no weights
-            logger.warning("no weights from the hub: %s", _first_line(error))
-            return _load_timm(name, RANDOM)
+            raise _no_weights(name, error) from error
     if weights == RANDOM:
         module = timm.create_model(name, pretrained=False)
         return LoadedModel(name, module, _timm_preprocessing(module), "random", random=True)
@@ -166,7 +175,14 @@ def _load_timm(name: str, weights: str | Path | None) -> LoadedModel:
 
 def _timm_preprocessing(module: nn.Module) -> Preprocessing:
     config: Mapping[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
-    return Preprocessing(config["input_size"][-1], config["crop_pct"], config["mean"], config["std"])
+    return Preprocessing(
+        config["input_size"][-1],
+        config["crop_pct"],
+        config["mean"],
+        config["std"],
+        config["interpolation"],
+        "squash" if config.get("crop_mode") == "squash" else "center",
+    )
 
 
 def _load_hugging_face(repository: str, weights: str | Path | None) -> LoadedModel:
@@ -180,24 +196,55 @@ def _load_hugging_face(repository: str, weights: str | Path | None) -> LoadedMod
         raise PackQViTError(f"cannot read the Hugging Face model {repository}: {_first_line(error)}") from error
     segments = (config.architectures or [""])[0].endswith("ForSemanticSegmentation")
     kind = transformers.AutoModelForSemanticSegmentation if segments else transformers.AutoModelForImageClassification
-    source, random = repository, weights == RANDOM
-    if not random:
-        try:
-            model = kind.from_pretrained(repository)
-        except (OSError, ValueError) as error:
-            logger.warning("no weights from the hub: %s", _first_line(error))
-            random = True
-    if random:
-        source, model = "random", kind.from_config(config)
     processor = _hugging_face_processor(repository)
-    preprocessing = Preprocessing(
-        size=_image_size(repository, config, processor),
-        # Hugging Face's processors resize to the very size; the centre crop then takes all of the short side.
-        crop_fraction=1.0,
+    preprocessing = _hugging_face_preprocessing(processor, _image_size(repository, config, processor))
+    name = HUGGING_FACE_PREFIX + repository
+    names, task = (None, None) if segments else (_names(config), LoadedModel.task)
+    if weights == RANDOM:
+        return LoadedModel(name, Logits(kind.from_config(config)), preprocessing, "random", True, names, task)
+    try:
+        model, report = kind.from_pretrained(repository, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise _no_weights(name, error) from error
+    loaded = LoadedModel(name, Logits(model), preprocessing, repository, class_names=names, task=task)
+    missing = sorted(report["missing_keys"])
+    if not missing:
+        return loaded
+    if segments or any("classifier" not in key for key in missing):
+        raise PackQViTError(f"{repository} lacks {missing[0]}, which its configuration asks for")
+    from packqvit_delegate.models.features import without_classifier  # which imports this module
+
+    logger.warning("%s has no classifier: the model gives the features that one would read", repository)
+    return without_classifier(loaded)
+
+
+_RESAMPLING: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""PIL's numbers, which processors store."""
+
+
+def _hugging_face_preprocessing(processor: Mapping[str, Any], size: int) -> Preprocessing:
+    """What a processor does to a picture: short side and centre crop, or all of it resized to the very size."""
+    resized = processor.get("size", {})
+    if isinstance(resized, int):  # as older versions wrote it
+        resized = {"shortest_edge": resized} if processor.get("do_center_crop") else {}
+    short = resized.get("shortest_edge")
+    fraction = 1.0 if short is None else min(1.0, size / short)
+    if short is not None and int(size / fraction) < short:
+        fraction = math.nextafter(fraction, 0.0)  # the division back must give the short side again
+    return Preprocessing(
+        size=size,
+        crop_fraction=fraction,
         mean=processor.get("image_mean", HALF),
         std=processor.get("image_std", HALF),
+        interpolation=_RESAMPLING.get(processor.get("resample", 2), "bilinear"),
+        crop="squash" if short is None else "center",
     )
-    return LoadedModel(HUGGING_FACE_PREFIX + repository, Logits(model), preprocessing, source, random)
+
+
+def _names(config: Any) -> tuple[str, ...] | None:
+    """The names of a checkpoint's classes; None where nobody named them."""
+    names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+    return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
 
 
 def _image_size(repository: str, config: Any, processor: Mapping[str, Any]) -> int:
@@ -221,6 +268,13 @@ def _hugging_face_processor(repository: str) -> Mapping[str, Any]:
     except OSError as error:
         logger.warning("%s has no preprocessor_config.json (%s): mean = std = 0.5", repository, _first_line(error))
         return {}
+
+
+def _no_weights(name: str, error: Exception) -> PackQViTError:
+    return PackQViTError(
+        f"no weights for {name} from the hub: {_first_line(error)}; name a file with them (--weights FILE), or ask for "
+        f"random ones by name (--weights {RANDOM}), which are good for measuring latency and for nothing else"
+    )
 
 
 def _download(repository: str, file: str) -> str:

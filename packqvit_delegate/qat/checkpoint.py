@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ..errors import PackQViTError
+from ..files import replacing
 from .method import TrainingMethod
 
 
@@ -38,9 +38,8 @@ def save(path: Path, step: int, method: TrainingMethod, parts: dict[str, Statefu
     content |= {"step": step, "method": dataclasses.asdict(method), "random": torch.get_rng_state()}
     if torch.cuda.is_available():
         content["random_cuda"] = torch.cuda.get_rng_state_all()
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
 
 
 def load(path: Path, method: TrainingMethod, parts: dict[str, Stateful]) -> int:

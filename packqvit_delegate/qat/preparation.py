@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from ..api import ByteLayout, Program, check_ends, finish
+from ..api import ByteLayout, Program, check_ends, finish, normalized
 from ..arguments import checked
 from ..calibration import CalibrationMethod
 from ..calibration.batches import Batch, Batches
@@ -18,6 +18,7 @@ from ..config import QuantizationConfig
 from ..entry import FloatModel
 from ..errors import PackQViTError
 from ..inputs import plain
+from ..metadata import Metadata
 from ..passes import lower_to_integer
 from ..preparation import make_pair
 from ..progress import Progress
@@ -129,17 +130,29 @@ def convert(model: QatModel) -> GraphModule:
 
 
 @checked
-def export(model: QatModel, *, byte_input: ByteLayout | None = None, top_k: int | None = None) -> Program:
+def export(
+    model: QatModel,
+    *,
+    byte_input: ByteLayout | None = None,
+    top_k: int | None = None,
+    metadata: Metadata | None = None,
+) -> Program:
     """The program of what was trained.
 
     Args:
         model: Of `prepare`.
         byte_input: As for `packqvit_delegate.export`.
         top_k: As for `packqvit_delegate.export`.
+        metadata: As for `packqvit_delegate.export`; its normalisation has to be the one of `prepare`'s configuration.
 
     Raises:
         PackQViTError: As `convert`, and as `packqvit_delegate.export` for the ends.
     """
     check_ends(model.config, byte_input, top_k)
+    if normalized(model.config, None, metadata) != model.config:
+        raise PackQViTError(
+            "the model was prepared without input_normalization, but metadata.preprocessing normalises: give "
+            "qat.prepare a configuration with input_normalization=(mean, std)"
+        )
     with released(model):
-        return finish(convert(model), model.example_inputs, model.config, byte_input, top_k)
+        return finish(convert(model), model.example_inputs, model.config, byte_input, top_k, metadata=metadata)

@@ -1,5 +1,6 @@
 """Quantisation with torchao's PT2E flow: the quantizer, its observers and their fake-quant twins."""
 
+from .. import ops  # noqa: F401  registers the operators that observers name
 from .fake_quantize import CodeFakeQuantize
 from .observers import (
     ChannelShiftObserver,

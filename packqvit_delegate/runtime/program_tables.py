@@ -13,9 +13,16 @@ from flatbuffers.table import Table
 
 _TENSOR, _STRING, _TENSOR_LISTS = 5, 6, (10, 11)
 """Members of the union KernelTypes that hold more than a number."""
+_SCALARS = {
+    2: (number_types.Int64Flags, int),
+    3: (number_types.BoolFlags, bool),
+    4: (number_types.Float64Flags, float),
+}
+"""By member, how a number is stored and what it is in Python."""
 _INDICES = {1: ((), (6,)), 2: ((), (6,)), 3: ((4, 6), ()), 4: ((4,), ()), 5: ((4,), ())}
 """By member of InstructionArguments, where it keeps indices of values: in single fields, and in vectors."""
-_CALLED = {1: 16, 2: 18}
+_KERNEL_CALL = 1
+_CALLED = {_KERNEL_CALL: 16, 2: 18}
 """By member, the vector of the plan that its first field is an index of: operators, delegates."""
 _PLAN, _CHAIN, _DELEGATE, _UNION, _TENSOR_FIELDS = (4, 8, 10, 12, 14, 16, 18, 20), (8,), (4, 6), (4, 6), (8, 10)
 """Fields that are read without a look whether they are there."""
@@ -38,6 +45,36 @@ def check_tables(content: bytes) -> None:
         _check_plan(plan)
 
 
+def constants(content: bytes) -> dict[str, tuple[bool | int | float | str, ...]]:
+    """What the constant methods of a program give: those that take nothing and compute nothing.
+
+    Args:
+        content: A whole .pte whose tables were checked.
+    """
+    found = {}
+    for plan in _tables(Table(content, int.from_bytes(content[:4], "little")), 6):
+        if _length(plan, 10) or any(_length(chain, 8) for chain in _tables(plan, 14)):
+            continue
+        values = list(_tables(plan, 8))
+        given = [_constant(values[index]) for index in _numbers(plan, 12)]
+        known = tuple(value for value in given if value is not None)
+        if len(known) == len(given):
+            found[_text(plan, 4)] = known
+    return found
+
+
+def _constant(value: Table) -> bool | int | float | str | None:
+    """A number or a text; None of anything else."""
+    kind, content = _union(value)
+    if kind == _STRING:
+        return _text(content, 4)
+    if kind not in _SCALARS:
+        return None
+    flags, python = _SCALARS[kind]
+    offset = content.Offset(4)
+    return python(content.Get(flags, content.Pos + offset) if offset else 0)
+
+
 def backends(content: bytes, method: str) -> list[str]:
     """Names of the backends that a method calls, each once.
 
@@ -48,6 +85,24 @@ def backends(content: bytes, method: str) -> list[str]:
     plans = _tables(Table(content, int.from_bytes(content[:4], "little")), 6)
     found = (_text(delegate, 4) for plan in plans if _text(plan, 4) == method for delegate in _tables(plan, 18))
     return list(dict.fromkeys(found))
+
+
+def kernel_calls(content: bytes, method: str) -> list[str]:
+    """Names of the operators that a method runs outside of all backends, one for each call.
+
+    Args:
+        content: A whole .pte whose tables were checked.
+        method: One that the program has, or not.
+    """
+    found = []
+    for plan in _tables(Table(content, int.from_bytes(content[:4], "little")), 6):
+        if _text(plan, 4) != method:
+            continue
+        names = [_text(operator, 4) for operator in _tables(plan, 16)]
+        for chain in _tables(plan, 14):
+            instructions = map(_union, _tables(chain, 8))
+            found += [names[_number(call, 4)] for kind, call in instructions if kind == _KERNEL_CALL]
+    return found
 
 
 def _check_plan(plan: Table) -> None:

@@ -17,7 +17,7 @@ from ..calibration.batches import Batch, Batches
 from ..config import INNER_PRODUCT_LEVELS, LayerOverride, QuantizationConfig
 from ..entry import FloatModel
 from ..errors import PackQViTError
-from ..files import check_writable
+from ..files import replacing
 from ..preparation import Pair, make_pair
 from ..progress import Progress
 from .search import Budget, select
@@ -63,13 +63,13 @@ class MixedPrecision:
         Raises:
             PackQViTError: The file cannot be written.
         """
-        check_writable(path)
         layers = {
             name: {field: bits for field, bits in dataclasses.asdict(override).items() if bits is not None}
             for name, override in self.overrides.items()
         }
         content = {_FORMAT_KEY: _FORMAT, "overrides": layers, "facts": dict(self.facts)}
-        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     @checked

@@ -18,7 +18,7 @@ from ..calibration.batches import CHUNK, Batch, Batches
 from ..config import QuantizationConfig
 from ..embeddings import cosine_similarity
 from ..entry import FloatModel
-from ..files import check_writable
+from ..files import replacing
 from ..grids import values_of
 from ..passes.graph import is_call
 from ..passes.lower_to_integer import FLOAT_NAME, GRID
@@ -91,8 +91,8 @@ class SensitivityReport:
         Raises:
             PackQViTError: The file cannot be written.
         """
-        check_writable(path)
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(self.to_json(), encoding="utf-8")
 
 
 @checked

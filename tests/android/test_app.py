@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
+from packqvit_delegate.metadata import NAMES
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "examples" / "android" / "app"
 MAIN = APP / "app" / "src" / "main"
@@ -32,13 +34,18 @@ def test_the_manifest_names_what_is_there():
 
 def test_the_page_copies_what_the_application_opens():
     page = (ROOT / "docs" / "android.md").read_text()
-    for name in re.findall(r'const val (?:MODEL|NAMES) = "(.+)"', KOTLIN):
+    for name in re.findall(r'const val MODEL = "(.+)"', KOTLIN):
         assert f"app/src/main/assets/{name}\n" in page
     library = re.search(r'files\("(.+)"\)', (APP / "app" / "build.gradle.kts").read_text())
     assert library is not None and f"executorch.aar examples/android/app/app/{Path(library[1]).parent}/" in page
 
 
 def test_what_is_copied_is_not_committed():
-    copied = ["app/libs/executorch.aar", "app/src/main/assets/model.pte", "app/src/main/assets/class_names.txt"]
+    copied = ["app/libs/executorch.aar", "app/src/main/assets/model.pte"]
     result = subprocess.run(["git", "check-ignore", *copied], cwd=APP, capture_output=True, text=True)
     assert result.stdout.split() == copied, result.stderr
+
+
+def test_the_application_asks_for_what_programs_tell():
+    asked = set(re.findall(r'(?:constant\(|module\.execute\()"(\w+)"', KOTLIN)) | {"top_k"}
+    assert {"image_size", "image_crop", "image_layout", "class_names"} <= asked <= NAMES

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from packqvit_delegate.data import ImageFolder, Preprocessing, open_image, synthetic_images
+from packqvit_delegate.data import ImageFolder, Preprocessing, open_image, synthetic_images, to_image
 from packqvit_delegate.data.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
 from packqvit_delegate.errors import PackQViTError
 
@@ -62,9 +62,37 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert Preprocessing(size=8).pixels(image).shape == (3, 8, 8)
 
 
+def test_sixteen_bits_of_grey_are_scaled(tmp_path):
+    Image.fromarray(np.full((30, 30), 0x80FF, dtype=np.uint16)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").getpixel((3, 3)) == (0x80, 0x80, 0x80)
+
+
+def test_pictures_held_sideways_are_upright(tmp_path):
+    image = noise(30, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), np.rot90(np.asarray(image), -1))
+
+
+def test_the_whole_picture_is_squashed():
+    image = noise(40, 20)
+    pixels = Preprocessing(10, 1.0, interpolation="bilinear", crop="squash").pixels(image)
+    expected = np.asarray(image.resize((10, 10), Image.Resampling.BILINEAR))
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8)])
+def test_arrays_that_are_no_pictures(array):
+    with pytest.raises(PackQViTError, match=r"but must be uint8 \[H, W, 3\]"):
+        to_image(array)
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"interpolation": "cubic"},
+        {"crop": "corner"},
         {"size": 0},
         {"crop_fraction": 0.0},
         {"crop_fraction": 1.5},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from classifier import fit_classifier
+from packqvit_delegate.cli.classifier import fit_classifier
 from packqvit_delegate.data import ImageFolder, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import LoadedModel
@@ -44,7 +44,8 @@ class Distilled(Model):
 @pytest.mark.parametrize("bias", [True, False])
 def test_rows_of_the_classes_that_occur_are_kept(bias: bool) -> None:
     model, x = Model(bias), torch.randn(2, 3, 4, 4)
-    fitted, training, testing = fit_classifier(loaded(model), folder(4, 1, 4), folder(1, 4))
+    fitted, kept, training, testing = fit_classifier(loaded(model), folder(4, 1, 4), folder(1, 4))
+    assert kept == (1, 4)
     with torch.no_grad():
         torch.testing.assert_close(fitted(x), model(x)[:, [1, 4]])
     assert training.labels == (1, 0, 1) and testing.labels == (0, 1)
@@ -52,9 +53,9 @@ def test_rows_of_the_classes_that_occur_are_kept(bias: bool) -> None:
 
 def test_class_folders_get_a_new_classifier_and_leave_the_model_alone() -> None:
     model, x = Model(), torch.randn(2, 3, 4, 4)
-    fitted, training, _ = fit_classifier(loaded(model), folder(0, 1, 2, from_names=True), folder(2, from_names=True))
+    fitted, _, training, _ = fit_classifier(loaded(model), folder(0, 1, 2, from_names=True), folder(2, from_names=True))
     assert fitted(x).shape == (2, 3) and model(x).shape == (2, 5) and training.labels == (0, 1, 2)
-    again, _, _ = fit_classifier(loaded(model), folder(0, 1, 2, from_names=True), folder(2, from_names=True))
+    again, *_ = fit_classifier(loaded(model), folder(0, 1, 2, from_names=True), folder(2, from_names=True))
     assert torch.equal(fitted(x), again(x))
 
 

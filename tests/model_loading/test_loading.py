@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from packqvit_delegate import models
+from packqvit_delegate.data import Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.models import VisionTransformer, ViTConfig, loading
 from packqvit_delegate.models.weights import read_weights, to_timm_names
@@ -170,15 +171,29 @@ def test_files_that_hold_no_weights(tmp_path, capsys):
     assert "never" not in capsys.readouterr().out
 
 
-def test_random_weights_are_announced_and_reproducible(offline, caplog):
+def test_random_weights_are_announced_and_reproducible(caplog):
     before = torch.random.get_rng_state()
     with caplog.at_level(logging.WARNING):
-        loaded = models.load("deit_tiny")
-    assert loaded.random
-    assert "no route" in caplog.text and "RANDOM weights" in caplog.text
+        loaded = models.load("deit_tiny", models.RANDOM)
+    assert loaded.random and "RANDOM weights" in caplog.text
     assert torch.equal(torch.random.get_rng_state(), before), "the caller's random state is left alone"
     again = models.load("deit_tiny", models.RANDOM)
     assert torch.equal(loaded.module.head.weight, again.module.head.weight)
+
+
+def test_no_weights_are_invented(offline, monkeypatch):
+    """Without the hub and without a file: of our models, and of timm's."""
+    import torchvision_stub  # noqa: F401
+
+    timm = pytest.importorskip("timm")
+
+    def unreachable(name: str, pretrained: bool, **options: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    for name in ("deit_tiny", "swin_tiny", "vit_tiny_patch16_384"):
+        with pytest.raises(PackQViTError, match=f"no weights for {name} from the hub: .*no route.*--weights random"):
+            models.load(name)
 
 
 @pytest.mark.parametrize("name", ["no_such_model", "deit_tinny"])
@@ -215,8 +230,8 @@ def test_hugging_face_folder_equals_the_built_in_model(tmp_path):
         '{"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}'
     )
     loaded = models.load(f"hf:{tmp_path}")
-    assert loaded.preprocessing.size == 32
-    assert tuple(loaded.preprocessing.mean) == (0.1, 0.2, 0.3)
+    assert loaded.preprocessing == Preprocessing(32, 1.0, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", "squash")
+    assert loaded.class_names is None, "LABEL_3 is no name"
     built_in = models.load("vit_tiny", tmp_path / "model.safetensors")
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -249,6 +264,39 @@ def test_file_stems(name, stem):
     assert models.file_stem(name) == stem
 
 
+def test_a_hugging_face_backbone_gets_no_classifier(tmp_path, caplog):
+    import torchvision_stub  # noqa: F401
+
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        image_size=32, hidden_size=48, num_hidden_layers=1, num_attention_heads=3, intermediate_size=96
+    )
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    loaded = models.load(f"hf:{tmp_path}")
+    assert loaded.task == "features" and "has no classifier" in caplog.text
+    assert loaded.module(torch.zeros(1, 3, 32, 32)).shape == (1, 48)
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        ({"size": {"height": 224, "width": 224}, "resample": 3}, (1.0, "bicubic", "squash")),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "resample": 2}, (224 / 256, "bilinear", "center")),
+        ({"size": 224, "do_center_crop": True, "resample": 3}, (1.0, "bicubic", "center")),
+        ({"size": 224, "resample": 3}, (1.0, "bicubic", "squash")),
+    ],
+)
+def test_hugging_face_preprocessing(processor, expected):
+    found = loading._hugging_face_preprocessing(processor, 224)
+    assert (found.crop_fraction, found.interpolation, found.crop) == expected
+
+
+def test_the_short_side_comes_back():
+    for short in range(224, 600):
+        found = loading._hugging_face_preprocessing({"size": {"shortest_edge": short}}, 224)
+        assert int(found.size / found.crop_fraction) == short
+
+
 @pytest.mark.parametrize("name", ["deit_tiny", "deit_small", "deit_tiny_distilled", "vit_tiny", "vit_base"])
 def test_built_in_model_equals_timm(name):
     import torchvision_stub  # noqa: F401  timm does not import without torchvision
@@ -260,6 +308,7 @@ def test_built_in_model_equals_timm(name):
     assert entry.repository == config["hf_hub_id"]
     assert tuple(entry.preprocessing.mean) == config["mean"] and tuple(entry.preprocessing.std) == config["std"]
     assert entry.preprocessing.crop_fraction == config["crop_pct"]
+    assert entry.preprocessing.interpolation == config["interpolation"]
     ours = dataclasses.replace(entry.config, num_classes=5).build().eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 224, 224)

@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import aarch64_command, host_command
 from models import MICRO, plain_model
 from native.test_bits import run, runner_logits
-from packqvit_delegate import Program, export, lower, runtime
+from packqvit_delegate import Metadata, Program, export, lower, runtime
 from packqvit_delegate.data import Preprocessing, synthetic_images
 from packqvit_delegate.passes import take_bytes
 from programs import pictures, vit_tiny_model, vit_tiny_program
@@ -132,6 +132,23 @@ def test_ppm_with_comments(byte_program, tmp_path):
     (tmp_path / "a.ppm").write_bytes(b"P6\n# 99 a camera\n32 # wide\n32\n255\n" + WHOLE)
     arguments = ("--model", tmp_path / "model.pte", "--image", tmp_path / "a.ppm")
     assert "latency" in run([str(runtime.executable_path("packqvit_runner"))], *arguments)
+
+
+def test_runner_normalises_as_the_program_says(native, tmp_path):
+    """And names the classes as it does."""
+    names = [f"class {i}" for i in range(MICRO["classes"])]
+    program = export_micro(metadata=Metadata("micro", PREPROCESSING, names, "classification"))
+    program.save(tmp_path / "model.pte")
+    Image.fromarray(laid_out(PIXELS[:1], "hwc")[0].numpy()).save(tmp_path / "a.ppm")
+    files = ("--model", tmp_path / "model.pte", "--image", tmp_path / "a.ppm", "--output", tmp_path / "logits.bin")
+    printed = run(native("packqvit_runner"), *files)
+    expected = runtime.load(program.buffer).run(PREPROCESSING.normalize(PIXELS[:1]))[0]
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "logits.bin", dtype=np.float32), expected.flatten())
+    assert f"  class {int(expected.argmax())}\n" in printed
+    (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(9)))
+    command = [*native("packqvit_runner"), *map(str, files), "--labels", str(tmp_path / "names.txt")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "contradicts the class names in" in result.stderr
 
 
 def test_runner_refuses_a_picture_for_a_float_program(float_program, tmp_path):

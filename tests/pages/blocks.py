@@ -19,7 +19,7 @@ FORMULAS = ("architecture.md", "kernels.md", "numerics.md")
 """Pages whose indented blocks are formulas and diagrams, unless they begin like a command."""
 PICTURES = {"nn.Module                       yours, from timm or from Hugging Face"}
 """First lines of diagrams elsewhere."""
-COMMAND = re.compile(r"(python|make|pip|torchrun|cmake|export|for|\$|\.venv/|build/|[A-Z_]+=)")
+COMMAND = re.compile(r"(python|packqvit|make|pip|torchrun|cmake|export|for|\$|\.venv/|build/|[A-Z_]+=)")
 
 NOT_RUN = {
     "make demo": "installs the package first; CI runs it",

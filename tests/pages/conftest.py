@@ -39,7 +39,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     save_file(swin, data / "swin_tiny_patch4_window7_224.distilled.safetensors")
     (root / "class_names.txt").write_text("".join(f"class {i}\n" for i in range(CONFIG.num_classes)))
     (root / "image.bin").write_bytes(torch.zeros(1, 3, 224, 224).numpy().tobytes())
-    _picture(0).save(root / "photo.ppm")
+    for suffix in ("ppm", "jpg"):
+        _picture(0).save(root / f"photo.{suffix}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for name in ("deit_tiny", "vit_tiny"):

@@ -14,20 +14,32 @@ data class Guess(val name: String, val score: Float)
 data class Result(val guesses: List<Guess>, val prepareMilliseconds: Double, val runMilliseconds: Double)
 
 /**
- * A program exported with `--input uint8 --top-k 5`: RGB bytes [1, SIZE, SIZE, 3] in, class indices and scores out.
+ * A program exported with `--input uint8 --top-k 5`: RGB bytes [1, size, size, 3] in, class indices and scores out.
+ *
+ * The size, the crop and the names of the classes are the program's own: it tells them by its constant methods.
  *
  * Not thread-safe: run one picture at a time.
  */
 class Classifier(context: Context) : AutoCloseable {
     private val module = Module.load(copyOfAsset(context, MODEL).path, Module.LOAD_MODE_MMAP)
-    private val names = context.assets.open(NAMES).bufferedReader().readLines()
-    private val pixels = IntArray(SIZE * SIZE)
-    private val bytes = ByteArray(CHANNELS * SIZE * SIZE)
+    private val methods = module.getMethods().toSet()
+    private val size = constant("image_size").toInt().toInt()
+    private val cropFraction = constant("image_crop_fraction").toDouble()
+    private val squashes = constant("image_crop").toStr() == "squash"
+    private val names = if ("class_names" in methods) constant("class_names").toStr().split("\n") else emptyList()
+    private val pixels = IntArray(size * size)
+    private val bytes = ByteArray(CHANNELS * size * size)
+
+    init {
+        check(constant("image_layout").toStr() == "hwc" && "top_k" in methods) {
+            "$MODEL has to be exported with --input uint8 --top-k 5"
+        }
+    }
 
     fun classify(picture: Bitmap): Result {
         val start = System.nanoTime()
-        fillBytes(centreCrop(picture))
-        val input = Tensor.fromBlobUnsigned(bytes, longArrayOf(1, SIZE.toLong(), SIZE.toLong(), CHANNELS.toLong()))
+        fillBytes(crop(picture))
+        val input = Tensor.fromBlobUnsigned(bytes, longArrayOf(1, size.toLong(), size.toLong(), CHANNELS.toLong()))
         val prepared = System.nanoTime()
         val outputs = module.forward(EValue.from(input))
         val indices = outputs[0].toTensor().dataAsIntArray
@@ -41,17 +53,23 @@ class Classifier(context: Context) : AutoCloseable {
 
     private fun nameOf(index: Int) = names.getOrElse(index) { "class $index" }
 
-    /** The middle of the picture as the model was evaluated: short side to SIZE / 0.9, then the centre. */
-    private fun centreCrop(picture: Bitmap): Bitmap {
-        val ratio = SIZE / CROP_FRACTION / minOf(picture.width, picture.height)
-        val width = maxOf(SIZE, Math.round(picture.width * ratio))
-        val height = maxOf(SIZE, Math.round(picture.height * ratio))
+    private fun constant(name: String): EValue {
+        check(name in methods) { "$MODEL does not tell its $name: export it with packqvit export" }
+        return module.execute(name)[0]
+    }
+
+    /** The picture as the model was evaluated: short side (or both) to size / fraction, then the centre. */
+    private fun crop(picture: Bitmap): Bitmap {
+        val short = (size / cropFraction).toInt()
+        val ratio = short.toDouble() / minOf(picture.width, picture.height)
+        val width = if (squashes) short else maxOf(size, Math.round(picture.width * ratio).toInt())
+        val height = if (squashes) short else maxOf(size, Math.round(picture.height * ratio).toInt())
         val scaled = Bitmap.createScaledBitmap(picture, width, height, true)
-        return Bitmap.createBitmap(scaled, (width - SIZE) / 2, (height - SIZE) / 2, SIZE, SIZE)
+        return Bitmap.createBitmap(scaled, (width - size) / 2, (height - size) / 2, size, size)
     }
 
     private fun fillBytes(image: Bitmap) {
-        image.getPixels(pixels, 0, SIZE, 0, 0, SIZE, SIZE)
+        image.getPixels(pixels, 0, size, 0, 0, size, size)
         var at = 0
         for (pixel in pixels) {
             bytes[at++] = (pixel shr 16).toByte()
@@ -62,10 +80,7 @@ class Classifier(context: Context) : AutoCloseable {
 
     private companion object {
         const val MODEL = "model.pte"
-        const val NAMES = "class_names.txt"
-        const val SIZE = 224
         const val CHANNELS = 3
-        const val CROP_FRACTION = 0.9f
 
         /** ExecuTorch maps a file, which an asset is not. Replaced when the application is updated. */
         fun copyOfAsset(context: Context, name: String): File {

@@ -8,10 +8,9 @@ import dataclasses
 import torch
 from torch import nn
 
-import console  # noqa: F401  to be imported before packqvit_delegate, which it quietens
-from packqvit_delegate.data import ImageFolder
-from packqvit_delegate.errors import PackQViTError
-from packqvit_delegate.models import LoadedModel
+from ..data import ImageFolder
+from ..errors import PackQViTError
+from ..models import LoadedModel
 
 
 def check_labels(training: ImageFolder, testing: ImageFolder, new_classifier_learns: bool) -> None:
@@ -40,7 +39,7 @@ def check_labels(training: ImageFolder, testing: ImageFolder, new_classifier_lea
 
 def fit_classifier(
     loaded: LoadedModel, training: ImageFolder, testing: ImageFolder
-) -> tuple[nn.Module, ImageFolder, ImageFolder]:
+) -> tuple[nn.Module, tuple[int, ...], ImageFolder, ImageFolder]:
     """A model with one class for each label that occurs, and folders whose labels count these.
 
     Without labels of the images to train on the model keeps its classes. Where labels are the model's own, the rows of
@@ -51,6 +50,9 @@ def fit_classifier(
         training: the images to train on.
         testing: the images to evaluate on, with labels.
 
+    Returns:
+        The model; the labels that its classes had before; and both folders.
+
     Raises:
         PackQViTError: a label is none of the model's, or only `testing` has it; or the classifier is not found.
     """
@@ -58,7 +60,7 @@ def fit_classifier(
     name, head = _classifier(loaded)
     if training.labels is None:
         testing.check_labels(head.out_features)
-        return loaded.module, training, testing
+        return loaded.module, tuple(range(head.out_features)), training, testing
     classes = sorted(set(training.labels))
     unknown = sorted(set(testing.labels) - set(classes))
     if unknown:
@@ -77,7 +79,7 @@ def fit_classifier(
     _check_outputs(loaded, model, fitted.out_features)
     index = {label: i for i, label in enumerate(classes)}
     folders = (dataclasses.replace(f, labels=tuple(index[i] for i in f.labels or ())) for f in (training, testing))
-    return (model, *folders)  # type: ignore[return-value]
+    return (model, tuple(classes), *folders)  # type: ignore[return-value]
 
 
 def _classifier(loaded: LoadedModel) -> tuple[str, nn.Linear]:
