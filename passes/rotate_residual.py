@@ -222,7 +222,7 @@ def _rotate(graph_module: GraphModule, stream: _Stream, rotation: torch.Tensor) 
         for outlet, users in behind.outlets.items():
             _rotate_back(graph_module, norm, outlet, users, weight.unsqueeze(1) * rotation.T, bias)
         for activation in behind.activations:  # linears alone read the norm now
-            activation.replace_all_uses_with(activation.args[0])
+            activation.replace_all_uses_with(activation.all_input_nodes[0])
         change_constant(graph_module, norm, 2, torch.ones_like)
         change_constant(graph_module, norm, 3, torch.zeros_like)
 
