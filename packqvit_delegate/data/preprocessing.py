@@ -115,6 +115,8 @@ class Preprocessing:
             raise PackQViTError(f"mean {self.mean} and std {self.std} must have three values each, for R, G and B")
         if min(self.std) <= 0:
             raise PackQViTError(f"std {self.std} must be positive")
+        for name in ("mean", "std"):  # a list compares with no tuple
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
 
     @checked
     def pixels(self, image: Image.Image) -> Tensor:

@@ -138,7 +138,7 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
         ("--data train --validation val --device tpu", "--device tpu: give cpu or cuda"),
         ("--data train --validation val --plot gone/a.png", "there is no folder gone for a.png"),
         ("--data train --validation val --plot a.nothing", "cannot write the plot a.nothing: its name has to end in"),
-        ("--data train --validation val --weights random", "no weights for vit_tiny: give --weights"),
+        ("--data train --validation val --weights random", "vit_tiny has no trained classifier to begin with"),
         ("--data train --validation val --weights w.safetensors --batch 17", "16 images, but one step takes 17"),
     ],
 )
