@@ -151,8 +151,15 @@ def compare(
         known.add([weights], Judgement.of(reference, reference, evaluated.labels))
     for each in unknown:
         progress.print(f"evaluating {each.name}")
-        logits = answers(each, evaluated, preprocessing, processes)
+        try:
+            logits = answers(each, evaluated, preprocessing, processes)
+        except Exception as error:  # each engine raises its own kinds; some end their process
+            progress.print(f"left out: {each.name} does not run: {type(error).__name__}", soft_wrap=True)
+            contestants.remove(each)
+            continue
         known.add(each.files, Judgement.of(logits, reference, evaluated.labels))
+    if not contestants:
+        raise PackQViTError("no program runs")
     progress.print("timing, on one thread: leave the machine alone")
     timings = {timing.name: timing for timing in measure(contestants, images[:1], 1, rounds)}
     return Comparison(
