@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from executorch.exir import ExecutorchBackendConfig, ExecutorchProgramManager, to_edge_transform_and_lower
+from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
 from executorch.exir.backend.partitioner import Partitioner
-from executorch.exir.passes import MemoryPlanningPass
 from torch.fx import GraphModule
 
 from .arguments import checked
@@ -22,6 +21,7 @@ from .entry import FloatModel
 from .errors import PackQViTError
 from .files import replacing
 from .inputs import plain
+from .memory import executorch_config
 from .metadata import Metadata
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
@@ -367,19 +367,10 @@ def lower(
         report = make_report(edge)
         for line in log_lines(report.outside):
             logger.warning("%s", line)
-        program = Program(edge.to_executorch(_memory(partitioners)), integer_module, report)
+        program = Program(edge.to_executorch(executorch_config(partitioners)), integer_module, report)
         forget_shapes(exported.graph)
         del exported, edge
         return program
-
-
-def _memory(partitioners: Sequence[Partitioner]) -> ExecutorchBackendConfig:
-    """The delegate reads inputs where the application has them: a program needs no copy of them.
-
-    Other backends may read past the end of a tensor, as XNNPACK does, and get a copy with room behind it.
-    """
-    planning = MemoryPlanningPass(alloc_graph_input=bool(partitioners))
-    return ExecutorchBackendConfig(memory_planning_pass=planning)
 
 
 def _output_grids(integer_module: GraphModule) -> dict[str, float | int]:

@@ -33,6 +33,7 @@ from .calibration import CalibrationMethod, calibrate
 from .calibration.batches import Batch, Batches
 from .config import QuantizationConfig
 from .errors import PackQViTError
+from .memory import executorch_config
 from .partitioner import PackQViTPartitioner
 from .passes import lower_to_integer
 from .preparation import float_graph
@@ -166,6 +167,7 @@ def _recipe(
             post_convert_passes=[flow.after_convert],
         ),
         lowering_recipe=LoweringRecipe(partitioners=[PackQViTPartitioner(partitioners), *partitioners]),
+        executorch_backend_config=executorch_config(partitioners),
         strict=False,
     )
 

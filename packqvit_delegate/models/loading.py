@@ -52,6 +52,7 @@ class LoadedModel:
         return Metadata(self.name, self.preprocessing, self.class_names, self.task)
 
 
+@checked
 def file_stem(name: str) -> str:
     """How files of a model are called: its name as `load` takes it; of `hf:` the last part."""
     return name.removeprefix(HUGGING_FACE_PREFIX).rstrip("/").split("/")[-1]

@@ -13,6 +13,7 @@ from torch import nn
 from benchmarks import contestants
 from benchmarks.contestants import Workshop, operator_names, with_plain_attention
 from benchmarks.operators import measure_operators
+from benchmarks.peers import PEERS, XNNPACK_DYNAMIC, make_peers
 from benchmarks.terminal import check_models
 from models import MICRO, images, plain_model, randomize, timm_model
 from packqvit_delegate import runtime
@@ -39,7 +40,7 @@ def workshop(model: nn.Module, monkeypatch: pytest.MonkeyPatch, folder: Path) ->
 def test_a_peer_of_attention_pooling_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A dynamically quantised linear of constant queries would be outside of XNNPACK, and nothing else could run it."""
     model = randomize(timm_model("vit_base_patch16_siglip_224"))
-    peer = workshop(model, monkeypatch, tmp_path).xnnpack_dynamic()
+    (peer,) = make_peers(workshop(model, monkeypatch, tmp_path), [PEERS[XNNPACK_DYNAMIC]])
     with torch.no_grad():
         real = model(images(1))
     (result,) = runtime.load(peer.path).run(images(1))

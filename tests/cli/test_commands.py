@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -158,7 +159,15 @@ def test_an_interrupt_leaves_the_old_file(place: Path) -> None:
     command = [sys.executable, "-m", "packqvit_delegate", *EXPORT.replace("vit_tiny", "deit_tiny").split()]
     command[command.index("w.safetensors")] = "random"
     start = time.monotonic()
-    process = subprocess.Popen([*command, "-o", str(old)], stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen(
+        [*command, "-o", str(old)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background job ignores it
+    )
     assert process.stderr is not None
     first = process.stderr.readline()
     assert first.strip() == "Starting PyTorch and ExecuTorch" and time.monotonic() - start < 30  # 3 s where it is quiet

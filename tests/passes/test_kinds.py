@@ -124,7 +124,7 @@ def linear(model: Model, x: Tensor) -> Tensor:
             lambda m, x: F.adaptive_avg_pool2d(x, 1),
             IMAGE,
             "adaptive_avg_pool2d",
-            r"mean\(1\) of the 64 tokens \[1, 64, 4\]",
+            r"mean\(1\) or amax\(1\) of the 64 tokens \[1, 64, 4\]",
         ),
         (lambda m, x: F.avg_pool2d(x, 2), IMAGE, "avg_pool2d", "larger patches would have to be in its place"),
         (

@@ -13,7 +13,6 @@ PICKS: dict[str, Callable] = {
     "from_the_end": lambda m, x: x[:, [-1, 0]],
     "buffer": lambda m, x: x[:, m.index],
     "several_axes": lambda m, x: x[:, m.index.reshape(2, 2)],
-    "mask": lambda m, x: x[:, m.index > 1],
     "last_axis": lambda m, x: x[..., m.index],
 }
 

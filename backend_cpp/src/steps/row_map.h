@@ -23,8 +23,8 @@ class RowMap {
     parts_ = constant.shape[1];
     size_ = constant.shape[0];
     group_bytes_ = x_rows / (output_rows / size_) * row_bytes;
+    sources_.reserve(constant.size());
     for (size_t i = 0; i < constant.size(); ++i) sources_.push_back(static_cast<uint32_t>(constant.get<int32_t>(i)));
-    find_runs();
   }
 
   bool moves() const { return size_ != 0; }
@@ -40,14 +40,14 @@ class RowMap {
     if (!moves()) return work(begin, end - begin, bytes + begin * row_bytes_);
     uint8_t* gathered = static_cast<uint8_t*>(tile);
     for (size_t row = begin; row < end;) {
-      const size_t in_place = std::min<size_t>(runs_[row % size_], end - row);
+      const size_t in_place = run_length(row, end);
       if (in_place > 0) {
         work(row, in_place, source(bytes, row, 0));
         row += in_place;
         continue;
       }
       size_t count = 0;
-      for (; count < tile_rows() && row + count < end && runs_[(row + count) % size_] == 0; ++count) {
+      for (; count < tile_rows() && row + count < end && !is_whole(row + count); ++count) {
         gather(bytes, row + count, gathered + count * parts_ * row_bytes_);
       }
       work(row, count, gathered);
@@ -74,17 +74,24 @@ class RowMap {
     }
   }
 
-  // From the end: a row whose parts lie side by side is in front of the run behind it, where that goes on in x.
-  void find_runs() {
-    runs_.assign(size_, 0);
-    for (size_t row = size_; row-- > 0;) {
-      const uint32_t* parts = sources_.data() + row * parts_;
-      bool whole = parts[0] != kNoToken && parts[parts_ - 1] != kNoToken;
-      for (size_t part = 1; part < parts_; ++part) whole = whole && parts[part] == parts[part - 1] + 1;
-      if (!whole) continue;
-      const bool goes_on = row + 1 < size_ && parts[parts_] == parts[parts_ - 1] + 1;
-      runs_[row] = 1 + (goes_on ? runs_[row + 1] : 0);
-    }
+  // Whether the parts of a row lie side by side in x.
+  bool is_whole(size_t row) const {
+    const uint32_t* parts = sources_.data() + row % size_ * parts_;
+    bool whole = parts[0] != kNoToken && parts[parts_ - 1] != kNoToken;
+    for (size_t part = 1; part < parts_; ++part) whole = whole && parts[part] == parts[part - 1] + 1;
+    return whole;
+  }
+
+  // How many rows of x follow each other from this one on, in one group; 0: its parts do not. Found anew in each run:
+  // that takes less time than the rows do, and no memory.
+  size_t run_length(size_t row, size_t end) const {
+    const size_t rows = std::min(end - row, size_ - row % size_);
+    const uint32_t* parts = sources_.data() + row % size_ * parts_;
+    size_t count = 0;
+    while (count < rows && is_whole(row + count) &&
+           (count == 0 || parts[count * parts_] == parts[count * parts_ - 1] + 1))
+      ++count;
+    return count;
   }
 
   size_t row_bytes_ = 0;
@@ -92,7 +99,6 @@ class RowMap {
   size_t size_ = 0;   // M
   size_t parts_ = 1;  // k
   std::vector<uint32_t> sources_;
-  std::vector<uint32_t> runs_;  // how many rows of x follow each other from this one on; 0: its parts do not
 };
 
 }  // namespace packqvit
