@@ -23,9 +23,11 @@ from .graph import (
 
 
 def normalize_indices(graph_module: GraphModule) -> GraphModule:
-    """Brings indexing by one constant tensor, of numbers or of truth values, to index_select.
+    """Brings indexing by one constant tensor of numbers to index_select.
 
-    before: x[:, [0, 2, 5]], x[:, index [M, k]], x[:, mask]
+    A mask does not come here: what it picks has a dynamic shape, which is refused before.
+
+    before: x[:, [0, 2, 5]], x[:, index [M, k]]
     after:  index_select(x, 1, index), with a reshape where the index has several axes
     """
     for node in find(graph_module, aten.index.Tensor):
@@ -42,11 +44,7 @@ def _select(graph_module: GraphModule, node: Node) -> None:
         return
     (axis,) = axes
     index = constant(graph_module, given[axis])
-    if index.dtype == torch.bool:
-        if index.dim() != 1:
-            return
-        index = index.nonzero().squeeze(1)
-    elif index.dtype not in (torch.int64, torch.int32):
+    if index.dtype not in (torch.int64, torch.int32):
         return
     flat = (index.long() % shape_of(x)[axis]).flatten()
     with replacing(graph_module, node):

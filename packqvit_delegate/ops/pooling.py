@@ -24,6 +24,11 @@ def _pool_tokens_meta(
     return x.new_empty((x.shape[0], 1, x.shape[2]), dtype=code_dtype(qmin, qmax))
 
 
+def _codes(pooled: torch.Tensor, bias: torch.Tensor, *grid: Any) -> torch.Tensor:
+    """The codes of sums or maxima, int64 [B, 1, C]; grid: arguments of `requantize`, the range last."""
+    return requantize(pooled + bias.long(), *grid).to(code_dtype(*grid[-2:]))
+
+
 @integer_op(
     "mean_tokens(Tensor x, Tensor bias, Tensor multiplier, Tensor shift, int left_shift, int fraction_bits, "
     "int zero_point, int qmin, int qmax) -> Tensor",
@@ -56,9 +61,8 @@ def mean_tokens(
     Returns:
         [B, 1, C], int8, or int16 when [qmin, qmax] does not fit.
     """
-    accumulator = x.long().sum(1, keepdim=True) + bias.long()
-    codes = requantize(accumulator, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
-    return codes.to(code_dtype(qmin, qmax))
+    pooled = x.long().sum(1, keepdim=True)
+    return _codes(pooled, bias, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
 
 
 @integer_op(
@@ -93,6 +97,5 @@ def max_tokens(
     Returns:
         [B, 1, C], int8, or int16 when [qmin, qmax] does not fit.
     """
-    accumulator = x.long().amax(1, keepdim=True) + bias.long()
-    codes = requantize(accumulator, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
-    return codes.to(code_dtype(qmin, qmax))
+    pooled = x.long().amax(1, keepdim=True)
+    return _codes(pooled, bias, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax)
