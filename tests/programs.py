@@ -11,7 +11,7 @@ from torch import nn
 
 from digits import load_data, train
 from models import images, plain_model
-from packqvit_delegate import Program, QuantizationConfig, export
+from packqvit_delegate import Program, QuantizationConfig, export, runtime
 from packqvit_delegate.data import ImageFolder
 from packqvit_delegate.models import LoadedModel, load
 
@@ -27,6 +27,32 @@ def eager_logits(program: Program, batch: torch.Tensor) -> torch.Tensor:
     """What the integer graph of a program for one image gives for each of a batch, one behind the other."""
     with torch.no_grad():
         return torch.cat([program.integer_module(image)[0].flatten() for image in batch.split(1)])
+
+
+def flat_outputs(outputs: object) -> list[torch.Tensor]:
+    """Of a tensor, a tuple or a dictionary of tensors."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    assert isinstance(outputs, (tuple, list, dict))
+    return list(outputs.values() if isinstance(outputs, dict) else outputs)
+
+
+def assert_exact(program: Program, batch: torch.Tensor) -> list[torch.Tensor]:
+    """Every tier of this CPU gives the bits of the eager graph for the parts of a batch; returns the outputs."""
+    size = program.integer_module.graph.find_nodes(op="placeholder")[0].meta["val"].shape[0]
+    with torch.no_grad():
+        eager = [flat_outputs(program.integer_module(part)) for part in batch.split(size)]
+    for tier in runtime.supported_tiers():
+        model = runtime.load(program.buffer, tier=tier)
+        for part, expected in zip(batch.split(size), eager, strict=True):
+            assert all(map(torch.equal, model.run(part), expected)), tier
+    return [torch.cat(outputs) for outputs in zip(*eager, strict=True)]
+
+
+def assert_whole_and_exact(program: Program, batch: torch.Tensor) -> list[torch.Tensor]:
+    """`assert_exact` of a program that is one delegate call."""
+    assert program.report.is_whole, program.report.render()
+    return assert_exact(program, batch)
 
 
 @functools.cache

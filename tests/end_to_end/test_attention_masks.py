@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import MICRO, images, plain_model, randomize
-from packqvit_delegate import Program, QuantizationConfig, export, runtime
-from programs import signal_to_noise
+from packqvit_delegate import Program, QuantizationConfig, export
+from programs import assert_whole_and_exact, signal_to_noise
 
 DIM, HEADS, TOKENS = MICRO["dim"], MICRO["heads"], 17
 Masked = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -58,13 +58,6 @@ def masked_model(function: Masked) -> nn.Module:
     return randomize(model)
 
 
-def assert_whole(program: Program, x: Tensor) -> None:
-    assert program.report.is_whole, program.report.render()
-    loaded = runtime.load(program.buffer)
-    for image in x.split(1):
-        assert torch.equal(loaded.run(image)[0], program.integer_module(image))
-
-
 def accuracy(program: Program, model: nn.Module, x: Tensor) -> float:
     with torch.no_grad():
         return signal_to_noise(model(x), torch.cat([program.integer_module(image) for image in x.split(1)]))
@@ -74,14 +67,14 @@ def accuracy(program: Program, model: nn.Module, x: Tensor) -> float:
 def test_masks_run_in_one_delegate_call_with_the_eager_bits(name: str) -> None:
     model, x = masked_model(MASKS[name]), images(64)
     program = export(model, (x[:1],), x, bits=8)
-    assert_whole(program, x[:2])
+    assert_whole_and_exact(program, x[:2])
     assert accuracy(program, model, x) > 28
 
 
 def test_log2_probabilities_of_a_causal_mask() -> None:
     x = images(8)
     config = dataclasses.replace(QuantizationConfig.preset("w4a4"), probabilities="log2")
-    assert_whole(export(masked_model(MASKS["causal"]), (x[:1],), x, config=config), x[:2])
+    assert_whole_and_exact(export(masked_model(MASKS["causal"]), (x[:1],), x, config=config), x[:2])
 
 
 def test_a_causal_mask_is_kept_once_and_in_bytes() -> None:
@@ -111,7 +104,7 @@ def test_encoders_of_torch(norm_first: bool, causal: bool) -> None:
 
     model, x = randomize(Encoder()), images(64)
     program = export(model, (x[:1],), x, bits=8)
-    assert_whole(program, x[:2])
+    assert_whole_and_exact(program, x[:2])
     assert accuracy(program, model, x) > 28
 
 
@@ -120,4 +113,4 @@ def test_many_keys(probabilities: str) -> None:
     side = 8 * 37  # 1370 tokens, as DINOv2 has at 518 pixels
     model, x = plain_model(embedding="no_position", heads=1), images(2, side)
     config = dataclasses.replace(QuantizationConfig.preset("w8a8"), probabilities=probabilities)
-    assert_whole(export(model, (x[:1],), x, config=config), x[:1])
+    assert_whole_and_exact(export(model, (x[:1],), x, config=config), x[:1])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from models import MICRO, images, plain_model, randomize, timm_model
-from packqvit_delegate import Program, QuantizationConfig, TuningMethod, export, quantize, runtime
+from packqvit_delegate import QuantizationConfig, TuningMethod, export, quantize, runtime
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.passes import lower_to_integer
 from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.training import TrainableModel
-from programs import signal_to_noise
+from programs import assert_whole_and_exact, signal_to_noise
 
 DIM, HEADS, CLASSES = MICRO["dim"], MICRO["heads"], MICRO["classes"]
 ops = torch.ops.packqvit
@@ -108,13 +108,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def assert_whole(program: Program, x: Tensor) -> None:
-    assert program.report.is_whole, program.report.render()
-    loaded = runtime.load(program.buffer)
-    for part in x.split(program.integer_module.graph.find_nodes(op="placeholder")[0].meta["val"].shape[0]):
-        assert torch.equal(loaded.run(part)[0], program.integer_module(part))
-
-
 @pytest.mark.parametrize(
     ("name", "preset"),
     [*((name, "w8a8") for name in MODELS), ("probe", "w4a8"), ("probe", "w4a4"), ("several", "w4a4")],
@@ -122,7 +115,7 @@ def assert_whole(program: Program, x: Tensor) -> None:
 def test_it_runs_in_one_delegate_call_with_the_eager_bits(name: str, preset: str) -> None:
     model, x = randomize(MODELS[name]()), images(32)
     program = export(model, (x[:1],), x, config=QuantizationConfig.preset(preset))
-    assert_whole(program, x[:3])
+    assert_whole_and_exact(program, x[:3])
     if preset != "w4a4":
         with torch.no_grad():
             found = torch.cat([program.integer_module(image) for image in x.split(1)])
@@ -134,7 +127,7 @@ def test_batches(name: str) -> None:
     model, x = randomize(MODELS[name]()), images(36)
     config = dataclasses.replace(QuantizationConfig.preset("w8a8"), probabilities="log2")
     program = export(model, (x[:3],), x, config=config)
-    assert_whole(program, x[:6])
+    assert_whole_and_exact(program, x[:6])
     with torch.no_grad():
         found = torch.cat([program.integer_module(part) for part in x.split(3)])
         assert signal_to_noise(model(x), found) > 15  # log2 probabilities have four bits
@@ -186,4 +179,4 @@ def test_tuning() -> None:
         tuning=TuningMethod(steps=3, batch=4, micro_batch=4),
         tuning_images=x,
     )
-    assert_whole(tuned, x[:2])
+    assert_whole_and_exact(tuned, x[:2])

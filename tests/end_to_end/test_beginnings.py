@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from end_to_end.test_micro_vit import assert_same_bits
 from models import MICRO, PlainBlock, Style, randomize
 from packqvit_delegate import Program, QuantizationConfig, export, qat, runtime
 from packqvit_delegate.passes.graph import find
-from programs import signal_to_noise
+from programs import assert_exact, signal_to_noise
 from qat.support import method
 
 DIM, CLASSES = MICRO["dim"], MICRO["classes"]
@@ -107,7 +106,7 @@ def tower(name: str) -> tuple[nn.Module, Tensor]:
 def check(model: nn.Module, x: Tensor, config: QuantizationConfig, least: float) -> Program:
     program = export(model, (x[:1],), x, config=config)
     assert program.report.is_whole, program.report.render()
-    assert_same_bits(program, list(x[:2].split(1)))
+    assert_exact(program, x[:2])
     found = torch.cat([program.integer_module(part) for part in x.split(1)])
     assert signal_to_noise(model(x).detach(), found) > least
     return program
@@ -157,7 +156,7 @@ def test_what_an_application_looks_up_is_quantised_with_its_positions() -> None:
     program = export(model, (x[:1],), x, bits=8)
     assert [outside.operator for outside in program.report.outside] == ["aten::embedding"]
     assert program.report.delegates == 1
-    assert_same_bits(program, [x[:1]])
+    assert_exact(program, x[:1])
 
 
 @pytest.mark.parametrize(
@@ -181,4 +180,4 @@ def test_constants_that_differ_between_images_stay_outside() -> None:
     model, x = randomize(Apart()), inputs(TOKENS)
     program = export(model, (x[:2],), x, bits=8)
     assert [outside.operator for outside in program.report.outside] == ["aten::add"]
-    assert_same_bits(program, [x[:2]])
+    assert_exact(program, x[:2])

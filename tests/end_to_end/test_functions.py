@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from end_to_end.test_micro_vit import assert_same_bits
 from models import MICRO, images, plain_model
 from packqvit_delegate import QuantizationConfig, export, qat, runtime
 from packqvit_delegate.passes.graph import find
-from programs import signal_to_noise
+from programs import assert_exact, signal_to_noise
 from qat.support import data, method
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,7 +38,7 @@ def test_any_function_is_a_table(name: str, bits: int) -> None:
     program = export(model, (x[:1],), x, bits=bits, activation_bits=8)
     assert program.report.is_whole, program.report.render()
     assert len(find(program.integer_module, torch.ops.packqvit.lookup_table.default)) == MICRO["depth"]
-    assert_same_bits(program, list(x[:2].split(1)))
+    assert_exact(program, x[:2])
     found = torch.cat([program.integer_module(image) for image in x.split(1)])
     assert signal_to_noise(model(x).detach(), found) > (20 if bits == 8 else 10)
 

@@ -8,18 +8,11 @@ import pytest
 import torch
 
 from models import CASES, images, plain_model
-from packqvit_delegate import LayerOverride, PackQViTError, Program, QuantizationConfig, export, quantize, runtime
+from packqvit_delegate import LayerOverride, PackQViTError, QuantizationConfig, export, quantize
 from packqvit_delegate.passes import float_operators
-from programs import micro_program, signal_to_noise
+from programs import assert_exact, micro_program, signal_to_noise
 
 PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def assert_same_bits(program: Program, inputs: list[torch.Tensor]) -> None:
-    model = runtime.load(program.buffer)
-    for image in inputs:
-        (actual,) = model.run(image)
-        assert torch.equal(actual, program.integer_module(image))
 
 
 @pytest.mark.parametrize("residual", ["int8", "int16"])
@@ -28,7 +21,7 @@ def test_presets_give_one_delegate_call_and_the_eager_bits(preset: str, residual
     model, batch, program = plain_model(), images(8), micro_program(preset.upper(), residual)
     assert program.report.is_whole, program.report.render()
     assert float_operators(program.integer_module) == []
-    assert_same_bits(program, list(batch.split(1)))
+    assert_exact(program, batch)
     floor = {"w8a8": 20, "w4a8": 10, "w4a4": 3}[preset]
     quantised = torch.cat([program.integer_module(image) for image in batch.split(1)])
     assert signal_to_noise(model(batch), quantised) > floor
@@ -40,7 +33,7 @@ def test_probability_formats(probabilities: str) -> None:
     batch = images(4)
     program = export(plain_model(), (batch[:2],), batch, config=config)
     assert program.report.is_whole
-    assert_same_bits(program, list(batch.split(2)))
+    assert_exact(program, batch)
 
 
 WHOLE = [
@@ -68,7 +61,7 @@ def test_the_model_zoo_runs_in_one_delegate_call(name: str) -> None:
     model, batch = case.build(), images(4, case.image)
     program = export(model, (batch[:1],), batch, bits=8)
     assert program.report.is_whole, program.report.render()
-    assert_same_bits(program, list(batch.split(1)))
+    assert_exact(program, batch)
     quantised = torch.cat([program.integer_module(image) for image in batch.split(1)])
     assert signal_to_noise(model(batch), quantised) > 15
 
@@ -82,7 +75,7 @@ def test_pixels_become_bytes_exactly() -> None:
     constants = [program.integer_module.get_buffer(str(argument.target)) for argument in quantize.args[1:3]]
     codes = torch.ops.packqvit.quantize(batch, *constants, *quantize.args[3:])
     assert torch.equal(codes.int() + 128, levels.int())
-    assert_same_bits(program, list(batch.split(1)))
+    assert_exact(program, batch)
 
 
 def test_the_last_block_computes_the_class_token_alone() -> None:

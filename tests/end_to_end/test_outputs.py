@@ -15,7 +15,7 @@ from models import MICRO, images, plain_model
 from packqvit_delegate import PackQViTError, Program, QuantizationConfig, export, runtime
 from packqvit_delegate.calibration import CalibrationMethod
 from packqvit_delegate.passes import float_operators
-from programs import micro_program, signal_to_noise
+from programs import assert_whole_and_exact, flat_outputs, micro_program, signal_to_noise
 
 DIM, TOKENS = MICRO["dim"], 17
 ops = torch.ops.packqvit
@@ -141,59 +141,46 @@ MAPS_AND_EMBEDDINGS: dict[str, Callable[[Features, Tensor], Any]] = {
 }
 
 
-def flat(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    return list(outputs.values() if isinstance(outputs, dict) else outputs)
-
-
-def check(program: Program, model: nn.Module, batch: Tensor, size: int, floor: float) -> None:
+def check(program: Program, model: nn.Module, batch: Tensor, floor: float) -> None:
     """One delegate call, the eager graph's bits, and values close to the model's."""
-    assert program.report.is_whole, program.report.render()
     assert float_operators(program.integer_module) == []
-    loaded = runtime.load(program.buffer)
-    results = []
-    for part in batch.split(size):
-        found = flat(program.integer_module(part))
-        assert all(map(torch.equal, loaded.run(part), found))
-        results.append(found)
+    found = assert_whole_and_exact(program, batch)
     with torch.no_grad():
-        expected = flat(model(batch))
-    assert len(expected) == len(results[0])
-    for real, *parts in zip(expected, *results, strict=True):
-        assert signal_to_noise(real, torch.cat(parts)) > floor
+        expected = flat_outputs(model(batch))
+    for real, quantised in zip(expected, found, strict=True):
+        assert signal_to_noise(real, quantised) > floor
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_outputs_leave_from_the_delegate(name: str) -> None:
     model, batch = Features(OUTPUTS[name]).eval(), images(16)
-    check(export(model, (batch[:1],), batch, bits=8), model, batch[:2], 1, 28)
+    check(export(model, (batch[:1],), batch, bits=8), model, batch[:2], 28)
 
 
 @pytest.mark.parametrize("name", [*POOLED, *STREAM_SUMS])
 def test_pooled_tokens_and_sums_of_streams_are_whole(name: str) -> None:
     model, batch = Features({**POOLED, **STREAM_SUMS}[name]).eval(), images(16)
-    check(export(model, (batch[:2],), batch, bits=8), model, batch[:4], 2, 28)
+    check(export(model, (batch[:2],), batch, bits=8), model, batch[:4], 28)
 
 
 @pytest.mark.parametrize("name", ["mean_and_maximum", "maximum_of_the_stream", "two_layers_added", "weighted_layers"])
 def test_pooled_tokens_and_sums_of_a_stream_of_8_bits(name: str) -> None:
     model, batch = Features({**POOLED, **STREAM_SUMS}[name]).eval(), images(16)
     config = dataclasses.replace(QuantizationConfig.preset("w8a8"), residual="int8")
-    check(export(model, (batch[:2],), batch, config=config), model, batch[:4], 2, 20)
+    check(export(model, (batch[:2],), batch, config=config), model, batch[:4], 20)
 
 
 @pytest.mark.parametrize("name", MAPS_AND_EMBEDDINGS)
 def test_maps_and_embeddings_leave_from_the_delegate(name: str) -> None:
     model, batch = Features(MAPS_AND_EMBEDDINGS[name]).eval(), images(16)
-    check(export(model, (batch[:2],), batch, bits=8), model, batch[:2], 2, 28)
+    check(export(model, (batch[:2],), batch, bits=8), model, batch[:2], 28)
 
 
 @pytest.mark.parametrize("name", ["hidden_states", "mean_then_norm", "two_heads", "pooler", "intermediate"])
 def test_with_a_stream_of_8_bits_and_several_images(name: str) -> None:
     model, batch = Features(OUTPUTS[name]).eval(), images(16)
     config = dataclasses.replace(QuantizationConfig.preset("w8a8"), residual="int8")
-    check(export(model, (batch[:2],), batch, config=config), model, batch[:4], 2, 20)
+    check(export(model, (batch[:2],), batch, config=config), model, batch[:4], 20)
 
 
 @pytest.mark.parametrize("name", ["class_token", "token_of_the_stream", "two_heads"])
@@ -221,9 +208,9 @@ def test_codes_of_outputs(name: str) -> None:
     assert program.report.is_whole, program.report.render()
     loaded = runtime.load(program.buffer)
     codes = loaded.run(batch[:2])
-    assert all(map(torch.equal, codes, flat(program.integer_module(batch[:2]))))
+    assert all(map(torch.equal, codes, flat_outputs(program.integer_module(batch[:2]))))
     assert {tensor.dtype for tensor in codes} == {torch.int8}
-    for real, code, grid in zip(flat(model(batch[:2])), codes, loaded.output_grids(), strict=True):
+    for real, code, grid in zip(flat_outputs(model(batch[:2])), codes, loaded.output_grids(), strict=True):
         assert signal_to_noise(real, grid.values(code)) > 26
         assert code.max() - code.min() > 128  # more than half of the grid is used
 

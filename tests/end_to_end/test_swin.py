@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from models import hugging_face_swin, images, randomize, timm_swin, torchvision_swin
-from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, runtime
+from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export
 from packqvit_delegate.models import SwinConfig, SwinTransformer
-from programs import signal_to_noise
+from programs import assert_whole_and_exact, signal_to_noise
 
 CHEAP = CalibrationMethod(
     rounding="nearest", bias_correction=False, compensation=False, clipping=False, token_importance=False
@@ -32,15 +32,6 @@ def program(preset: str, residual: str, batch: int = 1) -> tuple[nn.Module, Prog
     return model, export(model, (x[:batch],), x, config=config, method=CHEAP)
 
 
-def assert_whole_and_exact(found: Program, x: torch.Tensor) -> torch.Tensor:
-    assert found.report.is_whole, found.report.render()
-    model = runtime.load(found.buffer)
-    (actual,) = model.run(x)
-    actual = actual.clone()
-    assert torch.equal(actual, found.integer_module(x))
-    return actual
-
-
 @pytest.mark.parametrize(
     ("preset", "residual", "floor"),
     [("w8a8", "int16", 30), ("w8a8", "int8", 25), ("w4a8", "int16", 15), ("w4a4", "int16", 8)],
@@ -50,7 +41,7 @@ def test_presets(preset: str, residual: str, floor: float) -> None:
     x = images(4, 32, seed=1)
     with torch.no_grad():
         real = model(x)
-    quantised = torch.cat([assert_whole_and_exact(found, image) for image in x.split(1)])
+    quantised = assert_whole_and_exact(found, x)[0]
     assert signal_to_noise(real, quantised) > floor
 
 
@@ -59,7 +50,7 @@ def test_a_batch_gives_what_single_images_give() -> None:
     _, single = program("w8a8", "int16")
     _, pair = program("w8a8", "int16", batch=2)
     expected = torch.cat([single.integer_module(image) for image in x.split(1)])
-    assert torch.equal(assert_whole_and_exact(pair, x), expected)
+    assert torch.equal(assert_whole_and_exact(pair, x)[0], expected)
 
 
 def test_what_moves_is_read_and_written_in_place() -> None:
@@ -80,7 +71,7 @@ def test_maps_that_windows_do_not_tile(size: int, window: int) -> None:
     found = export(model, (x[:1],), x, bits=8, method=CHEAP)
     with torch.no_grad():
         real = model(x[:1])
-    assert signal_to_noise(real, assert_whole_and_exact(found, x[:1])) > 28
+    assert signal_to_noise(real, assert_whole_and_exact(found, x[:1])[0]) > 28
 
 
 @pytest.mark.parametrize("build", [timm_swin, hugging_face_swin, torchvision_swin])
@@ -89,4 +80,4 @@ def test_every_spelling_is_one_call(build: functools.partial) -> None:
     found = export(model, (x[:1],), x, bits=8, method=CHEAP)
     with torch.no_grad():
         real = model(x[:1])
-    assert signal_to_noise(real, assert_whole_and_exact(found, x[:1])) > 28
+    assert signal_to_noise(real, assert_whole_and_exact(found, x[:1])[0]) > 28

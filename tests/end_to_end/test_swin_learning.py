@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from models import images, randomize
-from packqvit_delegate import Program, QuantizationConfig, TuningMethod, export, finish, qat, runtime, sensitivity
+from packqvit_delegate import QuantizationConfig, TuningMethod, export, finish, qat, sensitivity
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.models import SwinConfig, SwinTransformer
 from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.tuning import tune
+from programs import assert_whole_and_exact
 
 W4A4 = QuantizationConfig.preset("w4a4")
 
@@ -24,18 +25,12 @@ def model() -> nn.Module:
     return randomize(SwinTransformer(config))
 
 
-def assert_runs(program: Program, x: torch.Tensor) -> None:
-    assert program.report.is_whole, program.report.render()
-    (actual,) = runtime.load(program.buffer).run(x)
-    assert torch.equal(actual, program.integer_module(x))
-
-
 def test_tuning_brings_the_answers_closer() -> None:
     x = images(64, 32)
     pair = make_pair(model(), (x[:1],), Batches([x], (x[:1],)), W4A4, None, None)
     result = tune(pair.prepared, pair.reference, x, 1, TuningMethod(steps=30))
     assert result.after < result.before
-    assert_runs(finish(pair.to_integer(), (x[:1],), W4A4), x[:1])
+    assert_whole_and_exact(finish(pair.to_integer(), (x[:1],), W4A4), x[:1])
 
 
 def test_training() -> None:
@@ -43,7 +38,7 @@ def test_training() -> None:
     learner = qat.prepare(model(), (x[:1],), x, W4A4)
     data = torch.utils.data.TensorDataset(x, torch.arange(16) % 5)
     qat.train(learner, data, teacher=model(), method=qat.TrainingMethod(steps=2, batch=8, label_weight=0.5))
-    assert_runs(qat.export(learner), x[:1])
+    assert_whole_and_exact(qat.export(learner), x[:1])
 
 
 def test_sensitivity_names_every_linear_of_the_model() -> None:
@@ -60,4 +55,4 @@ def test_a_mix_within_its_limits(weights: float) -> None:
     x = images(12, 32)
     mix = sensitivity.suggest(model(), (x[:1],), x, W4A4, limits=sensitivity.Limits(weights, 0.25))
     assert mix.overrides
-    assert_runs(export(model(), (x[:1],), x, config=mix.apply(W4A4)), x[:1])
+    assert_whole_and_exact(export(model(), (x[:1],), x, config=mix.apply(W4A4)), x[:1])

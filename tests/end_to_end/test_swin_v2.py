@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from end_to_end.test_micro_vit import assert_same_bits, signal_to_noise
 from models import images, randomize
 from packqvit_delegate import Program, QuantizationConfig, export, prepare
 from packqvit_delegate.passes import float_operators
 from packqvit_delegate.passes.graph import find, shape_of
 from packqvit_delegate.sensitivity.roles import places
 from packqvit_delegate.training import TrainableModel
+from programs import assert_exact, signal_to_noise
 
 ops = torch.ops.packqvit
 WINDOW = 4
@@ -90,7 +90,7 @@ def test_it_is_one_delegate_call_with_the_eager_bits(bits: int, floor: float) ->
     assert made.report.is_whole, made.report.render()
     assert float_operators(made.integer_module) == []
     batch = images(4, seed=7)
-    assert_same_bits(made, list(batch.split(1)))
+    assert_exact(made, batch)
     with torch.no_grad():
         found = torch.cat([made.integer_module(image) for image in batch.split(1)])
         assert signal_to_noise(model()(batch), found) > floor
@@ -164,4 +164,4 @@ def test_only_the_class_token_is_computed() -> None:
     integer = made.integer_module
     assert sorted(shape_of(node)[1] for node in find(integer, ops.head_norm.default)) == [1, 17]
     assert all(shape_of(node) == (1, 1, 32) for node in find(integer, ops.layer_norm_add.default))
-    assert_same_bits(made, list(images(2, seed=5).split(1)))
+    assert_exact(made, images(2, seed=5))

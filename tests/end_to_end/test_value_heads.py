@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 
 from models import images, plain_model
-from packqvit_delegate import QuantizationConfig, export, runtime
+from packqvit_delegate import QuantizationConfig, export
+from programs import assert_whole_and_exact
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,4 @@ def test_they_run_in_one_delegate_call_with_the_eager_bits(
     config = dataclasses.replace(QuantizationConfig.preset(preset), probabilities=probabilities)
     model, batch = plain_model(value_dim=value_dim, heads=heads, projection=projection), images(4)
     program = export(model, (batch[:2],), batch, config=config)
-    assert program.report.is_whole, program.report.render()
-    loaded = runtime.load(program.buffer)
-    for pair in batch.split(2):
-        assert torch.equal(loaded.run(pair)[0], program.integer_module(pair))
+    assert_whole_and_exact(program, batch)

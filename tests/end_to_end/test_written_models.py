@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from end_to_end.test_micro_vit import assert_same_bits, signal_to_noise
 from models import MICRO, PlainAttention, PlainBlock, Style, images, plain_model, randomize
 from packqvit_delegate import Program, QuantizationConfig, TuningMethod, export, quantize, runtime
 from packqvit_delegate.api import finish
 from packqvit_delegate.calibration.batches import Batches
 from packqvit_delegate.preparation import make_pair
 from packqvit_delegate.sensitivity.report import measure
+from programs import assert_exact, signal_to_noise
 
 DIM, SIDE = MICRO["dim"], 4
 PIXELS = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -154,7 +154,7 @@ def test_whole(name: str) -> None:
     model, x = randomize(Model(function)), pictures(4, 3, 32, 32)
     program = export(model, (x[:at_once],), x, bits=8)
     assert program.report.is_whole, program.report.render()
-    assert_same_bits(program, list(x[:4].split(at_once)))
+    assert_exact(program, x[:4])
     check(program, model, x, at_once)
 
 
@@ -181,7 +181,7 @@ def test_patches_that_leave_pixels_over_take_bytes() -> None:
         program = finish(copy.deepcopy(integer), (x[:1],), config, layout)
         assert program.report.is_whole, program.report.render()
         given = pixels.permute(0, 2, 3, 1).contiguous() if layout == "hwc" else pixels
-        assert_same_bits(program, list(given.split(1)))
+        assert_exact(program, given)
         found = torch.cat([program.integer_module(image) for image in given.split(1)])
         assert signal_to_noise(model(x).detach(), found) > 20
 

@@ -44,15 +44,17 @@ void store_row(const GemmArguments& arguments, size_t row, size_t column, const 
   const size_t n = arguments.weights->n;
   const size_t columns = std::min(kTileColumns, n - column);
   Code* output = static_cast<Code*>(arguments.output) + row * n + column;
+  using Limits = std::numeric_limits<Code>;
   for (size_t j = 0; j < columns; ++j) {
     const size_t c = column + j;
     const int32_t sum = acc[j] + arguments.bias[c];
     if constexpr (kEpilogue == Epilogue::kAccumulate) {
       output[j] = sum;
+    } else if constexpr (kEpilogue == Epilogue::kRequantize && sizeof(Code) == 2) {
+      output[j] = static_cast<Code>(requantizer.round(requantizer.scale(sum, c), Limits::min(), Limits::max()));
     } else if constexpr (kEpilogue == Epilogue::kRequantize) {
       const int32_t code = requantizer(sum, c);
-      const bool has_table = sizeof(Code) == 1 && arguments.table != nullptr;
-      output[j] = has_table ? arguments.table[code + 128] : static_cast<Code>(code);
+      output[j] = arguments.table != nullptr ? arguments.table[code + 128] : static_cast<Code>(code);
     } else {
       int32_t base;
       if constexpr (kEpilogue == Epilogue::kAddResidual) {
@@ -61,7 +63,6 @@ void store_row(const GemmArguments& arguments, size_t row, size_t column, const 
       } else {
         base = static_cast<const int16_t*>(arguments.addend)[row * n + c];
       }
-      using Limits = std::numeric_limits<Code>;
       const int32_t steps = base + requantizer.scale(sum, c);
       output[j] = static_cast<Code>(requantizer.round(steps, Limits::min(), Limits::max()));
     }
