@@ -13,6 +13,7 @@ import packqvit_delegate.serialization.plan_generated as fb
 from .fusion import behind_views
 from .names import operator_name
 from .plan_builder import PlanBuilder, emits, emits_fused, touch
+from .score_bias import by_index, in_16_bits
 
 
 def _shape(node: Any) -> tuple[int, ...]:
@@ -153,42 +154,13 @@ def _format(log2: Any) -> int:
     return fb.ProbabilityFormat.Log2 if log2 else fb.ProbabilityFormat.Linear
 
 
-_MAX_BIAS_SHIFT = 14
-
-
-def _in_16_bits(bias: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """A bias as int16 and the power of two that it counts, where that is exact; else as it is, and 0."""
-    largest = int(torch.maximum(bias, -1 - bias).amax())  # -2^15 fits as 2^15 - 1 does
-    shift = max(0, largest.bit_length() - 15)
-    if shift > _MAX_BIAS_SHIFT or bool((bias & ((1 << shift) - 1)).any()):
-        return bias, 0
-    return (bias >> shift).to(torch.int16), shift
-
-
-def _by_index(bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A bias [Hb, Nq, Nk] as the different columns of heads that it has, [Hb, U], and which each pair has, [Nq, Nk].
-
-    Of relative positions there are few; they are numbered as they come, so that all blocks have the same index.
-    """
-    heads, queries, keys = bias.shape
-    columns, inverse = torch.unique(bias.reshape(heads, -1), dim=1, return_inverse=True)
-    pairs = torch.arange(inverse.numel())
-    first = torch.full((columns.shape[1],), inverse.numel()).scatter_reduce(0, inverse, pairs, "amin")
-    order = first.argsort()
-    index_type = torch.uint8 if len(order) <= 256 else torch.int16
-    index = order.argsort()[inverse].reshape(queries, keys)
-    if len(order) > 1 << 15 or columns.nbytes + index.to(index_type).nbytes >= bias.nbytes:
-        return bias, None
-    return columns[:, order].contiguous(), index.to(index_type)
-
-
 def _set_softmax(plan: PlanBuilder, table: fb.SoftmaxT | fb.AttentionT, node: Node) -> None:
     """Gives an operator the bias, the masks and the numbers of a softmax."""
     bias, multiplier, shift, log2, *groups = node.args[1:]
     table.multiplier, table.shift = multiplier, shift
     if bias is not None:
-        stored, table.biasShift = _in_16_bits(plan.constant_value(bias))
-        stored, index = _by_index(stored)
+        stored, table.biasShift = in_16_bits(plan.constant_value(bias))
+        stored, index = by_index(stored)
         table.bias = plan.constants.add(stored)
         if index is not None:
             table.biasIndex = plan.constants.add(index)

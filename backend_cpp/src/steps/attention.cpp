@@ -179,25 +179,31 @@ class AttentionStep final : public RowStep {
   size_t row_scratch_bytes(size_t) const override { return scratch_bytes(); }
   void run_rows(const Memory& memory, Range rows, void* scratch) const override {
     const AttentionArguments arguments = this->arguments(memory);
-    const Range heads{rows.begin / shape_.queries * shape_.heads, rows.end / shape_.queries * shape_.heads};
-    for (size_t head = heads.begin; head < heads.end; ++head) {
-      run_head(arguments, head, {0, shape_.queries}, scratch, nullptr);
+    const Range images{rows.begin / shape_.queries, rows.end / shape_.queries};
+    for (size_t head = 0; head < shape_.heads; ++head) {
+      run_head(arguments, head, images, {0, shape_.queries}, scratch, nullptr);
     }
   }
 
+  // A task is a head of some images, or windows, or where there are too few of them a part of one's queries.
   Error run(const Memory& memory) const override {
     const AttentionArguments arguments = this->arguments(memory);
     std::atomic<uint64_t> ticks[kParts] = {};
     const et_timestamp_t start = now();
-    const Error error =
-        run_heads(batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
-                  [&](size_t head, Range queries, void* scratch) {
-                    AttentionClock clock{now, 0, 0, 0};
-                    run_head(arguments, head, queries, scratch, memory.tracer != nullptr ? &clock : nullptr);
-                    ticks[kScores] += clock.scores;
-                    ticks[kSoftmax] += clock.softmax;
-                    ticks[kValues] += clock.values;
-                  });
+    const size_t tasks = threads_ == 1 ? 1 : 2 * threads_;
+    const size_t image_parts = std::min(batch_, divide_up(2 * tasks, shape_.heads));
+    const size_t heads = image_parts * shape_.heads;
+    const size_t parts = std::min(shape_.queries, divide_up(tasks, heads));
+    const Error error = parallel_tasks(heads * parts, threads_, [&](size_t task) {
+      const ScratchPool::Lease lease(memory.scratch);
+      AttentionClock clock{now, 0, 0, 0};
+      const size_t head = task / parts;
+      run_head(arguments, head % shape_.heads, part_of(batch_, image_parts, head / shape_.heads),
+               part_of(shape_.queries, parts, task % parts), lease.data(), memory.tracer != nullptr ? &clock : nullptr);
+      ticks[kScores] += clock.scores;
+      ticks[kSoftmax] += clock.softmax;
+      ticks[kValues] += clock.values;
+    });
     if (memory.tracer != nullptr) log_parts(memory.tracer, start, now(), ticks);
     return error;
   }
@@ -213,12 +219,25 @@ class AttentionStep final : public RowStep {
   size_t channels() const { return shape_.heads * shape_.head_size; }
   size_t mask_offset() const { return round_up(tier_.attention_scratch(shape_, softmax_.format()), kAlignment); }
 
-  void run_head(const AttentionArguments& arguments, size_t head, Range queries, void* scratch,
+  // A head of some images: what is the same for all of them is prepared once.
+  void run_head(const AttentionArguments& arguments, size_t head, Range images, Range queries, void* scratch,
                 AttentionClock* clock) const {
-    if (rows_.size() == 0 && !softmax_.has_masks()) return tier_.attention(arguments, head, queries, scratch, clock);
+    uint8_t* own = static_cast<uint8_t*>(scratch) + mask_offset();
+    ScoreBias bias;
+    for (size_t image = images.begin; image < images.end; ++image) {
+      const size_t own_head = image * shape_.heads + head;
+      if (image == images.begin || softmax_.differs_by_image()) bias = softmax_.head_bias(own_head, queries, own);
+      run_window(arguments, own_head, bias, queries, scratch, clock);
+    }
+  }
+
+  // Head b * heads + h.
+  void run_window(const AttentionArguments& arguments, size_t head, ScoreBias bias, Range queries, void* scratch,
+                  AttentionClock* clock) const {
+    if (rows_.size() == 0 && !softmax_.is_per_head()) return tier_.attention(arguments, head, queries, scratch, clock);
     uint8_t* mask = static_cast<uint8_t*>(scratch) + mask_offset();
     AttentionArguments own = arguments;
-    own.softmax = softmax_.for_head(head, queries, mask);
+    own.softmax = softmax_.for_window(head, bias, queries, mask);
     if (rows_.size() == 0) return tier_.attention(own, head, queries, scratch, clock);
     // The image's operands, and scratch memory for its output: in the tier's eyes it is the only one.
     const size_t image = head / shape_.heads;

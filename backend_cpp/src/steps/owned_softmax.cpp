@@ -31,11 +31,23 @@ bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t constant, unsigned
   const Constant& bias = plan.constant(constant);
   view_.bias_heads = bias.shape[0];
   bias_shift_ = shift;
-  const auto fill = [&](auto& out) {
-    if (index == -1) return bias.copy_to(out, bias.size());
-    return look_up(bias, plan.constant(index), queries_ * keys_, out);
-  };
-  return bias.type == plan::DataType::Int32 ? fill(bias_) : fill(narrow_bias_);
+  return bias.type == plan::DataType::Int32 ? init_bias(plan, bias, index, bias_)
+                                            : init_bias(plan, bias, index, narrow_bias_);
+}
+
+template <typename T>
+bool OwnedSoftmax::init_bias(const CheckedPlan& plan, const Constant& bias, int32_t index, AlignedArray<T>& out) {
+  if (index == -1) return bias.copy_to(out, bias.size());
+  const size_t count = bias.shape[1];
+  runs_.init(plan.constant(index), queries_, keys_, count);
+  has_runs_ = runs_.pays();
+  if (!has_runs_) return look_up(bias, plan.constant(index), queries_ * keys_, out);
+  if (!out.allocate(view_.bias_heads * runs_.stored())) return false;
+  for (size_t head = 0; head < view_.bias_heads; ++head) {
+    T* stored = out.data() + head * runs_.stored();
+    for (size_t u = 0; u < count; ++u) stored[u] = bias.get<T>(head * count + u);
+  }
+  return true;
 }
 
 bool OwnedSoftmax::init_groups(const CheckedPlan& plan, int32_t index) {
@@ -65,16 +77,30 @@ bool OwnedSoftmax::init_groups(const CheckedPlan& plan, int32_t index) {
   return true;
 }
 
-SoftmaxParameters OwnedSoftmax::for_head(size_t head, Range queries, void* scratch) const {
-  SoftmaxParameters parameters = view_;
+ScoreBias OwnedSoftmax::head_bias(size_t head, Range queries, uint8_t* scratch) const {
   const ScoreBias all = bias();
-  const ScoreBias bias = all ? all.from(head % view_.bias_heads * queries_ * keys_) : all;
+  if (!all) return all;
+  const size_t own = head % view_.bias_heads;
+  if (!has_runs_) return all.from(own * queries_ * keys_);
+  const ScoreBias stored = all.from(own * runs_.stored());
+  if (is_narrow()) {
+    int16_t* rows = reinterpret_cast<int16_t*>(scratch + mask_bytes());
+    runs_.write(stored.narrow, queries, rows);
+    return {rows, bias_shift_};
+  }
+  int32_t* rows = reinterpret_cast<int32_t*>(scratch + mask_bytes());
+  runs_.write(stored.wide, queries, rows);
+  return rows;
+}
+
+SoftmaxParameters OwnedSoftmax::for_window(size_t head, ScoreBias bias, Range queries, uint8_t* scratch) const {
+  SoftmaxParameters parameters = view_;
   parameters.bias = bias;
   parameters.bias_heads = 1;
-  if (!has_masks()) return parameters;
+  if (visible_.size() == 0) return parameters;
   const std::vector<int32_t>& rows = windows_[head / heads_ % windows_.size()];
   if (rows.empty()) return parameters;
-  int32_t* output = static_cast<int32_t*>(scratch);
+  int32_t* output = reinterpret_cast<int32_t*>(scratch);
   if (bias.narrow != nullptr) {
     write_bias(rows.data(), [&](size_t i) { return bias.narrow[i] * (1 << bias.shift); }, queries, output);
   } else if (bias.wide != nullptr) {

@@ -4,6 +4,7 @@
 
 #include "kernels/tier.h"
 #include "src/plan/plan.h"
+#include "src/steps/index_runs.h"
 
 namespace packqvit {
 
@@ -24,31 +25,46 @@ class OwnedSoftmax {
 
   Probabilities format() const { return view_.format; }
 
-  // Whether some windows have several groups: for_head() is needed then.
-  bool has_masks() const { return visible_.size() != 0; }
+  // Whether each head has parameters of its own, in scratch memory: for_window() is needed then.
+  bool is_per_head() const { return visible_.size() != 0 || has_runs_; }
 
-  // Of all heads, where there are no masks.
+  // Whether head_bias() is another one for each image.
+  bool differs_by_image() const { return view_.bias_heads != 0 && heads_ % view_.bias_heads != 0; }
+
+  // Of all heads, where they have none of their own.
   SoftmaxParameters view() const {
     SoftmaxParameters view = view_;
     view.bias = bias();
     return view;
   }
 
-  // Scratch memory of for_head().
-  size_t scratch_bytes() const { return has_masks() ? queries_ * keys_ * sizeof(int32_t) : 0; }
+  // Scratch memory of head_bias() and for_window().
+  size_t scratch_bytes() const { return mask_bytes() + (has_runs_ ? runs_.written() * bias_size() : 0); }
 
-  // Of head b * heads + h alone: a bias with one head. Where the head's window has several groups, that is written to
-  // `scratch`, for these queries.
-  SoftmaxParameters for_head(size_t head, Range queries, void* scratch) const;
+  // The bias [queries, keys] of head b * heads + h, of which these queries are looked at. Where it has an index, it is
+  // written to `scratch`.
+  ScoreBias head_bias(size_t head, Range queries, uint8_t* scratch) const;
+
+  // Of head b * heads + h alone, with its head_bias(). Where the head's window has several groups, that is written to
+  // `scratch` with their masks.
+  SoftmaxParameters for_window(size_t head, ScoreBias bias, Range queries, uint8_t* scratch) const;
 
  private:
   [[nodiscard]] bool init_bias(const CheckedPlan& plan, int32_t bias, unsigned shift, int32_t index);
+  template <typename T>
+  [[nodiscard]] bool init_bias(const CheckedPlan& plan, const Constant& bias, int32_t index, AlignedArray<T>& out);
   [[nodiscard]] bool init_groups(const CheckedPlan& plan, int32_t groups);
   template <typename Added>
   void write_bias(const int32_t* rows, const Added& added, Range queries, int32_t* output) const;
 
+  size_t mask_bytes() const {
+    return visible_.size() != 0 ? round_up(queries_ * keys_ * sizeof(int32_t), kAlignment) : 0;
+  }
+  bool is_narrow() const { return narrow_bias_.size() != 0; }
+  size_t bias_size() const { return is_narrow() ? sizeof(int16_t) : sizeof(int32_t); }
+
   ScoreBias bias() const {
-    if (narrow_bias_.size() != 0) return {narrow_bias_.data(), bias_shift_};
+    if (is_narrow()) return {narrow_bias_.data(), bias_shift_};
     return bias_.data();
   }
 
@@ -56,10 +72,12 @@ class OwnedSoftmax {
   size_t heads_ = 0;
   size_t queries_ = 0;
   size_t keys_ = 0;
-  // One of them, or none: as wide as the plan has it.
+  // One of them, or none: as wide as the plan has it. Of all pairs, or as the runs read it.
   AlignedArray<int32_t> bias_;
   AlignedArray<int16_t> narrow_bias_;
   unsigned bias_shift_ = 0;
+  bool has_runs_ = false;
+  IndexRuns runs_;
   // Which keys the tokens of a group see, -1 or 0, one row for each group of the windows that have several; and which
   // row each query of a window has, nothing for windows of one group.
   AlignedArray<int32_t> visible_;

@@ -35,7 +35,7 @@ class SoftmaxStep final : public Step {
     return parallel_tasks(parts, threads_, [&](size_t part) {
       const ScratchPool::Lease lease(memory.scratch);
       const Range rows = part_of(rows_, parts, part);
-      if (softmax_.has_masks()) {
+      if (softmax_.is_per_head()) {
         run_heads(arguments, rows, static_cast<uint8_t*>(lease.data()));
       } else {
         tier_.softmax(arguments, rows, lease.data());
@@ -46,14 +46,15 @@ class SoftmaxStep final : public Step {
  private:
   size_t tier_scratch_bytes() const { return round_up(tier_.softmax_scratch(arguments_.columns), kAlignment); }
 
-  // One head at a time: masks are those of its window.
+  // One head at a time: it has a bias of its own, and the masks of its window.
   void run_heads(SoftmaxArguments arguments, Range rows, uint8_t* scratch) const {
     const size_t size = arguments.rows_per_head;
     for (size_t begin = rows.begin; begin < rows.end;) {
       const size_t head = begin / size;
       const size_t end = std::min(rows.end, (head + 1) * size);
       const Range queries{begin - head * size, end - head * size};
-      arguments.softmax = softmax_.for_head(head, queries, scratch + tier_scratch_bytes());
+      uint8_t* own = scratch + tier_scratch_bytes();
+      arguments.softmax = softmax_.for_window(head, softmax_.head_bias(head, queries, own), queries, own);
       tier_.softmax(arguments, {begin, end}, scratch);
       begin = end;
     }

@@ -106,9 +106,29 @@ class Builder {
     return plan_.constant(Shape{c_.windows, c_.tokens}, numbers);
   }
 
-  int32_t bias() {
-    const auto numbers = random_.numbers<int32_t>(c_.heads * c_.tokens * c_.tokens, -(1 << 29), 3000);
-    return c_.with_bias ? plan_.constant(Shape{c_.heads, c_.tokens, c_.tokens}, numbers) : -1;
+  // A number for each pair, or few numbers and an index, of long runs or of none.
+  void set_bias(plan::AttentionT& op) {
+    if (!c_.with_bias) return;
+    const bool has_index = random_.uniform(0, 3) > 0;
+    const size_t pairs = c_.tokens * c_.tokens;
+    const size_t count = has_index ? 2 * c_.tokens + 3 : pairs;
+    Shape shape{c_.heads, count};
+    if (!has_index) shape = {c_.heads, c_.tokens, c_.tokens};
+    if (random_.uniform(0, 1) == 0) {
+      op.bias = plan_.constant(shape, random_.numbers<int32_t>(c_.heads * count, -(1 << 29), 3000));
+    } else {
+      op.bias = plan_.constant(shape, random_.numbers<int16_t>(c_.heads * count, -(1 << 15), 100));
+      op.bias_shift = static_cast<uint8_t>(random_.uniform(0, 14));
+    }
+    if (!has_index) return;
+    const int64_t longest = random_.uniform(0, 1) == 0 ? 1 : static_cast<int64_t>(count);
+    std::vector<uint8_t> index;
+    while (index.size() < pairs) {
+      const int64_t length = random_.uniform((longest + 1) / 2, longest);
+      const int64_t first = random_.uniform(0, static_cast<int64_t>(count) - length);
+      for (int64_t i = 0; i < length && index.size() < pairs; ++i) index.push_back(static_cast<uint8_t>(first + i));
+    }
+    op.bias_index = plan_.constant(Shape{c_.tokens, c_.tokens}, index);
   }
 
   uint32_t attention(uint32_t q, uint32_t k, uint32_t v, const Order& order, const Shape& map) {
@@ -118,7 +138,7 @@ class Builder {
     fused.v = v;
     fused.heads = static_cast<uint32_t>(c_.heads);
     fused.groups = groups();
-    fused.bias = bias();
+    set_bias(fused);
     fused.multiplier = 20000;
     fused.shift = 1;
     fused.format = format_;
@@ -142,6 +162,8 @@ class Builder {
     softmax.x = add(std::move(scores));
     softmax.groups = fused.groups;
     softmax.bias = fused.bias;
+    softmax.bias_shift = fused.bias_shift;
+    softmax.bias_index = fused.bias_index;
     softmax.multiplier = fused.multiplier;
     softmax.shift = fused.shift;
     softmax.format = fused.format;
