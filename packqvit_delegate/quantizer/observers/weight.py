@@ -10,6 +10,8 @@ from .base import CodeObserver
 
 _EMPTY = 2.0**-24
 """A row so much smaller than the largest is none."""
+_BLOCK = 1 << 16
+"""Weights that are searched at a time: they stay in cache."""
 
 
 def symmetric_scales(
@@ -36,14 +38,30 @@ def symmetric_scales(
     full = torch.where(is_empty, usual, largest) / qmax
     if not search:
         return full.squeeze(1)
+    count = max(1, _BLOCK // rows.shape[1])
+    blocks = [
+        _searched_scales(some, start, qmax, importance)
+        for some, start in zip(rows.split(count), full.split(count), strict=True)
+    ]
+    return torch.cat(blocks).squeeze(1)
+
+
+def _searched_scales(
+    rows: torch.Tensor, full: torch.Tensor, qmax: int, importance: torch.Tensor | None
+) -> torch.Tensor:
+    """Of the scales from `full` [O, 1] on down, those of least error."""
     best, best_error = full, torch.full_like(full, float("inf"))
+    squares = torch.empty_like(rows)
     for fraction in torch.linspace(1.0, 0.35, 40).tolist():
         scale = full * fraction
-        squares = ((rows / scale).round().clamp(-qmax, qmax) * scale - rows).square()
-        error = (squares if importance is None else squares * importance).sum(1, keepdim=True)
+        torch.div(rows, scale, out=squares)
+        squares.round_().clamp_(-qmax, qmax).mul_(scale).sub_(rows).square_()
+        if importance is not None:
+            squares.mul_(importance)
+        error = squares.sum(1, keepdim=True)
         best = torch.where(error < best_error, scale, best)
         best_error = torch.minimum(error, best_error)
-    return best.squeeze(1)
+    return best
 
 
 class WeightObserver(CodeObserver):
