@@ -4,6 +4,7 @@ A chain is analysed by running it on a tensor of indices: whatever way a model s
 heads, the index tensor says which element came from where.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -171,6 +172,42 @@ def row_positions(index: Tensor, channels: int) -> Tensor | None:
     return rows if torch.equal(index, expected) else None
 
 
+def whole_rows(base: Node, chain: list[Node]) -> Tensor | None:
+    """`joined_rows` of the last node of a chain of moves; not to be written to: chains that move alike share it."""
+    moves = tuple(_move(node) for node in chain if is_layout(node))
+    if None not in moves:
+        return _whole_rows(shape_of(base), moves)
+    channels, index = shape_of(base)[-1], index_map(base, chain)
+    return row_positions(index.reshape(*index.shape[:-1], -1, channels), channels)
+
+
+_Move = tuple[Callable[..., Tensor], object, object]
+
+
+def _move(node: Node) -> _Move | None:
+    """What a layout node does, as something that equals what others do; None where a constant says it."""
+    if node.target in RESHAPES:
+        return Tensor.reshape, (shape_of(node),), ()
+    if any(isinstance(argument, Node) for argument in node.args[1:]):
+        return None
+    return node.target, _frozen(node.args[1:]), _frozen(tuple(node.kwargs.items()))  # type: ignore[return-value]
+
+
+def _frozen(argument: object) -> object:
+    return tuple(map(_frozen, argument)) if isinstance(argument, list | tuple) else argument
+
+
+@functools.lru_cache(maxsize=256)  # each layer asks many times, and the layers of a model move alike
+def _whole_rows(shape: tuple[int, ...], moves: tuple[_Move, ...]) -> Tensor | None:
+    index = torch.arange(math.prod(shape)).reshape(shape)
+    for target, args, kwargs in moves:
+        if target in PADS:
+            index = torch.nn.functional.pad(index, args[0], value=NOTHING)  # type: ignore[index]
+        else:
+            index = target(index, *args, **dict(kwargs))  # type: ignore[misc, call-overload]
+    return row_positions(index.reshape(*index.shape[:-1], -1, shape[-1]), shape[-1])
+
+
 def joined_rows(base: Node, node: Node) -> Tensor | None:
     """The rows of `base` [..., C] that each row of `node` [..., k * C] is made of, where only moves are between them.
 
@@ -186,8 +223,7 @@ def joined_rows(base: Node, node: Node) -> Tensor | None:
     found, chain = trace(node, lambda passed: passed is not base and is_layout(passed))
     if found is not base:
         return None
-    index = index_map(base, chain)
-    return row_positions(index.reshape(*index.shape[:-1], -1, channels[0]), channels[0])
+    return whole_rows(base, chain)
 
 
 def moved_rows(base: Node, node: Node) -> Tensor | None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .graph import aten, call, clean_up, find, has_tensor, is_call, is_constant, replacing, reshape, shape_of
-from .layout import index_map, is_bijective, is_transposition, place_rows, row_positions, trace
+from .layout import is_bijective, is_transposition, place_rows, trace, whole_rows
 from .patterns import UNARY_FUNCTIONS
 
 _ROWWISE = (
@@ -95,7 +95,7 @@ def _moved_rows(node: Node, rows: tuple[int, ...]) -> tuple[Node, Tensor] | None
     for start, origin in enumerate([base, *chain[:-1]]):
         shape = shape_of(origin)
         if len(shape) == 3 and shape[1] > 1 and shape[2] == shape_of(node)[-1]:
-            positions = row_positions(index_map(origin, chain[start:]), shape[2])
-            if positions is not None and is_transposition(shape, positions):
-                return origin, positions
+            positions = whole_rows(origin, chain[start:])
+            if positions is not None and is_transposition(shape, positions[..., 0]):  # as wide as node's: k is 1
+                return origin, positions[..., 0]
     return None
