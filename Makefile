@@ -1,7 +1,7 @@
 # Each target is the only command that is needed: it first does what set-up is missing. A second run skips what is done.
 #
 #   PYTHON=python3.11   the Python that the virtual environment is made from (3.10 or later)
-#   DATA=folder         images and weights for the export in `make demo` (docs: README.md); also PACKQVIT_DATA
+#   DATA=folder         images and weights for the export in `make demo` (docs/export.md); also PACKQVIT_DATA
 #   PYTEST_ARGS="-k x"  passed to pytest by `make test` and `make pytest`
 #   BENCH_ARGS="..."    passed to the model benchmark: --model deit_small, --rounds 100, --no-peers, ...
 #   COMPARE_ARGS="..."  passed to the comparison: --model, --weights, --contestant W4A8, --keep, --publish docs, ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,6 +13,7 @@ from rich import box
 from rich.table import Table
 
 from packqvit_delegate.pictures import picture
+from packqvit_delegate.report_page.timing import cpu_name
 
 from .contestants import OURS
 from .operators import Shares
@@ -141,15 +141,6 @@ def plot(results: Sequence[Results], path: Path) -> None:
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(axis="y", length=0)
         axes[-1, 0].set_xlabel("median latency of one image, ms (lower is better)")
-
-
-def cpu_name() -> str:
-    """The CPU's own name for itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def versions() -> dict[str, str]:

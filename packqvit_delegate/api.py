@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,12 +31,16 @@ from .passes.give_codes import OUTPUT_GRIDS
 from .preparation import OutputType, Pair, make_pair
 from .progress import Progress, silent
 from .release import forget_shapes, released
-from .report import DelegationReport, make_report
+from .report import DelegationReport, Source, make_report
+from .sensitivity.report import measure
 from .tuning import TuningMethod, tune
 
 logger = logging.getLogger(__name__)
 
 ByteLayout = Literal["hwc", "chw"]
+
+_LOSSES = "packqvit_losses"
+"""In the meta of an integer graph: how far its operators are from the float model, where that was measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +91,7 @@ def export(
     output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
     metadata: Metadata | None = None,
+    compared: Iterable[Batch] | None = None,
     progress: Progress | None = None,
 ) -> Program:
     """Quantises a Vision Transformer by calibration and lowers it into one integer delegate call.
@@ -116,6 +122,8 @@ def export(
             in float.
         metadata: What the program says of itself, e.g. `loaded.metadata` of `models.load`: how a picture becomes its
             input, names of its classes. runtime.load, `packqvit run` and others then ask for nothing. None: nothing.
+        compared: Images on which every operator is compared with the float model's, for the page that
+            `program.report.save` writes; eight tell enough. None: it has no errors of operators.
         progress: Wraps long loops: progress(iterable, description, length).
 
     Returns:
@@ -141,6 +149,7 @@ def export(
             top_k=top_k,
             output=output,
             has_fallback=bool(partitioners),
+            compared=compared,
         )
         for _ in (progress or silent)(range(1), "lowering", 1):
             program = finish(integer_module, example_inputs, config, byte_input, top_k, output, partitioners, metadata)
@@ -316,17 +325,19 @@ def quantize(
     top_k: int | None = None,
     output: OutputType = "float",
     has_fallback: bool = False,
+    compared: Iterable[Batch] | None = None,
 ) -> GraphModule:
     """The first half of `export`: from the float model to the eager integer graph.
 
     `top_k` changes nothing yet: what `finish` would refuse is refused ahead of the calibration. With `output="int8"`
     the outputs have grids of 8 bits, and are dequantised until `finish` leaves that out. `has_fallback` says that
-    `lower` or `finish` will get `partitioners` (passes.lower_to_integer).
+    `lower` or `finish` will get `partitioners` (passes.lower_to_integer). `compared` as for `export`.
 
     Raises:
         PackQViTError: As `export`.
     """
     batches = Batches(calibration, example_inputs)
+    seen = None if compared is None else Batches(compared, example_inputs)
     images = torch.empty(0)
     if tuning is not None:
         images = (batches if tuning_images is None else Batches(tuning_images, example_inputs)).joined()
@@ -337,6 +348,8 @@ def quantize(
             result = tune(pair.prepared, pair.reference, images, batches.size, tuning, progress)
             logger.info("tuning: loss %.4f before, %.4f after %d steps", result.before, result.after, result.steps)
         integer_module = pair.to_integer(has_fallback=has_fallback)
+        if seen is not None:
+            integer_module.meta[_LOSSES] = measure(pair.reference, integer_module, seen, progress)
         del pair  # its graphs go
         return integer_module
 
@@ -367,7 +380,10 @@ def lower(
         report = make_report(edge)
         for line in log_lines(report.outside):
             logger.warning("%s", line)
-        program = Program(edge.to_executorch(executorch_config(partitioners)), integer_module, report)
+        manager = edge.to_executorch(executorch_config(partitioners))
+        losses, now = integer_module.meta.get(_LOSSES), datetime.datetime.now().astimezone()
+        source = Source(integer_module, manager, metadata or Metadata(), losses, now)
+        program = Program(manager, integer_module, dataclasses.replace(report, source=source))
         forget_shapes(exported.graph)
         del exported, edge
         return program

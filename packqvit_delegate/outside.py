@@ -108,13 +108,21 @@ class Group:
     module: str
     operators: tuple[OutsideOperator, ...]
 
+    @property
+    def counts(self) -> str:
+        """How many of which operators."""
+        counts = Counter(operator.operator for operator in self.operators)
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    @property
+    def places(self) -> str:
+        """The modules, and how many they are."""
+        modules = len({operator.module for operator in self.operators})
+        return (self.module or "the model itself") + (f" ({modules} modules)" if modules > 1 else "")
+
     def render(self) -> str:
         """One line."""
-        counts = Counter(operator.operator for operator in self.operators)
-        names = ", ".join(f"{count} {name}" for name, count in counts.items())
-        modules = len({operator.module for operator in self.operators})
-        places = f" ({modules} modules)" if modules > 1 else ""
-        return f"{self.module or 'the model itself'}{places}: {names}: {self.reason}"
+        return f"{self.places}: {self.counts}: {self.reason}"
 
 
 def grouped(operators: Sequence[OutsideOperator]) -> list[Group]:

@@ -59,18 +59,16 @@ def _operators(program: Path, threads: int, tier: str | None, iterations: int) -
     import torch
 
     from .. import runtime
+    from ..runtime.profile import by_kind
 
     model = runtime.load(program, threads=threads, tier=tier, profile=True)
     inputs = [torch.zeros(takes.shape, dtype=takes.dtype) for takes in model.inputs()]
     for _ in range(iterations):
         model.run(*inputs)
-    sums: dict[str, list[float]] = {}
-    for operator in model.operator_times():
-        kind = operator.name.removeprefix("packqvit_").partition("_default")[0]
-        sums.setdefault(kind, []).append(operator.median)
-    total = sum(map(sum, sums.values())) or 1.0
+    kinds = by_kind(model.operator_times())
+    total = sum(kind.total for kind in kinds) or 1.0
     table = Table("operator", "in one run", "ms", "share", title=f"with {threads} thread(s)", title_justify="left")
-    for kind, times in sorted(sums.items(), key=lambda item: -sum(item[1])):
-        table.add_row(kind, str(len(times)), f"{sum(times):.3f}", f"{100 * sum(times) / total:.1f} %")
+    for kind in kinds:
+        table.add_row(kind.kind, str(kind.count), f"{kind.total:.3f}", f"{100 * kind.total / total:.1f} %")
     table.add_row("in all", "", f"{total:.3f}", "")
     return table

@@ -58,21 +58,29 @@ class Embeddings:
 
 def describe(table: Table, queries: Embeddings, gallery: Embeddings | None, neighbours: int) -> None:
     """Adds the rows that tell how close a program's embeddings are to the float model's, and what they find."""
+    for name, value in figures(queries, gallery, neighbours):
+        table.add_row(name, value)
+
+
+def figures(queries: Embeddings, gallery: Embeddings | None, neighbours: int) -> list[tuple[str, str]]:
+    """Names and values of these rows."""
     cosine = cosine_similarity(queries.integer, queries.real)
-    table.add_row("cosine to float", f"{cosine.mean():.4f} (least {cosine.min():.4f})")
-    table.add_row("signal to noise", f"{signal_to_noise(queries.integer, queries.real):.1f} dB")
     searched, alone = (queries, True) if gallery is None else (gallery, False)
     found = {
         name: nearest_neighbours(getattr(queries, name), getattr(searched, name), neighbours, skip_self=alone)
         for name in ("real", "integer")
     }
     same = int((found["real"][:, 0] == found["integer"][:, 0]).sum())
-    table.add_row("same nearest neighbour", _share(same, len(cosine)))
-    if queries.labels is None or searched.labels is None:
-        return
-    for name, title in (("real", "float"), ("integer", "integer")):
-        right = int((vote(found[name], searched.labels) == queries.labels).sum())
-        table.add_row(f"{neighbours}-NN top-1 {title}", _share(right, len(cosine)))
+    rows = [
+        ("cosine to float", f"{cosine.mean():.4f} (least {cosine.min():.4f})"),
+        ("signal to noise", f"{signal_to_noise(queries.integer, queries.real):.1f} dB"),
+        ("same nearest neighbour", _share(same, len(cosine))),
+    ]
+    if queries.labels is not None and searched.labels is not None:
+        for name, title in (("real", "float"), ("integer", "integer")):
+            right = int((vote(found[name], searched.labels) == queries.labels).sum())
+            rows.append((f"{neighbours}-NN top-1 {title}", _share(right, len(cosine))))
+    return rows
 
 
 def _share(count: int, total: int) -> str:

@@ -43,6 +43,7 @@ CALIBRATION_IMAGES_HELP = "How many of them; default: 128, with --tune 512."
 FALLBACK_HELP = "Which backend gets what stays in float; default: ExecuTorch's own kernels."
 FEATURES_HELP = "Leave the classifier out: the program gives what it reads. With --evaluate, see `packqvit embeddings`."
 STEPS_HELP = "With --tune: steps of 16 images; default: 1000."
+REPORT_HELP = "Write all that is known of the program as one web page, ending in .html: accuracy, errors, times, grids."
 OUTPUT_HELP = "Default: <model>_w<bits>a<bits>.pte."
 NAMES_HELP = f"{LABELS_HELP} They are written into the program, and say which class folder is which class."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
@@ -67,6 +68,7 @@ def export(
     evaluate_images: Annotated[int | None, typer.Option(help="How many of them; default: all.", min=1)] = None,
     labels: Annotated[Path | None, typer.Option(help=NAMES_HELP)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=OUTPUT_HELP)] = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
     max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
@@ -109,6 +111,7 @@ def export(
     from ..data import ImageFolder, read_class_names, synthetic_images
     from ..evaluation import open_images, require_labels
     from ..models import file_stem, load, without_classifier
+    from ..report_page import Timing, check_page
     from ..sensitivity import Limits, MixedPrecision
     from ..tuning import TuningMethod
     from . import export_steps as steps
@@ -126,6 +129,10 @@ def export(
         require_labels(evaluation_folder)
     output = output or Path(f"{file_stem(model)}_w{config.weight_bits}a{config.activation_bits}.pte")
     check_writable(output)
+    if report is not None:
+        check_page(report)
+        if report.absolute() == output.absolute():
+            raise PackQViTError(f"{report} cannot be both: name the program and its report differently")
 
     errors.print(f"Loading {model}", markup=False, highlight=False)
     loaded = with_normalization(load(model, weights), mean, std)
@@ -172,6 +179,7 @@ def export(
         byte_input=layout if input == "uint8" else None,
         top_k=top_k,
         partitioners=steps.partitioners(fallback),
+        compared=images[: steps.COMPARED] if report is not None else None,
         progress=progress,
     )
     program.save(output)
@@ -179,8 +187,14 @@ def export(
     table = facts(f"{loaded.name} W{config.weight_bits}A{config.activation_bits}{', features' if features else ''}")
     table.add_row("weights", escape(loaded.weights))
     reference = loaded.module if float_top1 or features else None
-    if evaluation_folder is not None:
-        judge = steps.judge_features if features else steps.judge_classes
-        judge(table, reference, output, evaluation_folder, preprocessing, processes)
-    steps.describe_program(table, program, output)
+    judged, figures = None, []
+    if evaluation_folder is not None and features:
+        figures = steps.judge_features(table, reference, output, evaluation_folder, preprocessing, processes)
+    elif evaluation_folder is not None:
+        judged = steps.judge_classes(table, reference, output, evaluation_folder, loaded, processes)
+    timing = Timing.of(output)
+    steps.describe_program(table, program, output, timing)
     console.print(table)
+    if report is not None:
+        program.report.save(report, judged, timing, figures)
+        console.print(f"{report} tells all of it", markup=False, highlight=False)

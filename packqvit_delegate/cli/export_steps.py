@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +18,15 @@ from ..calibration import CalibrationMethod
 from ..config import QuantizationConfig
 from ..data import ImageFolder, Preprocessing
 from ..errors import PackQViTError
-from ..evaluation import predict_float, predict_program
 from ..models import LoadedModel
+from ..report_page import Judgement, Timing
 from ..sensitivity import Limits, suggest
 from .console import errors, progress, size
 from .embeddings import NEIGHBOURS
 from .tables import describe
+
+COMPARED = 8
+"""So many of the calibration images show what each operator loses, for the report: seconds for a ViT-Tiny."""
 
 
 def read_images(folder: ImageFolder, preprocessing: Preprocessing) -> Tensor:
@@ -86,14 +87,22 @@ def judge_classes(
     model: nn.Module | None,
     program: Path,
     folder: ImageFolder,
-    preprocessing: Preprocessing,
+    loaded: LoadedModel,
     processes: int,
-) -> None:
+) -> Judgement:
     """Adds the accuracy of a program, and of the float model where it is given."""
     assert folder.labels is not None
-    integer = predict_program(program, folder, preprocessing, processes, progress)
-    reference = None if model is None else predict_float(model, folder, preprocessing, progress=progress)
-    describe(table, integer, reference, folder.labels)
+    judged = Judgement.of(
+        program,
+        folder,
+        loaded.preprocessing,
+        model,
+        class_names=loaded.class_names or (),
+        processes=processes,
+        progress=progress,
+    )
+    describe(table, judged.integer, judged.reference, folder.labels)
+    return judged
 
 
 def judge_features(
@@ -103,16 +112,19 @@ def judge_features(
     folder: ImageFolder,
     preprocessing: Preprocessing,
     processes: int,
-) -> None:
-    """Adds how close the embeddings of a program are to those of the float model."""
-    from .embedding_steps import Embeddings, describe
+) -> list[tuple[str, str]]:
+    """Adds how close the embeddings of a program are to those of the float model; returns what it adds."""
+    from .embedding_steps import Embeddings, figures
 
     assert model is not None
     found = Embeddings.of(program, model, folder, preprocessing, processes, progress)
-    describe(table, found, None, min(NEIGHBOURS, len(folder) - 1))
+    rows = figures(found, None, min(NEIGHBOURS, len(folder) - 1))
+    for name, value in rows:
+        table.add_row(name, value)
+    return rows
 
 
-def describe_program(table: Table, program: Program, path: Path) -> None:
+def describe_program(table: Table, program: Program, path: Path, timing: Timing) -> None:
     """Adds what became of the model, and how long the program takes here."""
     table.add_row(".pte", f"{escape(str(path))} ({size(path.stat().st_size)})")
     table.add_row("delegate calls", str(program.report.delegates))
@@ -123,13 +135,6 @@ def describe_program(table: Table, program: Program, path: Path) -> None:
         "outside the delegates" if program.report.fallbacks else "outside the delegate",
         escape("\n".join(outside)) or "nothing",
     )
-    model = runtime.load(path)
-    takes = model.inputs()[0]
-    image = torch.zeros(takes.shape, dtype=takes.dtype)
+    takes = runtime.load(path).inputs()[0]
     table.add_row("input", f"{takes.dtype} {list(takes.shape)}".removeprefix("torch."))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        model.run(image)
-        seconds.append(time.perf_counter() - start)
-    table.add_row("latency here", f"{1000 * statistics.median(seconds):.1f} ms (median of {len(seconds)})")
+    table.add_row("latency here", f"{timing.latency:.1f} ms (median of {timing.runs})")

@@ -7,6 +7,7 @@ import logging
 import statistics
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,31 @@ class OperatorTime:
     name: str
     runs: int
     median: float
+
+
+@dataclasses.dataclass(frozen=True)
+class KindTime:
+    """All operators of one kind.
+
+    Attributes:
+        kind: E.g. `linear`.
+        count: Of them in one run.
+        total: Milliseconds of all of them in one run.
+    """
+
+    kind: str
+    count: int
+    total: float
+
+
+def by_kind(times: Iterable[OperatorTime]) -> list[KindTime]:
+    """The kinds of operators, those that take longest first."""
+    sums: dict[str, list[float]] = {}
+    for operator in times:
+        kind = operator.name.removeprefix("packqvit_").partition("_default")[0]
+        sums.setdefault(kind, []).append(operator.median)
+    found = [KindTime(kind, len(each), sum(each)) for kind, each in sums.items()]
+    return sorted(found, key=lambda item: -item.total)
 
 
 def operators_of(content: bytes) -> dict[str, str]:

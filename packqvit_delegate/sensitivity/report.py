@@ -49,6 +49,7 @@ class OperatorLoss:
             activations decide it.
         own_snr: As `snr`, for what this operator alone loses: it is compared with the float operator on the very values
             that it got.
+        node: Its name in the integer graph; "" for the output.
     """
 
     layer: str
@@ -57,6 +58,7 @@ class OperatorLoss:
     snr: float
     plain_snr: float
     own_snr: float
+    node: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +215,9 @@ class _Comparison:
     def report(self) -> SensitivityReport:
         """What was measured."""
         blocks = block_count(self._integer)
-        operators = [_loss(place, self._whole[node], self._own[node]) for node, place in self._places.items()]
+        operators = [
+            _loss(place, self._whole[node], self._own[node], node.name) for node, place in self._places.items()
+        ]
         last = Place("output", blocks, "logits" if self._has_classes else "output")
         operators.append(_loss(last, self._answer, self._own_answer))
         agreement, nats, cosine = (total / self._images for total in (self._same, self._divergence, self._cosine))
@@ -229,6 +233,6 @@ def _function_behind(value: Node) -> Callable[[torch.Tensor], torch.Tensor]:
     return function_of(user)
 
 
-def _loss(place: Place, whole: SignalToNoise, own: SignalToNoise) -> OperatorLoss:
-    figures = (round(f, 2) for f in (whole.decibel_per_row(), whole.decibel(), own.decibel_per_row()))
-    return OperatorLoss(place.layer, place.block, place.role, *figures)
+def _loss(place: Place, whole: SignalToNoise, own: SignalToNoise, node: str = "") -> OperatorLoss:
+    snr, plain, alone = (round(f, 2) for f in (whole.decibel_per_row(), whole.decibel(), own.decibel_per_row()))
+    return OperatorLoss(place.layer, place.block, place.role, snr, plain, alone, node)

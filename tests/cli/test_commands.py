@@ -78,8 +78,12 @@ def test_a_picture_held_sideways(program: Path, place: Path) -> None:
 def test_evaluate_needs_nothing_but_the_file(program: Path) -> None:
     output = packqvit("evaluate a.pte labelled --processes 1 --weights w.safetensors")
     top1 = re.search(r"top-1 integer (\d+\.\d+ %)", output)
-    again = packqvit(f"{EXPORT} --bits 8 --evaluate labelled -o again.pte --processes 1")
-    assert top1 is not None and f"top-1 integer {top1[1]}" in again
+    options = "--evaluate labelled --labels names.txt --processes 1 --report report.html"
+    again = packqvit(f"{EXPORT} --bits 8 {options} -o again.pte")
+    assert top1 is not None and f"top-1 integer {top1[1]}" in again and "report.html tells all of it" in again
+    page = program.with_name("report.html").read_text()
+    for words in ("vit_tiny W8A8", "4 images of labelled", "Signal-to-noise", "Where time goes", "packqvit-delegate"):
+        assert words in page
 
 
 def test_inspect(program: Path) -> None:

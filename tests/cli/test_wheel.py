@@ -61,7 +61,7 @@ def test_the_commands_of_a_newcomer(environment: Path, tmp_path: Path) -> None:
         (tmp_path / "photos" / str(label)).mkdir(parents=True)
         picture(label).save(tmp_path / "photos" / str(label) / "a.jpg")
     lines = [
-        "export --model vit_tiny --weights w.safetensors --calibration photos --bits 4 -o a.pte",
+        "export --model vit_tiny --weights w.safetensors --calibration photos --bits 4 -o a.pte --report a.html",
         "run a.pte photos/0/a.jpg",
         "evaluate a.pte photos --processes 1",
         "inspect a.pte",
@@ -74,6 +74,7 @@ def test_the_commands_of_a_newcomer(environment: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     for words in ("delegate calls", "probability", "top-1 integer", "PackQViTBackend", "All that is needed is here."):
         assert words in result.stdout
+    assert (tmp_path / "a.html").stat().st_size > 10_000  # the template is in the wheel
     assert str(environment.parent) in result.stdout  # doctor's library is the wheel's own
     script = subprocess.run([environment / "packqvit", "--version"], cwd=tmp_path, capture_output=True, text=True)
     assert script.stdout.startswith("packqvit 0."), script.stderr

@@ -17,15 +17,11 @@ ELSEWHERE = {
 
 FORMULAS = ("architecture.md", "kernels.md", "numerics.md")
 """Pages whose indented blocks are formulas and diagrams, unless they begin like a command."""
-PICTURES = {"nn.Module                       yours, from timm or from Hugging Face"}
-"""First lines of diagrams elsewhere."""
 COMMAND = re.compile(r"(python|packqvit|make|pip|torchrun|cmake|export|for|\$|\.venv/|build/|[A-Z_]+=)")
 
 NOT_RUN = {
-    "make demo": "installs the package first; CI runs it",
-    "make test": "is what runs this test",
-    "python -m venv ": "the tests run in an environment already",
-    "pip install .": "installs the package; CI does so before anything else",
+    "make demo": "installs the package first; CI runs it, and `make test` is what runs this test",
+    "python -m venv ": "the tests run in an environment already, with the package",
     "make bench": "timing needs a quiet machine; tests/benchmarks check the tools",
     "make compare": "likewise, and takes half an hour; tests/benchmarks/test_compare.py runs it on a micro model",
     "build/bench/": "likewise, and needs Google Benchmark",
@@ -60,7 +56,7 @@ class Block:
         """Whether it has to be a command that runs: all that nothing says otherwise of."""
         if self.kind in ("sh", "bash", "console", "shell", ""):
             return True
-        if self.kind != "indented" or self.first in PICTURES:
+        if self.kind != "indented":
             return False
         return self.page not in FORMULAS or bool(COMMAND.match(self.first))
 
