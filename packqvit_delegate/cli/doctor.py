@@ -15,7 +15,7 @@ from ..version import product_version
 from .console import command, console, facts
 from .session import start
 
-NEEDED = ("torch", "executorch", "torchao", "numpy", "flatbuffers", "pillow", "safetensors")
+NEEDED = ("torch", "executorch", "torchao", "numpy", "flatbuffers", "jinja2", "pillow", "safetensors")
 OPTIONAL = {
     "huggingface-hub": "weights from the hub: pip install packqvit-delegate[hub]",
     "timm": "timm's models: pip install packqvit-delegate[timm]",

@@ -192,7 +192,7 @@ def export(
         figures = steps.judge_features(table, reference, output, evaluation_folder, preprocessing, processes)
     elif evaluation_folder is not None:
         judged = steps.judge_classes(table, reference, output, evaluation_folder, loaded, processes)
-    timing = Timing.of(output)
+    timing = Timing.of(output) if report is not None else Timing.of(output, runs=5, profile=False)
     steps.describe_program(table, program, output, timing)
     console.print(table)
     if report is not None:

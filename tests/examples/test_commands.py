@@ -219,9 +219,13 @@ def test_features_are_judged_without_classes(run, tmp_path, monkeypatch):
     torch.manual_seed(0)
     save_file(VisionTransformer(config).state_dict(), tmp_path / "w.safetensors")
     arguments = "--weights w.safetensors --calibration plain --calibration-images 2 --processes 1 --bits 8"
-    code, output, result = run(export_deit.app, f"{arguments} --features --evaluate labelled --output m.pte --report m.html")
+    code, output, result = run(
+        export_deit.app, f"{arguments} --features --evaluate labelled --output m.pte --report m.html"
+    )
     assert code == 0, result.exception
     assert "signal to noise" in output and "delegate calls" in output
+    page = (tmp_path / "m.html").read_text()
+    assert "same nearest neighbour" in page and "Cosine to the float model" in page and "Not evaluated" not in page
     judge = "m.pte --data {} --weights w.safetensors --processes 1 --neighbours 1"
     code, output, result = run(embeddings.app, judge.format("labelled --gallery labelled"))
     assert code == 0, result.exception

@@ -65,6 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="package")
 def bare() -> Program:
-    """8-bit, and nothing is known of it."""
-    x = images(2)
-    return export(plain_model(), (x[:1],), x, bits=8, method=CHEAP)
+    """8-bit, from bytes to the best classes, and nothing else is known of it."""
+    x, normalization = images(2).clamp(-1, 1), ((0.5,) * 3, (0.5,) * 3)
+    model, example = plain_model(), (x[:1],)
+    return export(model, example, x, bits=8, method=CHEAP, input_normalization=normalization, byte_input="hwc", top_k=3)
