@@ -17,8 +17,9 @@ from models import images
 from packqvit_delegate import PackQViTError, Program, export, runtime
 from packqvit_delegate.evaluation import Answers
 from packqvit_delegate.grids import OffsetGrid, ProbabilityGrid, ResidualGrid
+from packqvit_delegate.outside import OutsideOperator
 from packqvit_delegate.passes.graph import find
-from packqvit_delegate.report import DelegationReport
+from packqvit_delegate.report import DelegationReport, Fallback
 from packqvit_delegate.report_page import Judgement, Timing, check_page
 from packqvit_delegate.report_page.judgement import Change, Confusion
 from packqvit_delegate.report_page.operators import _grid, operator_rows
@@ -132,6 +133,21 @@ def test_what_is_outside(page: Page) -> None:
     rows = page.table("outside of all delegates")
     assert rows[1][0] == "aten::cumsum" and "no integer operator" in rows[1][2]
     assert "1 operator outside" in page.text
+
+
+def test_what_another_backend_takes(made: Made) -> None:
+    def operators(*modules: str) -> tuple[OutsideOperator, ...]:
+        return tuple(OutsideOperator("gelu", "aten::gelu", "<none>", module) for module in modules)
+
+    taken = Fallback("XnnpackBackend", 2, operators("neck"))
+    many = operators(*(f"blocks.{i}.mlp" for i in range(6)))
+    report = dataclasses.replace(made.program.report, fallbacks=(taken,), outside=many)
+    assert report.source is not None
+    page = Page(render(report, report.source))
+    assert page.table("In float in XnnpackBackend: 1 operator in 2 calls")[1] == ["aten::gelu", "neck", "<none>"]
+    lines = page.table("6 outside of all delegates")
+    assert lines[1:] == [["6 aten::gelu", "blocks.*.mlp (6 modules)", "<none>"]]
+    assert "Nothing is outside" not in page.text
 
 
 def test_where_time_goes(page: Page, made: Made) -> None:
