@@ -147,9 +147,19 @@ bench-aarch64: $(STAMPS)/package $(EXECUTORCH_AARCH64)  ## Count AArch64 instruc
 	$(BIN)/python -m benchmarks.instructions --plugin build/libinstruction_counter.so \
 	  --runner build/aarch64-clang/backend_cpp/runner/packqvit_runner
 
+# Not part of `make test`, which installs the wheel of the tree without fetching anything: here the wheel is made of the
+# source distribution, and installed with all that pip fetches for it.
+.PHONY: wheel
+wheel: $(STAMPS)/package $(STAMPS)/test-tools  ## Build dist/: source distribution and wheel, tagged, installed, tried
+	rm -rf build/dist dist
+	$(BIN)/python -m build --no-isolation -o build/dist .
+	$(BIN)/python scripts/repair_wheel.py build/dist/*.whl dist
+	cp build/dist/*.tar.gz dist
+	PACKQVIT_WHEEL=$$(ls dist/*.whl) $(BIN)/python -m pytest -n 0 -m "" tests/cli/test_wheel.py
+
 .PHONY: clean
 clean:  ## Remove the builds, keep .venv
-	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(STAMPS)/package
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(STAMPS)/package
 
 .PHONY: distclean
 distclean: clean  ## Remove .venv as well

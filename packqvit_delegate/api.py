@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from .files import replacing
 from .inputs import plain
 from .memory import executorch_config
 from .metadata import Metadata
+from .methods import FORWARD, for_images, method_names, of_images
 from .outside import log_lines
 from .partitioner import PackQViTPartitioner
 from .passes import give_codes, rank_classes, take_bytes
@@ -51,11 +52,13 @@ class Program:
         program: ExecuTorch's program manager.
         integer_module: The integer graph as an eager module: same inputs, the very bits of the delegate.
         report: What is in the delegate.
+        methods: The integer graph of each method by its name, `forward` first; there are others with `batch_sizes`.
     """
 
     program: ExecutorchProgramManager
     integer_module: GraphModule
     report: DelegationReport
+    methods: Mapping[str, GraphModule]
 
     @property
     def buffer(self) -> bytes:
@@ -91,6 +94,7 @@ def export(
     output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
     metadata: Metadata | None = None,
+    batch_sizes: Sequence[int] | None = None,
     compared: Iterable[Batch] | None = None,
     progress: Progress | None = None,
 ) -> Program:
@@ -122,6 +126,9 @@ def export(
             in float.
         metadata: What the program says of itself, e.g. `loaded.metadata` of `models.load`: how a picture becomes its
             input, names of its classes. runtime.load, `packqvit run` and others then ask for nothing. None: nothing.
+        batch_sizes: Numbers of images that the program takes, each by a method of its own: `forward` the first one,
+            `forward_<n>` the others, e.g. `forward` and `forward_4` for (1, 4). They share one calibration and, in the
+            file, the weights. None: `forward` alone, as many as `example_inputs` have.
         compared: Images on which every operator is compared with the float model's, for the page that
             `program.report.save` writes; eight tell enough. None: it has no errors of operators.
         progress: Wraps long loops: progress(iterable, description, length).
@@ -136,6 +143,8 @@ def export(
     config = normalized(config, input_normalization, metadata)
     check_ends(config, byte_input, top_k, output)
     check_metadata(metadata, example_inputs)
+    if batch_sizes is not None:
+        method_names(batch_sizes)
     with released(model):
         integer_module = quantize(
             model,
@@ -152,7 +161,17 @@ def export(
             compared=compared,
         )
         for _ in (progress or silent)(range(1), "lowering", 1):
-            program = finish(integer_module, example_inputs, config, byte_input, top_k, output, partitioners, metadata)
+            program = finish(
+                integer_module,
+                example_inputs,
+                config,
+                byte_input,
+                top_k,
+                output,
+                partitioners,
+                metadata,
+                batch_sizes,
+            )
         return program
 
 
@@ -200,6 +219,7 @@ def finish(
     output: OutputType = "float",
     partitioners: Sequence[Partitioner] = (),
     metadata: Metadata | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> Program:
     """The end of `export`: from the integer graph to a program with the wanted input and output.
 
@@ -212,9 +232,11 @@ def finish(
         output: As for `export`; "int8" needs an integer graph of `quantize(..., output="int8")`.
         partitioners: As for `export`.
         metadata: As for `export`.
+        batch_sizes: As for `export`.
 
     Raises:
-        PackQViTError: `byte_input`, `top_k` or `output` cannot be had, or `metadata` tells of another program.
+        PackQViTError: `byte_input`, `top_k`, `output` or `batch_sizes` cannot be had, or `metadata` tells of another
+            program.
     """
     check_ends(config, byte_input, top_k, output)
     check_metadata(metadata, example_inputs)
@@ -227,6 +249,26 @@ def finish(
             layout=byte_input or ("chw" if example_inputs[0].ndim == 4 else None),
             product_version=None,
         )
+    modules, inputs = {FORWARD: integer_module}, {FORWARD: example_inputs}
+    if batch_sizes is not None:
+        sizes = method_names(batch_sizes)
+        modules = {name: for_images(integer_module, size) for name, size in sizes.items()}
+        inputs = {name: of_images(example_inputs, size) for name, size in sizes.items()}
+    for name, module in modules.items():
+        inputs[name] = _give_ends(module, inputs[name], config, byte_input, top_k, output)
+    _check_class_names(modules[FORWARD], metadata)
+    return _lower(modules, inputs, partitioners, metadata)
+
+
+def _give_ends(
+    integer_module: GraphModule,
+    example_inputs: tuple[torch.Tensor, ...],
+    config: QuantizationConfig,
+    byte_input: ByteLayout | None,
+    top_k: int | None,
+    output: OutputType,
+) -> tuple[torch.Tensor, ...]:
+    """Gives an integer graph, in place, the wanted input and output; returns example inputs for it."""
     if byte_input is not None:
         assert config.input_normalization is not None
         take_bytes(integer_module, *config.input_normalization, channels_last=byte_input == "hwc")
@@ -237,8 +279,7 @@ def finish(
         rank_classes(integer_module, top_k)
     if output == "int8":
         give_codes(integer_module)
-    _check_class_names(integer_module, metadata)
-    return lower(integer_module, example_inputs, partitioners, metadata)
+    return example_inputs
 
 
 def check_ends(config: QuantizationConfig, byte_input: str | None, top_k: int | None, output: str = "float") -> None:
@@ -370,21 +411,33 @@ def lower(
         metadata: Written as it is; None: the program says nothing of itself.
     """
     check_example_inputs(example_inputs)
-    with released(integer_module):
-        exported = torch.export.export(integer_module, plain(example_inputs))
+    return _lower({FORWARD: integer_module}, {FORWARD: example_inputs}, partitioners, metadata)
+
+
+def _lower(
+    modules: Mapping[str, GraphModule],
+    inputs: Mapping[str, tuple[torch.Tensor, ...]],
+    partitioners: Sequence[Partitioner],
+    metadata: Metadata | None,
+) -> Program:
+    """One program with a method for each integer graph. Constants of the same content are in it once."""
+    first = modules[FORWARD]
+    with released(first):
+        exported = {name: torch.export.export(module, plain(inputs[name])) for name, module in modules.items()}
         edge = to_edge_transform_and_lower(
             exported,
             partitioner=[PackQViTPartitioner(partitioners), *partitioners],
-            constant_methods={**_output_grids(integer_module), **(metadata.constant_methods() if metadata else {})},
+            constant_methods={**_output_grids(first), **(metadata.constant_methods() if metadata else {})},
         )
         report = make_report(edge)
         for line in log_lines(report.outside):
             logger.warning("%s", line)
         manager = edge.to_executorch(executorch_config(partitioners))
-        losses, now = integer_module.meta.get(_LOSSES), datetime.datetime.now().astimezone()
-        source = Source(integer_module, manager, metadata or Metadata(), losses, now)
-        program = Program(manager, integer_module, dataclasses.replace(report, source=source))
-        forget_shapes(exported.graph)
+        losses, now = first.meta.get(_LOSSES), datetime.datetime.now().astimezone()
+        source = Source(first, manager, metadata or Metadata(), losses, now)
+        program = Program(manager, first, dataclasses.replace(report, source=source), modules)
+        for one in exported.values():
+            forget_shapes(one.graph)
         del exported, edge
         return program
 

@@ -72,7 +72,7 @@ def run_program(
         program: the .pte; its input is one image, float32 or uint8 [1, 3, S, S], or uint8 [1, S, S, 3].
         folder: the images.
         preprocessing: with the size S.
-        processes: how many; 1 stays in this process.
+        processes: how many at most; 1 stays in this process.
         progress: wraps the loop over the images.
 
     Returns:
@@ -83,7 +83,7 @@ def run_program(
     def collect(results: Iterable[Outputs]) -> Outputs:
         return _joined(list(progress(results, "integer model", len(chunks))))
 
-    if processes == 1:
+    if processes == 1 or len(chunks) == 1:  # a worker starts for seconds
         model = runtime.load(program)
         return collect(_run(model, chunk, preprocessing) for chunk in chunks)
     # Not forked: the runtime's threads do not survive a fork.

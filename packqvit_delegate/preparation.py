@@ -29,6 +29,7 @@ from .passes import (
     rotate_values,
     split_outlier_channels,
 )
+from .passes.graph import compiled_once
 from .passes.mark_activations import mark_activations
 from .passes.rank_classes import check_ranking
 from .progress import Progress, silent
@@ -118,7 +119,21 @@ def float_graph(
     """
     progress = progress or silent
     check_images(batches, config.input_normalization)
-    module = canonicalize(capture(model, example_inputs))
+    module = capture(model, example_inputs)
+    with compiled_once(module):
+        return _equalized(canonicalize(module), batches, config, method or CalibrationMethod(), progress, top_k, output)
+
+
+def _equalized(
+    module: GraphModule,
+    batches: Batches,
+    config: QuantizationConfig,
+    method: CalibrationMethod,
+    progress: Progress,
+    top_k: int | None,
+    output: OutputType,
+) -> GraphModule:
+    """The canonical graph with what makes it easier to quantise, behind the checks that need no calibration."""
     mark_answers(module)
     if config.input_normalization is not None:
         fold_input_normalization(module, config.input_normalization[1])
@@ -128,7 +143,6 @@ def float_graph(
         check_ranking(module, top_k)
     if output == "int8":
         mark_activations(mark_outputs(module))
-    method = method or CalibrationMethod()
     if _rotates(method, config):
         rotate_values(module)
         if config.residual == "int16":  # the shifts of an int8 stream need channels that differ

@@ -14,7 +14,7 @@ from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
 from .functionalize import needs_functionalization
-from .graph import signature
+from .graph import compiled_once, signature
 from .join_rows import join_rows
 from .mark_activations import mark_activations
 from .merge_adapters import merge_adapters
@@ -109,13 +109,14 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
             "the graph writes into tensors, or has regions of its own (torch.no_grad, autocast): give it to "
             "passes.functionalize_graph first"
         )
-    before = None
-    for _ in range(_MAX_ROUNDS):
-        if (now := signature(graph_module)) == before:
-            break
-        before = now
-        for run in _PASSES:
-            run(graph_module)
-    else:
-        logger.warning("the canonical form was not reached in %d rounds", _MAX_ROUNDS)
-    return mark_activations(graph_module)
+    with compiled_once(graph_module):
+        before = None
+        for _ in range(_MAX_ROUNDS):
+            if (now := signature(graph_module)) == before:
+                break
+            before = now
+            for run in _PASSES:
+                run(graph_module)
+        else:
+            logger.warning("the canonical form was not reached in %d rounds", _MAX_ROUNDS)
+        return mark_activations(graph_module)

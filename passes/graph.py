@@ -16,6 +16,9 @@ from packqvit_delegate.errors import UnsupportedModelError
 
 aten = torch.ops.aten
 
+# Those inside a `compiled_once`.
+_compiled_later: set[GraphModule] = set()
+
 # The integer in slice.Tensor's `end` that means "to the end".
 SLICE_END = 2**63 - 1
 
@@ -258,6 +261,20 @@ def linear_parameters(graph_module: GraphModule, node: Node) -> tuple[Tensor, Te
     return weight, None if bias is None else constant(graph_module, bias)
 
 
+@contextlib.contextmanager
+def compiled_once(graph_module: GraphModule) -> Iterator[None]:
+    """Passes in this block look at the graph alone: its code is compiled behind the last one, not behind each."""
+    if graph_module in _compiled_later:
+        yield
+        return
+    _compiled_later.add(graph_module)
+    try:
+        yield
+    finally:
+        _compiled_later.remove(graph_module)
+        graph_module.recompile()
+
+
 def clean_up(graph_module: GraphModule) -> GraphModule:
     """Removes dead nodes and the parameters, buffers and modules that nothing uses, and recompiles."""
     graph_module.graph.eliminate_dead_code(_has_effect)
@@ -272,7 +289,8 @@ def clean_up(graph_module: GraphModule) -> GraphModule:
                 delattr(module, name)
     _remove_empty_modules(graph_module, "", used)
     graph_module.graph.lint()
-    graph_module.recompile()
+    if graph_module not in _compiled_later:
+        graph_module.recompile()
     return graph_module
 
 

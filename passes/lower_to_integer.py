@@ -18,6 +18,7 @@ from .graph import (
     aten,
     call,
     clean_up,
+    compiled_once,
     complete_modules,
     find,
     has_tensor,
@@ -101,10 +102,11 @@ def _lower(graph_module: GraphModule, kept: dict[str, str]) -> GraphModule:
     for node, reason in context.reasons.items():
         set_reason(node, str(reason))
         name_cause(node, reason.cause)
-    clean_up(spell_out(clean_up(graph_module)))
-    hoist_token_select(graph_module)
-    select_before_norm(graph_module)
-    return explain(complete_modules(graph_module))
+    with compiled_once(graph_module):
+        clean_up(spell_out(clean_up(graph_module)))
+        hoist_token_select(graph_module)
+        select_before_norm(graph_module)
+        return explain(complete_modules(graph_module))
 
 
 def _lower_quantized(context: LoweringContext, quantize: Node) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -71,15 +70,14 @@ def command(function: Callable[P, R]) -> Callable[..., R]:
             errors.print("[bold red]interrupted:[/]", escape(left), highlight=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from error
 
-    hints = typing.get_type_hints(function, include_extras=True)
-    signature = inspect.signature(function)
+    signature = inspect.signature(function, eval_str=True)  # get_type_hints of Python 3.10 would hide what is Annotated
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, default, kind in (("log", None, Log), ("verbose", False, Verbose))
     ]
-    given = [parameter.replace(annotation=hints[name]) for name, parameter in signature.parameters.items()]
-    wrapped.__signature__ = signature.replace(parameters=[*given, *added])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {**hints, "log": Log, "verbose": Verbose}
+    parameters = [*signature.parameters.values(), *added]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
 
 

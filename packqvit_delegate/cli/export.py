@@ -14,6 +14,7 @@ from ..errors import PackQViTError
 from ..files import check_writable
 from .console import command, console, errors, facts, progress
 from .options import (
+    BATCHES_HELP,
     BITS_HELP,
     LABELS_HELP,
     MEAN_HELP,
@@ -22,6 +23,7 @@ from .options import (
     RANDOM,
     STD_HELP,
     WEIGHTS_HELP,
+    batch_sizes_of,
     check_weight_file,
     configuration,
     with_normalization,
@@ -88,6 +90,7 @@ def export(
     input: Annotated[Literal["float", "uint8"], typer.Option(help=INPUT_HELP)] = "float",
     layout: Annotated[Literal["hwc", "chw"], typer.Option(help="Of uint8 inputs.")] = "hwc",
     fallback: Annotated[Literal["xnnpack"] | None, typer.Option(help=FALLBACK_HELP)] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help=BATCHES_HELP)] = None,
     top_k: Annotated[int | None, typer.Option(help="Best classes and scores instead of all logits.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
     float_top1: Annotated[bool, typer.Option(help="Evaluate the float model as well.")] = True,
@@ -101,6 +104,7 @@ def export(
     check_weight_file(weights)
     if weights != RANDOM and calibration is None:
         raise PackQViTError(NEEDS_CALIBRATION)
+    sizes = batch_sizes_of(batch_sizes)
     if tune and calibration is None:
         raise PackQViTError("--tune needs --calibration FOLDER with some hundreds of images to train on")
     start("Starting PyTorch and ExecuTorch")
@@ -179,6 +183,7 @@ def export(
         byte_input=layout if input == "uint8" else None,
         top_k=top_k,
         partitioners=steps.partitioners(fallback),
+        batch_sizes=sizes,
         compared=images[: steps.COMPARED] if report is not None else None,
         progress=progress,
     )

@@ -34,6 +34,8 @@ def inspect(
     table.add_row("made by", f"packqvit-delegate {info.product_version}" if info.product_version else "not said")
     if info.weight_bits is not None:
         table.add_row("widths", f"W{info.weight_bits}A{info.activation_bits}")
+    if len(found.methods) > 1:
+        table.add_row("methods", f"{', '.join(found.methods)}; the first one is shown")
     for name, tensors in (("input", model.inputs()), ("output", model.outputs())):
         for tensor in tensors:
             table.add_row(name, f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}")

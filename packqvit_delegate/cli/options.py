@@ -40,6 +40,9 @@ WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub.
 LABELS_HELP = "Class names in label order, one a line (synset_words.txt)."
 OLD_MODEL_HELP = f"For programs that do not say how pictures are prepared: as for {', '.join(BUILT_IN)}."
 OLD_MEAN_HELP = "For such programs, or: mean of R, G and B, e.g. 0.5,0.5,0.5."
+BATCHES_HELP = (
+    "Numbers of images that the program takes: 1,4 makes the methods forward and forward_4, of the same weights."
+)
 CROP_HELP = "And the side of the centre crop over the resized short side; default: 0.9."
 PROCESSES_HELP = "Processes to evaluate in."
 THREADS_HELP = "Of ExecuTorch's pool; default: its own choice."
@@ -117,6 +120,25 @@ def with_normalization(loaded: LoadedModel, mean: str | None, std: str | None) -
         raise PackQViTError("--mean and --std go together: give both, e.g. --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5")
     changed = dataclasses.replace(loaded.preprocessing, mean=numbers("--mean", mean), std=numbers("--std", std))
     return dataclasses.replace(loaded, preprocessing=changed)
+
+
+def batch_sizes_of(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of images that an option lists; None: it is not given.
+
+    Raises:
+        PackQViTError: It is something else, or `forward` would not take one image, as the other commands want it to.
+    """
+    if text is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise PackQViTError(f"--batch-sizes {text!r} must be numbers with commas between, e.g. 1,4") from error
+    if sizes[0] != 1 or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise PackQViTError(
+            f"--batch-sizes {text!r} must begin with 1, for `forward`, and have each number once: e.g. 1,4"
+        )
+    return sizes
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...]:

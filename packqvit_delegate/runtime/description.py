@@ -9,10 +9,11 @@ from pathlib import Path
 
 import packqvit_delegate.serialization.plan_generated as fb
 
+from ..errors import PackQViTError
 from ..metadata import Metadata
 from ..serialization.blob import MAGIC, unwrap_plan
 from .program_file import read_program
-from .program_tables import backends, constants, kernel_calls
+from .program_tables import backends, constants, kernel_calls, methods, processed_data
 
 _KINDS = {number: name for name, number in vars(fb.Operator).items() if not name.startswith("_")}
 
@@ -45,17 +46,19 @@ class Description:
     Attributes:
         size: Bytes of the file.
         metadata: What the program says of itself.
-        backends: That its forward method calls.
+        methods: Names of all methods that compute; what follows is of the one that was asked for.
+        backends: That it calls.
         outside: Operators that it runs outside of all backends, by how often.
         operators: Integer operators of its delegates, by how often.
         layers: Linear layers of its delegates.
         arena: Bytes of the delegates' intermediate values.
-        constants: Bytes of the delegates' constants.
+        constants: Bytes of the delegates' constants; other methods may share them.
         output_grids: Scale and zero point of each output that is codes.
     """
 
     size: int
     metadata: Metadata
+    methods: tuple[str, ...]
     backends: tuple[str, ...]
     outside: Counter[str]
     operators: Counter[str]
@@ -74,11 +77,15 @@ def describe(program: str | Path | bytes, method: str = "forward") -> Descriptio
 
     Raises:
         MissingFileError: There is no such file.
-        PackQViTError: It is no program, or a delegate in it is damaged or of another version.
+        PackQViTError: It is no program, has no such method, or a delegate in it is damaged or of another version.
     """
     content = read_program(program)
     known = constants(content)
-    plans = [fb.PlanT.InitFromPackedBuf(unwrap_plan(content[at:])) for at in _delegates(content)]
+    names = tuple(name for name in methods(content) if name not in known)
+    if method not in names:
+        raise PackQViTError(f"the program has no method {method!r}, only {', '.join(names)}")
+    plans = [fb.PlanT.InitFromPackedBuf(unwrap_plan(content[at:])) for at in _delegates(content, method)]
+    segments = {segment.key: segment.size for plan in plans for segment in plan.segments or ()}
     grids: list[tuple[float, int]] = []
     while (scale := known.get(f"output_scale_{len(grids)}")) is not None:
         zero_point = known.get(f"output_zero_point_{len(grids)}", (0,))
@@ -86,22 +93,24 @@ def describe(program: str | Path | bytes, method: str = "forward") -> Descriptio
     return Description(
         size=len(content),
         metadata=Metadata.of_constants(known),
+        methods=names,
         backends=tuple(backends(content, method)),
         outside=Counter(kernel_calls(content, method)),
         operators=Counter(_KINDS[node.opType] for plan in plans for node in plan.nodes),
         layers=tuple(layer for plan in plans for layer in _layers(plan)),
         arena=sum(plan.arenaSize for plan in plans),
-        constants=sum(segment.size for plan in plans for segment in plan.segments or ()),
+        constants=sum(segments.values()),
         output_grids=tuple(grids),
     )
 
 
-def _delegates(content: bytes) -> list[int]:
-    found, at = [], content.find(MAGIC)
-    while at >= 0:
-        found.append(at)
-        at = content.find(MAGIC, at + 1)
-    return found
+def _delegates(content: bytes, method: str) -> list[int]:
+    """Where the blobs of our delegates begin."""
+    try:
+        found = processed_data(content, method)
+    except Exception as error:  # whatever reading damaged tables leads to
+        raise PackQViTError("a delegate of the program is damaged; copy or export it again") from error
+    return [at for at in found if content.startswith(MAGIC, at)]
 
 
 def _layers(plan: fb.PlanT) -> list[Layer]:

@@ -27,6 +27,10 @@ _CALLED = {_KERNEL_CALL: 16, 2: 18}
 _PLAN, _CHAIN, _DELEGATE, _UNION, _TENSOR_FIELDS = (4, 8, 10, 12, 14, 16, 18, 20), (8,), (4, 6), (4, 6), (8, 10)
 """Fields that are read without a look whether they are there."""
 _MAX_DIMENSIONS = 16
+_IN_SEGMENT = 1
+"""Of DataLocation."""
+_SEGMENTS_AT = 24
+"""Where the header says where segments begin (program_file.py)."""
 
 
 def check_tables(content: bytes) -> None:
@@ -85,6 +89,40 @@ def backends(content: bytes, method: str) -> list[str]:
     plans = _tables(Table(content, int.from_bytes(content[:4], "little")), 6)
     found = (_text(delegate, 4) for plan in plans if _text(plan, 4) == method for delegate in _tables(plan, 18))
     return list(dict.fromkeys(found))
+
+
+def methods(content: bytes) -> list[str]:
+    """Names of the methods of a program, constant ones too.
+
+    Args:
+        content: A whole .pte whose tables were checked.
+    """
+    return [_text(plan, 4) for plan in _tables(Table(content, int.from_bytes(content[:4], "little")), 6)]
+
+
+def processed_data(content: bytes, method: str) -> list[int]:
+    """Where in the file the processed bytes of a method's delegates begin.
+
+    Args:
+        content: A whole .pte whose tables were checked.
+        method: One that the program has, or not.
+
+    Raises:
+        Exception: Of any kind, where a delegate's bytes are said to be nowhere.
+    """
+    program = Table(content, int.from_bytes(content[:4], "little"))
+    inline, segments = list(_tables(program, 10)), list(_tables(program, 12))
+    found = []
+    for plan in _tables(program, 6):
+        for delegate in _tables(plan, 18) if _text(plan, 4) == method else ():
+            (reference,) = _table(delegate, 6)
+            index = _number(reference, 6)
+            if _number(reference, 4, number_types.Int8Flags) == _IN_SEGMENT:
+                first = int.from_bytes(content[_SEGMENTS_AT : _SEGMENTS_AT + 8], "little")
+                found.append(first + _number(segments[index], 4, number_types.Uint64Flags))
+            else:
+                found.append(inline[index].Vector(inline[index].Offset(4)))
+    return found
 
 
 def kernel_calls(content: bytes, method: str) -> list[str]:
@@ -169,9 +207,9 @@ def _text(table: Table, slot: int) -> str:
     return str(table.String(table.Pos + offset).decode("utf-8")) if offset else ""
 
 
-def _number(table: Table, slot: int) -> int:
+def _number(table: Table, slot: int, flags: type = number_types.Int32Flags) -> int:
     offset = table.Offset(slot)
-    return table.Get(number_types.Int32Flags, table.Pos + offset) if offset else 0
+    return table.Get(flags, table.Pos + offset) if offset else 0
 
 
 def _length(table: Table, slot: int) -> int:

@@ -106,6 +106,13 @@ def test_inspect(program: Path) -> None:
     assert "linear_default 48 x 48 8 2304 int8 -127 to 127" in output
 
 
+def test_several_numbers_of_images(place: Path) -> None:
+    packqvit(f"{EXPORT} --bits 8 --batch-sizes 1,2 -o both.pte")
+    assert runtime.load("both.pte", "forward_2").inputs()[0].shape == (2, 3, 32, 32)
+    assert "methods forward, forward_2; the first one is shown" in packqvit("inspect both.pte")
+    assert "top-1 integer" in packqvit("evaluate both.pte labelled")
+
+
 def test_benchmark(program: Path) -> None:
     output = packqvit("benchmark a.pte --threads 1 --tier reference --iterations 3 --warmup 1 --operators")
     assert re.search(r"reference 1 \d+\.\d{3} \d+\.\d{3}", output)
