@@ -47,9 +47,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: the garbage collector need not look at a million objects again and again."""
+    """What is imported stays: the garbage collector need not look at a million objects again and again.
+
+    Nor at every 700 new ones, of which an export makes millions: a twentieth of its time, for 40 MiB.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.hookimpl(trylast=True)
