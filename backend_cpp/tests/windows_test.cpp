@@ -25,6 +25,9 @@ const WindowsCase kCases[] = {
     {1, 1, 64, 2, 5, true, false, false},
     {2, 6, 16, 2, 16, true, true, true},
     {2, 1, 2, 1, 1, false, true, false},
+    // A bias of more than 32 KiB, which is written out a head at a time.
+    {2, 2, 100, 2, 8, true, true, false},
+    {1, 3, 100, 2, 3, true, true, true},
     // Enough for two threads to take the attention into a chain.
     {4, 40, 4, 2, 8, true, true, false},
     {4, 40, 4, 2, 8, false, true, true},

@@ -9,6 +9,9 @@ namespace {
 // Below all scores, with any bias: docs/numerics.md, softmax.
 constexpr int32_t kMask = -(1 << 29);
 
+// A bias of so few bytes is kept for all pairs: in the first stages of Swin, few heads are written out for many windows.
+constexpr size_t kSmallBias = 32 * 1024;
+
 // The elements of a bias at each pair's column: [heads, pairs] of [heads, U].
 template <typename T>
 bool look_up(const Constant& bias, const Constant& columns, size_t pairs, AlignedArray<T>& out) {
@@ -40,7 +43,7 @@ bool OwnedSoftmax::init_bias(const CheckedPlan& plan, const Constant& bias, int3
   if (index == -1) return bias.copy_to(out, bias.size());
   const size_t count = bias.shape[1];
   runs_.init(plan.constant(index), queries_, keys_, count);
-  has_runs_ = runs_.pays();
+  has_runs_ = runs_.pays() && view_.bias_heads * queries_ * keys_ * sizeof(T) > kSmallBias;
   if (!has_runs_) return look_up(bias, plan.constant(index), queries_ * keys_, out);
   if (!out.allocate(view_.bias_heads * runs_.stored())) return false;
   for (size_t head = 0; head < view_.bias_heads; ++head) {
