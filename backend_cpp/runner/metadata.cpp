@@ -2,8 +2,9 @@
 
 #include <executorch/extension/module/module.h>
 
-#include <sstream>
+#include <algorithm>
 #include <stdexcept>
+#include <string_view>
 
 namespace packqvit {
 namespace {
@@ -26,9 +27,12 @@ std::vector<EValue> values_of(Module& module, const std::string& method, size_t 
 
 std::vector<std::string> lines_of(const EValue& value) {
   std::vector<std::string> lines;
-  const auto text = value.toString();
-  std::istringstream stream(std::string(text.begin(), text.end()));
-  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  const std::string_view text = value.toString();
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines.emplace_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
   return lines;
 }
 
