@@ -24,7 +24,6 @@ NOT_RUN = {
     "make test": "is what runs this test",
     "python -m venv ": "the tests run in an environment already, with the package",
     "pip install .": "installs the package; CI does so before anything else",
-    'pip install "$(ls dist/': "installs a wheel; tests/cli/test_wheel.py does so",
     "make bench": "timing needs a quiet machine; tests/benchmarks check the tools",
     "make compare": "likewise, and takes half an hour; tests/benchmarks/test_compare.py runs it on a micro model",
     "build/bench/": "likewise, and needs Google Benchmark",
