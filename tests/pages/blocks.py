@@ -20,10 +20,8 @@ FORMULAS = ("architecture.md", "kernels.md", "numerics.md")
 COMMAND = re.compile(r"(python|packqvit|make|pip|torchrun|cmake|export|for|\$|\.venv/|build/|[A-Z_]+=)")
 
 NOT_RUN = {
-    "make demo": "installs the package first; CI runs it",
-    "make test": "is what runs this test",
+    "make demo": "installs the package first; CI runs it, and `make test` is what runs this test",
     "python -m venv ": "the tests run in an environment already, with the package",
-    "pip install .": "installs the package; CI does so before anything else",
     "make bench": "timing needs a quiet machine; tests/benchmarks check the tools",
     "make compare": "likewise, and takes half an hour; tests/benchmarks/test_compare.py runs it on a micro model",
     "build/bench/": "likewise, and needs Google Benchmark",
