@@ -9,7 +9,8 @@ namespace {
 // Below all scores, with any bias: docs/numerics.md, softmax.
 constexpr int32_t kMask = -(1 << 29);
 
-// A bias of so few bytes is kept for all pairs: in the first stages of Swin, few heads are written out for many windows.
+// A bias of so few bytes is kept for all pairs: in the first stages of Swin, few heads are written out for many
+// windows.
 constexpr size_t kSmallBias = 32 * 1024;
 
 // The elements of a bias at each pair's column: [heads, pairs] of [heads, U].
