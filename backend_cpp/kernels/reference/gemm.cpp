@@ -44,25 +44,23 @@ void store_row(const GemmArguments& arguments, size_t row, size_t column, const 
   const size_t n = arguments.weights->n;
   const size_t columns = std::min(kTileColumns, n - column);
   Code* output = static_cast<Code*>(arguments.output) + row * n + column;
-  using Limits = std::numeric_limits<Code>;
   for (size_t j = 0; j < columns; ++j) {
     const size_t c = column + j;
     const int32_t sum = acc[j] + arguments.bias[c];
     if constexpr (kEpilogue == Epilogue::kAccumulate) {
       output[j] = sum;
-    } else if constexpr (kEpilogue == Epilogue::kRequantize && sizeof(Code) == 2) {
-      output[j] = static_cast<Code>(requantizer.round(requantizer.scale(sum, c), Limits::min(), Limits::max()));
-    } else if constexpr (kEpilogue == Epilogue::kRequantize) {
+    } else if constexpr (kEpilogue == Epilogue::kRequantize && sizeof(Code) == 1) {
       const int32_t code = requantizer(sum, c);
       output[j] = arguments.table != nullptr ? arguments.table[code + 128] : static_cast<Code>(code);
     } else {
-      int32_t base;
+      int32_t base = 0;  // of wide codes: the sum with no position
       if constexpr (kEpilogue == Epilogue::kAddResidual) {
         const int32_t code = static_cast<const Code*>(arguments.addend)[row * n + c];
         base = scale_residual(sizeof(Code) == 1 ? code * 256 : code, arguments.residual_multiplier[c]);
-      } else {
+      } else if constexpr (kEpilogue == Epilogue::kAddPosition) {
         base = static_cast<const int16_t*>(arguments.addend)[row * n + c];
       }
+      using Limits = std::numeric_limits<Code>;
       const int32_t steps = base + requantizer.scale(sum, c);
       output[j] = static_cast<Code>(requantizer.round(steps, Limits::min(), Limits::max()));
     }

@@ -33,6 +33,8 @@ class IndexRuns {
     runs_.shrink_to_fit();
   }
 
+  explicit operator bool() const { return !runs_.empty(); }
+
   // Whether the runs take less time than the numbers would take to load.
   bool pays() const { return runs_.size() * kLeastLength <= rows_ * columns_; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 namespace packqvit {
 namespace {
@@ -12,21 +13,6 @@ constexpr int32_t kMask = -(1 << 29);
 // A bias of so few bytes is kept for all pairs: in the first stages of Swin, few heads are written out for many
 // windows.
 constexpr size_t kSmallBias = 32 * 1024;
-
-// The elements of a bias at each pair's column: [heads, pairs] of [heads, U].
-template <typename T>
-bool look_up(const Constant& bias, const Constant& columns, size_t pairs, AlignedArray<T>& out) {
-  const size_t heads = bias.shape[0];
-  if (!out.allocate(heads * pairs)) return false;
-  for (size_t pair = 0; pair < pairs; ++pair) {
-    const size_t column = columns.type == plan::DataType::UInt8 ? columns.get<uint8_t>(pair)
-                                                                : static_cast<size_t>(columns.get<int16_t>(pair));
-    for (size_t head = 0; head < heads; ++head) {
-      out[head * pairs + pair] = bias.get<T>(head * bias.shape[1] + column);
-    }
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -42,14 +28,24 @@ bool OwnedSoftmax::init_bias(const CheckedPlan& plan, int32_t constant, unsigned
 template <typename T>
 bool OwnedSoftmax::init_bias(const CheckedPlan& plan, const Constant& bias, int32_t index, AlignedArray<T>& out) {
   if (index == -1) return bias.copy_to(out, bias.size());
+  const size_t heads = view_.bias_heads;
+  const size_t pairs = queries_ * keys_;
   const size_t count = bias.shape[1];
-  runs_.init(plan.constant(index), queries_, keys_, count);
-  has_runs_ = runs_.pays() && view_.bias_heads * queries_ * keys_ * sizeof(T) > kSmallBias;
-  if (!has_runs_) return look_up(bias, plan.constant(index), queries_ * keys_, out);
-  if (!out.allocate(view_.bias_heads * runs_.stored())) return false;
-  for (size_t head = 0; head < view_.bias_heads; ++head) {
-    T* stored = out.data() + head * runs_.stored();
-    for (size_t u = 0; u < count; ++u) stored[u] = bias.get<T>(head * count + u);
+  IndexRuns runs;
+  runs.init(plan.constant(index), queries_, keys_, count);
+  AlignedArray<T> numbers;
+  if (!numbers.allocate(heads * runs.stored())) return false;
+  for (size_t head = 0; head < heads; ++head) {
+    for (size_t u = 0; u < count; ++u) numbers[head * runs.stored() + u] = bias.get<T>(head * count + u);
+  }
+  if (runs.pays() && heads * pairs * sizeof(T) > kSmallBias) {
+    runs_ = std::move(runs);
+    out = std::move(numbers);
+    return true;
+  }
+  if (!out.allocate((heads - 1) * pairs + runs.written())) return false;
+  for (size_t head = 0; head < heads; ++head) {
+    runs.write(numbers.data() + head * runs.stored(), {0, queries_}, out.data() + head * pairs);
   }
   return true;
 }
@@ -85,7 +81,7 @@ ScoreBias OwnedSoftmax::head_bias(size_t head, Range queries, uint8_t* scratch) 
   const ScoreBias all = bias();
   if (!all) return all;
   const size_t own = head % view_.bias_heads;
-  if (!has_runs_) return all.from(own * queries_ * keys_);
+  if (!runs_) return all.from(own * queries_ * keys_);
   const ScoreBias stored = all.from(own * runs_.stored());
   if (is_narrow()) {
     int16_t* rows = reinterpret_cast<int16_t*>(scratch + mask_bytes());

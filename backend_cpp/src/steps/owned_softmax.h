@@ -26,7 +26,7 @@ class OwnedSoftmax {
   Probabilities format() const { return view_.format; }
 
   // Whether each head has parameters of its own, in scratch memory: for_window() is needed then.
-  bool is_per_head() const { return visible_.size() != 0 || has_runs_; }
+  bool is_per_head() const { return visible_.size() != 0 || runs_; }
 
   // Whether head_bias() is another one for each image.
   bool differs_by_image() const { return view_.bias_heads != 0 && heads_ % view_.bias_heads != 0; }
@@ -39,7 +39,7 @@ class OwnedSoftmax {
   }
 
   // Scratch memory of head_bias() and for_window().
-  size_t scratch_bytes() const { return mask_bytes() + (has_runs_ ? runs_.written() * bias_size() : 0); }
+  size_t scratch_bytes() const { return mask_bytes() + (runs_ ? runs_.written() * bias_size() : 0); }
 
   // The bias [queries, keys] of head b * heads + h, of which these queries are looked at. Where it has an index, it is
   // written to `scratch`.
@@ -76,8 +76,7 @@ class OwnedSoftmax {
   AlignedArray<int32_t> bias_;
   AlignedArray<int16_t> narrow_bias_;
   unsigned bias_shift_ = 0;
-  bool has_runs_ = false;
-  IndexRuns runs_;
+  IndexRuns runs_;  // empty: of all pairs
   // Which keys the tokens of a group see, -1 or 0, one row for each group of the windows that have several; and which
   // row each query of a window has, nothing for windows of one group.
   AlignedArray<int32_t> visible_;
