@@ -8,6 +8,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,16 +112,34 @@ def trace(node: Node, accept: Callable[[Node], bool] = is_layout) -> tuple[Node,
 
 def apply(node: Node, value: Tensor) -> Tensor:
     """Runs one layout node on another tensor (a list of tensors for a node that splits); integers are index maps."""
-    if node.target is operator.getitem:
-        return value[node.args[1]]  # type: ignore[index]
-    if node.target in RESHAPES:
-        return value.reshape(shape_of(node))
-    if node.target is aten.index_select.default:
+    move = _move(node)
+    if move is None:
         return value.index_select(node.args[1], constant_index(node))  # type: ignore[arg-type]
-    if node.target in PADS:
+    return _moved(value, move)
+
+
+_Move = tuple[Callable[..., Tensor], tuple[Any, ...], tuple[tuple[str, Any], ...]]
+
+
+def _move(node: Node) -> _Move | None:
+    """What a layout node does, as something that equals what others do; None of an index_select by a constant."""
+    if node.target in RESHAPES:
+        return Tensor.reshape, (shape_of(node),), ()
+    if node.target is aten.index_select.default:
+        return None
+    return node.target, _frozen(node.args[1:]), _frozen(tuple(node.kwargs.items()))  # type: ignore[return-value]
+
+
+def _frozen(argument: Any) -> Any:
+    return tuple(map(_frozen, argument)) if isinstance(argument, list | tuple) else argument
+
+
+def _moved(value: Tensor, move: _Move) -> Tensor:
+    target, args, kwargs = move
+    if target in PADS:
         filling = 0.0 if value.is_floating_point() else NOTHING
-        return torch.nn.functional.pad(value, node.args[1], value=filling)  # type: ignore[arg-type]
-    return node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        return torch.nn.functional.pad(value, args[0], value=filling)
+    return target(value, *args, **dict(kwargs))
 
 
 def permutation(node: Node) -> list[int]:
@@ -177,35 +196,18 @@ def whole_rows(base: Node, chain: list[Node]) -> Tensor | None:
     moves = tuple(_move(node) for node in chain if is_layout(node))
     if None not in moves:
         return _whole_rows(shape_of(base), moves)
-    channels, index = shape_of(base)[-1], index_map(base, chain)
-    return row_positions(index.reshape(*index.shape[:-1], -1, channels), channels)
-
-
-_Move = tuple[Callable[..., Tensor], object, object]
-
-
-def _move(node: Node) -> _Move | None:
-    """What a layout node does, as something that equals what others do; None where a constant says it."""
-    if node.target in RESHAPES:
-        return Tensor.reshape, (shape_of(node),), ()
-    if any(isinstance(argument, Node) for argument in node.args[1:]):
-        return None
-    return node.target, _frozen(node.args[1:]), _frozen(tuple(node.kwargs.items()))  # type: ignore[return-value]
-
-
-def _frozen(argument: object) -> object:
-    return tuple(map(_frozen, argument)) if isinstance(argument, list | tuple) else argument
+    return _rows_of(index_map(base, chain), shape_of(base)[-1])
 
 
 @functools.lru_cache(maxsize=256)  # each layer asks many times, and the layers of a model move alike
 def _whole_rows(shape: tuple[int, ...], moves: tuple[_Move, ...]) -> Tensor | None:
-    index = torch.arange(math.prod(shape)).reshape(shape)
-    for target, args, kwargs in moves:
-        if target in PADS:
-            index = torch.nn.functional.pad(index, args[0], value=NOTHING)  # type: ignore[index]
-        else:
-            index = target(index, *args, **dict(kwargs))  # type: ignore[misc, call-overload]
-    return row_positions(index.reshape(*index.shape[:-1], -1, shape[-1]), shape[-1])
+    index = functools.reduce(_moved, moves, torch.arange(math.prod(shape)).reshape(shape))
+    return _rows_of(index, shape[-1])
+
+
+def _rows_of(index: Tensor, channels: int) -> Tensor | None:
+    """`row_positions` of an index [..., k * channels], k in a row: [..., k]."""
+    return row_positions(index.reshape(*index.shape[:-1], -1, channels), channels)
 
 
 def joined_rows(base: Node, node: Node) -> Tensor | None:
