@@ -15,15 +15,17 @@ using executorch::runtime::Error;
 
 namespace {
 
-// Cuts [heads of all images] x [queries] into tasks. A head is cut only where there are too few of them to share among
-// the threads: each part of a head prepares the same keys or values again.
+// Cuts [images] x [heads] x [queries] into tasks: a head of some images, or windows; where there are too few of them,
+// of a part of the queries, because each part of a head prepares the same keys or values again.
 template <typename Work>
-Error run_heads(size_t heads, size_t queries, size_t threads, ScratchPool& scratch, const Work& work) {
+Error run_heads(size_t images, size_t heads, size_t queries, size_t threads, ScratchPool& scratch, const Work& work) {
   const size_t tasks = threads == 1 ? 1 : 2 * threads;
-  const size_t parts = std::min(queries, divide_up(tasks, heads));
-  return parallel_tasks(heads * parts, threads, [&](size_t task) {
+  const size_t image_parts = std::min(images, divide_up(2 * tasks, heads));
+  const size_t parts = std::min(queries, divide_up(tasks, heads * image_parts));
+  return parallel_tasks(heads * image_parts * parts, threads, [&](size_t task) {
     const ScratchPool::Lease lease(scratch);
-    work(task / parts, part_of(queries, parts, task % parts), lease.data());
+    const size_t head = task / parts;
+    work(head % heads, part_of(images, image_parts, head / heads), part_of(queries, parts, task % parts), lease.data());
   });
 }
 
@@ -75,9 +77,12 @@ class AttentionScoresStep final : public Step {
   Error run(const Memory& memory) const override {
     const AttentionScoresArguments arguments{shape_, q_.codes(memory), memory.value<const int8_t>(k_),
                                              memory.value<int32_t>(output_)};
-    return run_heads(
-        batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
-        [&](size_t head, Range queries, void* scratch) { tier_.attention_scores(arguments, head, queries, scratch); });
+    return run_heads(batch_, shape_.heads, shape_.queries, threads_, memory.scratch,
+                     [&](size_t head, Range images, Range queries, void* scratch) {
+                       for (size_t image = images.begin; image < images.end; ++image) {
+                         tier_.attention_scores(arguments, image * shape_.heads + head, queries, scratch);
+                       }
+                     });
   }
 
  private:
@@ -117,9 +122,12 @@ class AttentionValuesStep final : public Step {
                                              memory.value<const int8_t>(v_),
                                              requantizer_.view(),
                                              memory.value<int8_t>(output_)};
-    return run_heads(
-        batch_ * shape_.heads, shape_.queries, threads_, memory.scratch,
-        [&](size_t head, Range queries, void* scratch) { tier_.attention_values(arguments, head, queries, scratch); });
+    return run_heads(batch_, shape_.heads, shape_.queries, threads_, memory.scratch,
+                     [&](size_t head, Range images, Range queries, void* scratch) {
+                       for (size_t image = images.begin; image < images.end; ++image) {
+                         tier_.attention_values(arguments, image * shape_.heads + head, queries, scratch);
+                       }
+                     });
   }
 
  private:
@@ -185,25 +193,19 @@ class AttentionStep final : public RowStep {
     }
   }
 
-  // A task is a head of some images, or windows, or where there are too few of them a part of one's queries.
   Error run(const Memory& memory) const override {
     const AttentionArguments arguments = this->arguments(memory);
     std::atomic<uint64_t> ticks[kParts] = {};
     const et_timestamp_t start = now();
-    const size_t tasks = threads_ == 1 ? 1 : 2 * threads_;
-    const size_t image_parts = std::min(batch_, divide_up(2 * tasks, shape_.heads));
-    const size_t heads = image_parts * shape_.heads;
-    const size_t parts = std::min(shape_.queries, divide_up(tasks, heads));
-    const Error error = parallel_tasks(heads * parts, threads_, [&](size_t task) {
-      const ScratchPool::Lease lease(memory.scratch);
-      AttentionClock clock{now, 0, 0, 0};
-      const size_t head = task / parts;
-      run_head(arguments, head % shape_.heads, part_of(batch_, image_parts, head / shape_.heads),
-               part_of(shape_.queries, parts, task % parts), lease.data(), memory.tracer != nullptr ? &clock : nullptr);
-      ticks[kScores] += clock.scores;
-      ticks[kSoftmax] += clock.softmax;
-      ticks[kValues] += clock.values;
-    });
+    const Error error =
+        run_heads(batch_, shape_.heads, shape_.queries, threads_, memory.scratch,
+                  [&](size_t head, Range images, Range queries, void* scratch) {
+                    AttentionClock clock{now, 0, 0, 0};
+                    run_head(arguments, head, images, queries, scratch, memory.tracer != nullptr ? &clock : nullptr);
+                    ticks[kScores] += clock.scores;
+                    ticks[kSoftmax] += clock.softmax;
+                    ticks[kValues] += clock.values;
+                  });
     if (memory.tracer != nullptr) log_parts(memory.tracer, start, now(), ticks);
     return error;
   }
