@@ -1,7 +1,6 @@
 #include <arm_neon.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/neon/neon.h"
 
@@ -59,26 +58,19 @@ inline const int16_t* padding_mask(size_t columns_in_block) {
   return kMask + kCodeBlock - columns_in_block;
 }
 
-// Octaves of a row, and the sum of their weights where codes are log2. `last` is where the last block begins; its
-// padding counts nothing.
-template <Probabilities kFormat, bool kLeft>
+// Octaves of a row; returns the sum of their weights. `last` is where the last block begins; its padding counts
+// nothing.
+template <bool kLeft>
 uint32_t octaves_of_row(const Octaves& octaves, const int32_t* x, size_t last, size_t columns, int16_t* e) {
   int32x4_t sum = vdupq_n_s32(0);
-  for (size_t j = 0; j < last; j += kCodeBlock) {
-    const int16x8_t low = octaves.of<kLeft>(x + j);
-    const int16x8_t high = octaves.of<kLeft>(x + j + 8);
-    vst1q_s16(e + j, low);
-    vst1q_s16(e + j + 8, high);
-    if constexpr (kFormat == Probabilities::kLog2) {
-      sum = vpadalq_s16(sum, exp2_weights(low));
-      sum = vpadalq_s16(sum, exp2_weights(high));
-    }
-  }
+  const auto add = [&](size_t j, int16x8_t octave) {
+    vst1q_s16(e + j, octave);
+    sum = vpadalq_s16(sum, exp2_weights(octave));
+  };
+  for (size_t j = 0; j < last; j += 8) add(j, octaves.of<kLeft>(x + j));
   const int16_t* mask = padding_mask(columns - last);
   for (size_t j = last; j < last + kCodeBlock; j += 8) {
-    const int16x8_t octave = vmaxq_s16(octaves.of<kLeft>(x + j), vld1q_s16(mask + j - last));
-    vst1q_s16(e + j, octave);
-    if constexpr (kFormat == Probabilities::kLog2) sum = vpadalq_s16(sum, exp2_weights(octave));
+    add(j, vmaxq_s16(octaves.of<kLeft>(x + j), vld1q_s16(mask + j - last)));
   }
   return vaddvq_u32(vreinterpretq_u32_s32(sum));
 }
@@ -93,20 +85,29 @@ void log2_codes(const int16_t* e, int32_t normaliser, size_t size, uint8_t* code
   }
 }
 
-// Returns the sum of the codes.
-uint32_t linear_codes(const int16_t* e, size_t size, uint8_t* codes) {
+// The same columns straight to linear codes; returns their sum.
+template <bool kLeft>
+uint32_t linear_codes_of_row(const Octaves& octaves, const int32_t* x, size_t last, size_t columns, uint8_t* codes) {
   const int16x8_t offset = vdupq_n_s16(kLargestCodeExponent);
-  const auto code = [&](size_t j) {
-    const int16x8_t octave = vqaddq_s16(vld1q_s16(e + j), offset);
-    const int16x8_t shift = vsubq_s16(vdupq_n_s16(-6), vshrq_n_s16(octave, 10));
-    return vqmovun_s16(vrshlq_s16(exp2_mantissas(octave), shift));
+  const auto code = [&](int16x8_t octave) {
+    const int16x8_t exponent = vqaddq_s16(octave, offset);
+    const int16x8_t shift = vsubq_s16(vdupq_n_s16(-6), vshrq_n_s16(exponent, 10));
+    return vqmovun_s16(vrshlq_s16(exp2_mantissas(exponent), shift));
   };
   uint32x4_t sum = vdupq_n_u32(0);
-  for (size_t j = 0; j < size; j += kCodeBlock) {
-    const uint8x16_t block = vcombine_u8(code(j), code(j + 8));
+  const auto add = [&](size_t j, uint8x8_t low, uint8x8_t high) {
+    const uint8x16_t block = vcombine_u8(low, high);
     vst1q_u8(codes + j, block);
     sum = vpadalq_u16(sum, vpaddlq_u8(block));
+  };
+  for (size_t j = 0; j < last; j += kCodeBlock) {
+    add(j, code(octaves.of<kLeft>(x + j)), code(octaves.of<kLeft>(x + j + 8)));
   }
+  const int16_t* mask = padding_mask(columns - last);
+  const auto last_code = [&](size_t j) {
+    return code(vmaxq_s16(octaves.of<kLeft>(x + last + j), vld1q_s16(mask + j)));
+  };
+  add(last, last_code(0), columns - last > 8 ? last_code(8) : vdup_n_u8(0));
   return vaddvq_u32(sum);
 }
 
@@ -121,33 +122,40 @@ int32_t maximum_of(const int32_t* x, size_t columns) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(maxima[0], maxima[1]), vmaxq_s32(maxima[2], maxima[3])));
 }
 
-// x += bias; returns the largest sum. Sums beyond the contract wrap around. load(j): four numbers from j on.
-template <typename Load>
-int32_t add_bias(int32_t* x, const ScoreBias& bias, size_t columns, const Load& load) {
-  int32x4_t maxima[4] = {vdupq_n_s32(INT32_MIN), vdupq_n_s32(INT32_MIN), vdupq_n_s32(INT32_MIN),
-                         vdupq_n_s32(INT32_MIN)};
-  const auto add = [&](size_t j, int32x4_t& largest) {
-    const int32x4_t sum = vaddq_s32(vld1q_s32(x + j), load(j));
-    vst1q_s32(x + j, sum);
-    largest = vmaxq_s32(largest, sum);
+// x += bias; returns the largest sum. Sums beyond the contract wrap around. sums_of(j): of four columns from j on.
+template <typename Sums>
+int32_t store_sums(int32_t* x, size_t columns, const Sums& sums_of) {
+  // The last columns overlap others, whose sums are stored twice: they are read before that.
+  const int32x4_t last = sums_of(columns - 4);
+  int32x4_t maxima[4] = {last, last, last, last};
+  const auto store = [&](size_t j, int32x4_t& largest) {
+    const int32x4_t sums = sums_of(j);
+    vst1q_s32(x + j, sums);
+    largest = vmaxq_s32(largest, sums);
   };
   size_t j = 0;
   for (; j + kCodeBlock <= columns; j += kCodeBlock) {
-    for (size_t i = 0; i < 4; ++i) add(j + 4 * i, maxima[i]);
+    for (size_t i = 0; i < 4; ++i) store(j + 4 * i, maxima[i]);
   }
-  for (; j + 4 <= columns; j += 4) add(j, maxima[0]);
-  int32_t largest = vmaxvq_s32(vmaxq_s32(vmaxq_s32(maxima[0], maxima[1]), vmaxq_s32(maxima[2], maxima[3])));
-  for (; j < columns; ++j) {
-    x[j] = static_cast<int32_t>(static_cast<uint32_t>(x[j]) + static_cast<uint32_t>(bias[j]));
-    largest = std::max(largest, x[j]);
-  }
-  return largest;
+  for (; j + 4 <= columns; j += 4) store(j, maxima[0]);
+  vst1q_s32(x + columns - 4, last);
+  return vmaxvq_s32(vmaxq_s32(vmaxq_s32(maxima[0], maxima[1]), vmaxq_s32(maxima[2], maxima[3])));
 }
 
 int32_t add_bias(int32_t* x, const ScoreBias& bias, size_t columns) {
-  if (bias.narrow == nullptr) return add_bias(x, bias, columns, [&](size_t j) { return vld1q_s32(bias.wide + j); });
-  const int32x4_t shift = vdupq_n_s32(static_cast<int32_t>(bias.shift));
-  return add_bias(x, bias, columns, [&](size_t j) { return vshlq_s32(vmovl_s16(vld1_s16(bias.narrow + j)), shift); });
+  if (columns < 4) {
+    for (size_t j = 0; j < columns; ++j) {
+      x[j] = static_cast<int32_t>(static_cast<uint32_t>(x[j]) + static_cast<uint32_t>(bias[j]));
+    }
+    return *std::max_element(x, x + columns);
+  }
+  if (const int32_t* wide = bias.wide) {
+    return store_sums(x, columns, [=](size_t j) { return vaddq_s32(vld1q_s32(x + j), vld1q_s32(wide + j)); });
+  }
+  // Shifts are at most 14: the power is within int16.
+  const int16_t* narrow = bias.narrow;
+  const int16_t power = static_cast<int16_t>(1 << bias.shift);
+  return store_sums(x, columns, [=](size_t j) { return vmlal_n_s16(vld1q_s32(x + j), vld1_s16(narrow + j), power); });
 }
 
 }  // namespace
@@ -158,16 +166,13 @@ uint32_t softmax_row(const SoftmaxParameters& parameters, int32_t* scores, const
   const size_t last = padded - kCodeBlock;
   const int32_t maximum = bias ? add_bias(scores, bias, columns) : maximum_of(scores, columns);
   const Octaves below(maximum, parameters);
-  const auto octaves_by = [&](auto format) {
-    constexpr Probabilities kFormat = decltype(format)::value;
-    return parameters.shift < 0 ? octaves_of_row<kFormat, true>(below, scores, last, columns, octaves)
-                                : octaves_of_row<kFormat, false>(below, scores, last, columns, octaves);
-  };
+  const bool left = parameters.shift < 0;
   if (parameters.format == Probabilities::kLinear) {
-    octaves_by(std::integral_constant<Probabilities, Probabilities::kLinear>{});
-    return linear_codes(octaves, padded, codes);
+    return left ? linear_codes_of_row<true>(below, scores, last, columns, codes)
+                : linear_codes_of_row<false>(below, scores, last, columns, codes);
   }
-  const uint32_t sum = octaves_by(std::integral_constant<Probabilities, Probabilities::kLog2>{});
+  const uint32_t sum = left ? octaves_of_row<true>(below, scores, last, columns, octaves)
+                            : octaves_of_row<false>(below, scores, last, columns, octaves);
   log2_codes(octaves, log2_of_sum(sum), padded, codes);
   return 0;
 }

@@ -267,18 +267,21 @@ class AttentionStep final : public RowStep {
   template <size_t kWidth>
   void move_columns(const int8_t* from, size_t head, Range queries, int8_t* output) const {
     const size_t width = kWidth != 0 ? kWidth : shape_.head_size;
-    const size_t column = head % shape_.heads * width;
+    const size_t stride = channels();
     const size_t size = rows_.size();
     const size_t first = head / shape_.heads * shape_.queries + queries.begin;
     size_t in_group = first % size;
-    int8_t* group = output + (first - in_group) * channels() + column;
-    for (size_t query = queries.begin; query < queries.end; ++query) {
-      int8_t* to = group + static_cast<size_t>(rows_[in_group]) * channels();
-      std::memcpy(to, from + query * channels() + column, width);
-      if (++in_group == size) {
-        in_group = 0;
-        group += size * channels();
+    int8_t* group = output + (first - in_group) * stride + head % shape_.heads * width;
+    from += queries.begin * stride + head % shape_.heads * width;
+    for (size_t left = queries.end - queries.begin; left != 0;) {
+      const size_t count = std::min(left, size - in_group);
+      const int32_t* rows = rows_.data() + in_group;
+      for (size_t i = 0; i < count; ++i, from += stride) {
+        std::memcpy(group + static_cast<size_t>(rows[i]) * stride, from, width);
       }
+      left -= count;
+      in_group = 0;
+      group += size * stride;
     }
   }
 

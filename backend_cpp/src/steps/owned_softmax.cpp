@@ -102,9 +102,11 @@ SoftmaxParameters OwnedSoftmax::for_window(size_t head, ScoreBias bias, Range qu
   if (rows.empty()) return parameters;
   int32_t* output = reinterpret_cast<int32_t*>(scratch);
   if (bias.narrow != nullptr) {
-    write_bias(rows.data(), [&](size_t i) { return bias.narrow[i] * (1 << bias.shift); }, queries, output);
+    write_bias(
+        rows.data(), [narrow = bias.narrow, power = 1 << bias.shift](size_t i) { return narrow[i] * power; }, queries,
+        output);
   } else if (bias.wide != nullptr) {
-    write_bias(rows.data(), [&](size_t i) { return bias.wide[i]; }, queries, output);
+    write_bias(rows.data(), [wide = bias.wide](size_t i) { return wide[i]; }, queries, output);
   } else {
     write_bias(rows.data(), [](size_t) { return 0; }, queries, output);
   }
