@@ -404,6 +404,11 @@ def _quantize(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
 
 
+@_rule(_packqvit.rotary.default, _packqvit.rotate.default)
+def _rotary(call: Call) -> ImageAxis:
+    return call.alone(call.node.args[0], range(1, len(call.shape)))  # type: ignore[arg-type]
+
+
 @_rule(_packqvit.select_tokens.default, _packqvit.mean_tokens.default, _packqvit.max_tokens.default)
 def _tokens(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], [1])  # type: ignore[arg-type]

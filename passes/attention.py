@@ -7,7 +7,7 @@ from torch.fx import Node
 
 from .codes import codes_of_constant, skip_codes, value_users
 from .graph import aten, is_call, is_constant, shape_of
-from .head_norm import HeadNorm, match_head_norm
+from .head_norm import HeadNorm, Rotary, match_head_norm, match_rotary, split_linear
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Attention:
         heads: H.
         query_norm: What normalises each head of q, as in cosine attention and QK-norm, or None.
         key_norm: The same of k.
+        query_rotary: Rotary positions of q, behind its norm, or None.
+        key_rotary: The same of k.
     """
 
     query: Node
@@ -41,6 +43,8 @@ class Attention:
     heads: int
     query_norm: HeadNorm | None = None
     key_norm: HeadNorm | None = None
+    query_rotary: Rotary | None = None
+    key_rotary: Rotary | None = None
 
     @property
     def has_constant_query(self) -> bool:
@@ -68,8 +72,8 @@ def match_attention(softmax: Node) -> Attention | None:
     transposed: Any = scores.args[1]
     if not is_call(transposed, aten.transpose.int) or transposed.args[1:] != (-2, -1):
         return None
-    query, query_norm = _queries(scores.args[0])
-    key, key_norm = _normed_projection(transposed.args[0])
+    query, query_norm, query_rotary = _queries(scores.args[0])
+    key, key_norm, key_rotary = _changed_projection(transposed.args[0])
     value = _projection(values.args[1])
     permute = _only_user(values, aten.permute.default)
     output = permute and _only_user(permute, aten.reshape.default)
@@ -78,14 +82,31 @@ def match_attention(softmax: Node) -> Attention | None:
     _, heads, _, channels = shape_of(values)
     if not _is_head_exchange(permute) or shape_of(output)[-1] != heads * channels:
         return None
-    scale = scaled.args[1]
-    return Attention(query, key, value, scores, scale, bias, softmax, values, output, heads, query_norm, key_norm)
+    return Attention(
+        query,
+        key,
+        value,
+        scores,
+        scaled.args[1],
+        bias,
+        softmax,
+        values,
+        output,
+        heads,
+        query_norm,
+        key_norm,
+        query_rotary,
+        key_rotary,
+    )
 
 
-def _queries(heads: Any) -> tuple[Node | None, HeadNorm | None]:
-    """A constant, with or without codes, or the linear that gives q, and its norm."""
+_Projection = tuple[Node | None, HeadNorm | None, Rotary | None]
+
+
+def _queries(heads: Any) -> _Projection:
+    """A constant, with or without codes, or the linear that gives q, its norm and its rotation."""
     is_shared = is_constant(heads) or codes_of_constant(heads) is not None
-    return (heads, None) if is_shared else _normed_projection(heads)
+    return (heads, None, None) if is_shared else _changed_projection(heads)
 
 
 def _is_head_exchange(node: Any) -> bool:
@@ -93,22 +114,21 @@ def _is_head_exchange(node: Any) -> bool:
     return is_call(node, aten.permute.default) and list(node.args[1]) == [0, 2, 1, 3]
 
 
-def _normed_projection(heads: Any) -> tuple[Node | None, HeadNorm | None]:
-    """The linear behind linear -> reshape [B, N, H, d] [-> norm] -> permute [0, 2, 1, 3], and the norm."""
-    norm = match_head_norm(skip_codes(heads.args[0])) if _is_head_exchange(heads) else None
-    return (_projection(heads), None) if norm is None else (norm.source, norm)
+def _changed_projection(heads: Any) -> _Projection:
+    """The linear behind linear -> reshape [B, N, H, d] [-> norm] [-> rotary] -> permute [0, 2, 1, 3], and those."""
+    if not _is_head_exchange(heads):
+        return None, None, None
+    value = skip_codes(heads.args[0])
+    rotary = match_rotary(value)
+    if rotary is not None:
+        return rotary.linear, rotary.norm, rotary
+    norm = match_head_norm(value)
+    return (_projection(heads), None, None) if norm is None else (norm.source, norm, None)
 
 
 def _projection(heads: Any) -> Node | None:
     """The linear behind linear -> reshape [B, N, H, d] -> permute [0, 2, 1, 3]."""
-    if not _is_head_exchange(heads):
-        return None
-    split = heads.args[0]
-    linear: Any = skip_codes(split.args[0]) if is_call(split, aten.reshape.default) else None
-    if not is_call(linear, aten.linear.default):
-        return None
-    shape = shape_of(split)
-    return linear if shape_of(linear) == (*shape[:2], shape[2] * shape[3]) else None
+    return split_linear(heads.args[0]) if _is_head_exchange(heads) else None
 
 
 def _only_user(node: Node, target: Any) -> Node | None:

@@ -22,6 +22,7 @@ from .normalize_convolution import normalize_convolution
 from .normalize_indices import normalize_indices
 from .normalize_patches import normalize_patches
 from .normalize_rms import normalize_rms
+from .normalize_rotary import normalize_rotary
 from .normalize_unary import normalize_unary
 from .order_patch_features import order_patch_features
 from .orient_residual import orient_residual
@@ -44,6 +45,7 @@ _PASSES = (
     merge_adapters,
     join_rows,
     split_joined_inputs,
+    normalize_rotary,
     sink_layouts,
     split_qkv,
     decompose_attention,

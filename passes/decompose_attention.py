@@ -32,6 +32,8 @@ from .integer.masks import MASKED
 from .layout import RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
 from .reasons import NotLowered, describe, listed, read_by, set_reason
 
+_ROTARY = torch.ops.packqvit.rotary.default
+
 # Takes the place of -inf: it has the same effect on a row that has anything else, and is a number.
 _MASKED = torch.finfo(torch.float32).min
 
@@ -70,6 +72,7 @@ class _Projection:
         features: Its output feature by head and channel, [H, d].
         factor: What the model multiplies its output with, float64 [H, d].
         norm: The norm of each head's channels that `factor` is behind, or None.
+        rotary: The rotation of each head's channels that comes last, or None.
     """
 
     linear: Node
@@ -78,6 +81,7 @@ class _Projection:
     features: Tensor
     factor: Tensor
     norm: Node | None = None
+    rotary: Node | None = None
 
     @property
     def heads(self) -> int:
@@ -299,11 +303,12 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     else:
         query = _projection(graph_module, scores.query, "q", transposed=False)
     values = _projection(graph_module, value, "v", transposed=False)
-    if values.norm is not None:
-        raise NotLowered(
-            f"v is normalised by {describe(values.norm)} ahead of the attention: it would have to come from its linear "
-            "layer as it is"
-        )
+    for change in (values.norm, values.rotary):
+        if change is not None:
+            raise NotLowered(
+                f"v goes through {describe(change)} ahead of the attention: it would have to come from its linear layer "
+                "as it is"
+            )
     if not bool((values.factor == 1).all()):
         raise NotLowered(
             f"v is scaled by {values.factor.abs().max():.4g} ahead of the attention: its linear layer would have to "
@@ -393,14 +398,14 @@ def _constant_queries(graph_module: GraphModule, scores: _Scores, key: _Projecti
 
 
 def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bool) -> _Projection:
-    """Walks from an operand of attention back over moves, scalings and one norm to the linear it comes from.
+    """Walks from an operand of attention back over moves, scalings, a rotation and a norm to the linear it comes from.
 
     Raises:
         NotLowered: It comes from something else, or not all channels of each token are in it once.
     """
 
     def accept(passed: Node) -> bool:
-        return is_layout(passed) or _scaled_first(graph_module, passed) is not None
+        return is_layout(passed) or is_call(passed, _ROTARY) or _scaled_first(graph_module, passed) is not None
 
     norm, chain = trace(node, accept)
     if is_call(norm, aten.rms_norm.default, aten.layer_norm.default) and len(norm.users) == 1:
@@ -415,8 +420,8 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
     if linear_parameters(graph_module, linear) is None:
         raise NotLowered(
             f"{name} of the attention comes from {describe(linear)}: it would have to come from a linear layer with "
-            "constant weights, with nothing but the split into heads, a norm of each head and constant factors in "
-            "between"
+            "constant weights, with nothing but the split into heads, a norm and rotary positions of each head and "
+            "constant factors in between"
         )
     *leading, width = shape_of(linear)
     if len(leading) < 2:
@@ -443,7 +448,22 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
     factor = (factor.transpose(-1, -2) if transposed else factor).reshape(rows // tokens, -1, tokens, index.shape[-1])
     if not torch.equal(factor[:1, :, :1].expand_as(factor), factor):
         raise NotLowered(f"{name} of the attention is multiplied by constants that differ between tokens")
-    return _Projection(linear, rows // tokens, tokens, features, factor[0, :, 0], norm)
+    by_channel = factor[0, :, 0]
+    rotary = next((passed for passed in chain if is_call(passed, _ROTARY)), None)
+    if rotary is not None:
+        _check_rotary(rotary, chain, index_map(linear, chain[: chain.index(rotary)]), index, by_channel, name)
+    return _Projection(linear, rows // tokens, tokens, features, by_channel, norm, rotary)
+
+
+def _check_rotary(rotary: Node, chain: list[Node], before: Tensor, behind: Tensor, factor: Tensor, name: str) -> None:
+    """Raises NotLowered where a rotation is not of the heads as attention takes them, with one factor for each."""
+    alone = sum(is_call(passed, _ROTARY) for passed in chain) == 1
+    same = before.dim() == 4 and torch.equal(before.transpose(1, 2).flatten(), behind.flatten())
+    if not alone or not same or not torch.equal(factor[:, :1].expand_as(factor), factor):
+        raise NotLowered(
+            f"{name} of the attention goes through {describe(rotary)}: nothing but one factor for each head would have "
+            "to be between that and the scores"
+        )
 
 
 def _keeps_heads(norm: Node, normalised: Tensor, index: Tensor) -> bool:
@@ -474,7 +494,7 @@ def _scaled_first(graph_module: GraphModule, node: Node) -> Tensor | None:
 
 
 def _heads(graph_module: GraphModule, projection: _Projection) -> Node:
-    """Inserts linear -> reshape [B, N, H, d] [-> norm [-> mul]] -> permute [0, 2, 1, 3].
+    """Inserts linear -> reshape [B, N, H, d] [-> norm [-> mul]] [-> rotary] -> permute [0, 2, 1, 3].
 
     The linear is new if its features move or are scaled, or if its rows are to be grouped as attention takes them.
     """
@@ -499,6 +519,8 @@ def _heads(graph_module: GraphModule, projection: _Projection) -> Node:
             alike = torch.equal(factor[:, :1].expand_as(factor), factor)
             number = (factor[:, :1] if alike else factor).to(heads.meta["val"].dtype)
             heads = call(graph_module, aten.mul.Tensor, heads, add_constant(graph_module, number, "head_factor"))
+    if projection.rotary is not None:
+        heads = call(graph_module, _ROTARY, heads, *projection.rotary.args[1:])
     return call(graph_module, aten.permute.default, heads, [0, 2, 1, 3])
 
 

@@ -1,10 +1,11 @@
-"""The norm of q or k in front of scores, and the RMSNorm of rows: recognised literally, with or without quantisers."""
+"""The norm and the rotary positions of q or k in front of scores, and the RMSNorm of rows: recognised literally, with or without quantisers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from .codes import skip_codes
@@ -28,6 +29,48 @@ class HeadNorm:
     value: Node
 
 
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions of q or k.
+
+    Attributes:
+        source: What is rotated, the linear [B, N, H * d] or the result of a norm, [B, N, H, d].
+        norm: That norm, or None.
+        value: The result, [B, N, H, d].
+    """
+
+    source: Node
+    norm: HeadNorm | None
+    value: Node
+
+    @property
+    def linear(self) -> Node:
+        """Where it all comes from."""
+        return self.source if self.norm is None else self.norm.source
+
+
+def match_rotary(value: Any) -> Rotary | None:
+    """The rotation that ends in `value`: linear -> reshape [B, N, H, d] [-> norm] -> rotary, or None."""
+    if not is_call(value, torch.ops.packqvit.rotary.default) or not all(map(is_constant, value.args[1:3])):
+        return None
+    rotated = skip_codes(value.args[0])
+    norm = match_head_norm(rotated)
+    if norm is not None:
+        return Rotary(norm.value, norm, value)
+    linear = split_linear(rotated)
+    return None if linear is None else Rotary(linear, None, value)
+
+
+def split_linear(split: Any) -> Node | None:
+    """The linear [B, N, H * d] that a reshape brings to [B, N, H, d], or None."""
+    if not is_call(split, aten.reshape.default) or len(shape_of(split)) != 4:
+        return None
+    linear = skip_codes(split.args[0])
+    batch, tokens, heads, channels = shape_of(split)
+    is_linear = is_call(linear, aten.linear.default) and shape_of(linear) == (batch, tokens, heads * channels)
+    return linear if is_linear else None
+
+
 def match_head_norm(value: Any) -> HeadNorm | None:
     """The norm that ends in `value`: linear -> reshape [B, N, H, d] -> norm [-> mul constant], or None."""
     norm, factor = value, None
@@ -35,13 +78,10 @@ def match_head_norm(value: Any) -> HeadNorm | None:
         norm, factor = value.args
     if not is_call(norm, aten.rms_norm.default, aten.layer_norm.default):
         return None
-    split = norm.args[0]
-    if not is_call(split, aten.reshape.default) or len(shape_of(split)) != 4:
+    linear = split_linear(norm.args[0])
+    if linear is None:
         return None
-    batch, tokens, heads, channels = shape_of(split)
-    linear = skip_codes(split.args[0])
-    if not is_call(linear, aten.linear.default) or shape_of(linear) != (batch, tokens, heads * channels):
-        return None
+    *_, heads, channels = shape_of(norm)
     parameters = [argument for argument in norm.args[2:] if isinstance(argument, Node)]
     if list(norm.args[1]) != [channels] or not all(map(is_constant, parameters)):
         return None

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -24,6 +25,7 @@ _CONSUMERS = {
     aten.div.Scalar,
     aten.rms_norm.default,
     aten.layer_norm.default,
+    torch.ops.packqvit.rotary.default,
 }
 
 

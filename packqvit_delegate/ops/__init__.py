@@ -12,6 +12,7 @@ from .layer_norm import head_norm, layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .pooling import max_tokens, mean_tokens
 from .quantize import dequantize, quantize
+from .rotary import rotary, rotate
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
 from .tokens import join_tokens, lookup_table, repeat_tokens, requantize_add, requantize_codes, select_tokens
 
@@ -40,6 +41,8 @@ __all__ = [
     "repeat_tokens",
     "requantize_add",
     "requantize_codes",
+    "rotary",
+    "rotate",
     "select_tokens",
     "softmax",
     "take_scores",

@@ -183,15 +183,19 @@ class PackQViTQuantizer(Quantizer):
             _set_output(image if joined_rows(source, image) is None else source, self.specs.activation(8))
 
     def _annotate_attention(self, attention: Attention) -> None:
-        inputs = [(attention.key, attention.key_norm), (attention.value, None)]
+        inputs = [
+            (attention.key, attention.key_norm, attention.key_rotary),
+            (attention.value, None, None),
+        ]
         if attention.has_constant_query:
             _set_input(attention.scores, 0, self.specs.attention_input(constant=True))
         else:
-            inputs.insert(0, (attention.query, attention.query_norm))
-        for linear, norm in inputs:
-            if norm is not None:
-                _set_output(linear, self.specs.branch())
-            _set_output(linear if norm is None else norm.value, self.specs.attention_input())
+            inputs.insert(0, (attention.query, attention.query_norm, attention.query_rotary))
+        for linear, *changes in inputs:
+            *before, last = [linear, *(change.value for change in changes if change is not None)]
+            for value in before:
+                _set_output(value, self.specs.branch())
+            _set_output(last, self.specs.attention_input())
         _set_output(attention.softmax, self.specs.probabilities())
         bits = self.config.activation_bits_of(layer_name(attention.output))
         _set_output(attention.output, self.specs.activation(bits))

@@ -290,6 +290,17 @@ def emit_head_norm(plan: PlanBuilder, node: Node) -> fb.HeadNormT:
     return table
 
 
+@emits("rotate")
+def emit_rotate(plan: PlanBuilder, node: Node) -> fb.RotateT:
+    """packqvit.rotate."""
+    x, cosine, sine, partner, multiplier, shift, left_shift, fraction_bits, qmin, qmax = node.args
+    table = fb.RotateT()
+    table.x, table.cosine, table.sine = plan.read_shaped(x), plan.constant(cosine), plan.constant(sine)
+    table.partner = list(partner)  # type: ignore[arg-type]
+    table.requantizer = _requantizer(plan, multiplier, shift, left_shift, fraction_bits, 0, qmin, qmax)
+    return table
+
+
 @emits("requantize")
 def emit_requantize(plan: PlanBuilder, node: Node, source: Any = None) -> fb.RequantizeT:
     """packqvit.requantize, of its first operand or of what that was selected from."""

@@ -40,6 +40,7 @@ _WRITES_ROWS = (
     fb.LookupTableT,
     fb.SelectTokensT,
     fb.HeadNormT,
+    fb.RotateT,
     fb.RequantizeT,
 )
 """Operators whose output may have any shape with the same rows."""

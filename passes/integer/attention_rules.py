@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch.fx import Node
@@ -22,9 +21,10 @@ from packqvit_delegate.requantizer import (
 from ..attention import Attention, match_attention
 from ..codes import skip_codes
 from ..graph import aten, is_call, shape_of
-from ..head_norm import HeadNorm
+from ..head_norm import HeadNorm, Rotary
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 from .masks import split_mask
+from .rotary_rules import rows_of_heads
 
 MAX_KEYS = {True: 1 << 14, False: 1 << 15}
 """Of log2 codes, where a query that sees all keys alike has code 14 for each, and of linear ones, whose sums have room
@@ -41,30 +41,21 @@ ops = torch.ops.packqvit
 
 
 def _symmetric(
-    context: LoweringContext, linear: Node, what: str, norm: HeadNorm | None = None
+    context: LoweringContext, linear: Node, what: str, *changes: HeadNorm | Rotary | None
 ) -> tuple[Codes, AffineGrid]:
-    """Codes [B, N, H * d] of q, k or v, of the norm behind their linear where there is one."""
-    codes = context.codes_of(linear if norm is None else norm.value, what)
+    """Codes [B, N, H * d] of q, k or v: of the last change behind their linear, of its norm and its rotary positions."""
+    last = next((change.value for change in reversed(changes) if change is not None), linear)
+    codes = context.codes_of(last, what)
     grid = require_affine(codes.grid, what)
     if grid.zero_point != 0 or grid.qmin < -127:
         raise NotLowered(f"{what} is not on a symmetric grid: its zero point would have to be 0")
-    if norm is not None:
-        codes = Codes(_rows(context, codes.node, linear), grid)
-    return codes, grid
-
-
-def _rows(context: LoweringContext, heads: Any, linear: Node) -> Any:
-    """Codes [B, N, H, d] as [B, N, H * d], where they come from if they do."""
-    shape = shape_of(linear)
-    if is_call(heads, aten.reshape.default) and shape_of(heads.args[0]) == shape:
-        return heads.args[0]
-    return context.call(aten.reshape.default, (heads, list(shape)), linear)
+    return Codes(rows_of_heads(context, codes.node, linear), grid), grid
 
 
 def _queries(context: LoweringContext, attention: Attention) -> tuple[Codes, AffineGrid]:
     """Codes of q, [B, Nq, H * d]; [1, Nq, H * d] where they are a constant."""
     if not attention.has_constant_query:
-        return _symmetric(context, attention.query, "q", attention.query_norm)
+        return _symmetric(context, attention.query, "q", attention.query_norm, attention.query_rotary)
     codes, grid = context.shared_codes(attention.query)
     rows = codes.permute(0, 2, 1, 3).flatten(2).contiguous()
     return Codes(context.constant(f"{attention.softmax.name}_query", rows), grid), grid
@@ -77,7 +68,7 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     if attention is None or not isinstance(grid, ProbabilityGrid):
         raise NotLowered
     q, q_grid = _queries(context, attention)
-    k, k_grid = _symmetric(context, attention.key, "k", attention.key_norm)
+    k, k_grid = _symmetric(context, attention.key, "k", attention.key_norm, attention.key_rotary)
     keys = shape_of(node)[-1]
     if keys > MAX_KEYS[grid.log2]:
         raise NotLowered(f"it attends to {keys} tokens: they would have to be at most {MAX_KEYS[grid.log2]}")

@@ -392,6 +392,40 @@ bool check(NodeChecker& checker, const plan::HeadNorm& op) {
          checker.bounded(op.bias(), "bias", {width}, kMaxLayerNormBias);
 }
 
+// int16 without its least number: two products with it would not fit into 32 bits.
+bool check_factors(const NodeChecker& checker, int32_t index, const char* what, const Shape& shape) {
+  const Constant* factors = checker.constant(index, what, DataType::Int16, shape);
+  if (factors == nullptr) return false;
+  for (size_t i = 0; i < factors->size(); ++i) {
+    if (factors->get<int16_t>(i) == INT16_MIN) return checker.fail("%s[%zu] is %d", what, i, INT16_MIN);
+  }
+  return true;
+}
+
+bool check(NodeChecker& checker, const plan::Rotate& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || output == nullptr || !checker.has_rank(*x, "x", 3) ||
+      !checker.has_type(*x, "x", {DataType::Int16}) || !checker.has_type(*output, "output", {DataType::Int8}) ||
+      !checker.has_rows(*output, "output", x->dim(0) * x->dim(1), x->last())) {
+    return false;
+  }
+  const size_t channels = op.partner() == nullptr ? 0 : op.partner()->size();
+  if (channels == 0 || x->last() % channels != 0) {
+    return checker.fail("%zu channels of a head do not divide %zu", channels, x->last());
+  }
+  for (const uint32_t partner : *op.partner()) {
+    if (partner >= channels) return checker.fail("there is no channel %" PRIu32 " of %zu", partner, channels);
+  }
+  const size_t heads = x->last() / channels;
+  const Constant* cosine = checker.find_constant(op.cosine(), "cosine");
+  if (cosine == nullptr) return false;
+  const bool by_head = cosine->shape.size() == 3 && cosine->shape[1] == heads;
+  const Shape factors{x->dim(1), by_head ? heads : 1, channels};
+  return check_factors(checker, op.cosine(), "cosine", factors) && check_factors(checker, op.sine(), "sine", factors) &&
+         check_requantized(checker, op.requantizer(), x->last(), 1 << 15, *output);
+}
+
 bool check(NodeChecker& checker, const plan::Requantize& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
@@ -577,6 +611,8 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_RepeatTokens());
     case plan::Operator::JoinTokens:
       return verdict(node.op_as_JoinTokens());
+    case plan::Operator::Rotate:
+      return verdict(node.op_as_Rotate());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));

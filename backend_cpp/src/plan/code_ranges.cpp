@@ -47,6 +47,8 @@ void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<Code
     ranges[largest->output()] = range_of(*largest->requantizer());
   } else if (const auto* head_norm = node.op_as_HeadNorm()) {
     ranges[head_norm->output()] = {head_norm->qmin(), head_norm->qmax()};
+  } else if (const auto* rotate = node.op_as_Rotate()) {
+    ranges[rotate->output()] = range_of(*rotate->requantizer());
   } else if (const auto* requantize = node.op_as_Requantize()) {
     ranges[requantize->output()] = range_of(*requantize->requantizer());
   }

@@ -48,6 +48,8 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_RepeatTokens());
     case plan::Operator::JoinTokens:
       return make_step(context, *node.op_as_JoinTokens());
+    case plan::Operator::Rotate:
+      return make_step(context, *node.op_as_Rotate());
     case plan::Operator::NONE:
       break;
   }

@@ -83,6 +83,7 @@ class Interpreter {
     if (const auto* mean = op.AsMeanTokens()) run(*mean);
     if (const auto* head_norm = op.AsHeadNorm()) run(*head_norm);
     if (const auto* requantize = op.AsRequantize()) run(*requantize);
+    if (const auto* rotate = op.AsRotate()) run(*rotate);
     if (const auto* repeat = op.AsRepeatTokens()) run(*repeat);
     if (const auto* join = op.AsJoinTokens()) run(*join);
     if (const auto* largest = op.AsMaxTokens()) run(*largest);
@@ -374,6 +375,23 @@ class Interpreter {
     const size_t channels = shape(op.x).back();
     for (size_t i = 0; i < values_[op.x].size(); ++i) {
       values_[op.output].push_back(static_cast<double>(scale.requantize(integer(op.x, i), i % channels)));
+    }
+  }
+
+  void run(const plan::RotateT& op) {
+    const Shape x = shape(op.x);
+    const auto cosine = typed<int16_t>(op.cosine);
+    const auto sine = typed<int16_t>(op.sine);
+    const naive::Requantizer scale = requantizer(*op.requantizer);
+    const size_t channels = op.partner.size();
+    for (size_t i = 0; i < values_[op.x].size(); ++i) {
+      const size_t c = i % x[2];
+      const size_t token = i / x[2] % x[1];
+      const size_t factor = token * (cosine.size() / x[1]) + c % (cosine.size() / x[1]);
+      const size_t partner = i - c % channels + op.partner[c % channels];
+      const int64_t sum = integer(op.x, i) * cosine[factor] + integer(op.x, partner) * sine[factor];
+      const int64_t upper = (sum + (1 << 15)) >> 16;
+      values_[op.output].push_back(static_cast<double>(scale.requantize(upper, c)));
     }
   }
 
