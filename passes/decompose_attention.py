@@ -306,8 +306,8 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     for change in (values.norm, values.rotary):
         if change is not None:
             raise NotLowered(
-                f"v goes through {describe(change)} ahead of the attention: it would have to come from its linear layer "
-                "as it is"
+                f"v goes through {describe(change)} ahead of the attention: it would have to come from its linear "
+                "layer as it is"
             )
     if not bool((values.factor == 1).all()):
         raise NotLowered(

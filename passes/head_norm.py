@@ -1,4 +1,4 @@
-"""The norm and the rotary positions of q or k in front of scores, and the RMSNorm of rows: recognised literally, with or without quantisers."""
+"""Norms and rotary positions of q or k, and RMSNorms of rows: recognised literally, with or without quantisers."""
 
 from __future__ import annotations
 

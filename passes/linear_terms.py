@@ -131,7 +131,7 @@ def _run(graph_module: GraphModule, node: Node, found: dict[Node, Any]) -> Any:
             return [Term(*both) for both in moved]
         return [[Term(index[i], factor[i]) for index, factor in moved] for i in range(len(moved[0][0]))]
     if is_call(node, *_JOINS):
-        return _joined(node, [found[part] for part in node.args[0]])  # type: ignore[union-attr]
+        return _joined(node, [found[part] for part in node.args[0]])  # type: ignore
     if is_call(node, aten.neg.default):
         return [Term(term.index, -term.factor) for term in found[node.args[0]]]  # type: ignore[index]
     if is_call(node, *_SUMS):
@@ -150,7 +150,7 @@ def _joined(node: Node, parts: list[list[Term]]) -> list[Term]:
     for i in range(max(map(len, parts))):
         padded = [part[i] if i < len(part) else _nothing(part[0]) for part in parts]
         index, factor = [term.index for term in padded], [term.factor for term in padded]
-        terms.append(Term(join(index, axis), join(factor, axis)))
+        terms.append(Term(join(index, axis), join(factor, axis)))  # type: ignore[arg-type]
     return terms
 
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al., RoFormer, 2021, equation 34) of queries and keys: in float graphs, and in codes."""
+"""Rotary positions (Su et al., RoFormer, 2021, equation 34) of queries and keys: in float graphs, and in codes."""
 
 from __future__ import annotations
 

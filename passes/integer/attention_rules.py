@@ -43,7 +43,7 @@ ops = torch.ops.packqvit
 def _symmetric(
     context: LoweringContext, linear: Node, what: str, *changes: HeadNorm | Rotary | None
 ) -> tuple[Codes, AffineGrid]:
-    """Codes [B, N, H * d] of q, k or v: of the last change behind their linear, of its norm and its rotary positions."""
+    """Codes [B, N, H * d] of q, k or v: of the last of a norm and rotary positions behind their linear, or its own."""
     last = next((change.value for change in reversed(changes) if change is not None), linear)
     codes = context.codes_of(last, what)
     grid = require_affine(codes.grid, what)
