@@ -404,6 +404,11 @@ def _quantize(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
 
 
+@_rule(_packqvit.multiply.default)
+def _multiply(call: Call) -> ImageAxis:
+    return _not_along(call, call.aligned([(0, call.node.args[0]), (1, call.node.args[1])]), -1)  # type: ignore
+
+
 @_rule(_packqvit.rotary.default, _packqvit.rotate.default)
 def _rotary(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], range(1, len(call.shape)))  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ _PER_TOKEN: dict[object, tuple[int, ...]] = {
     ops.head_norm.default: (0,),
     ops.requantize.default: (0,),
     ops.requantize_add.default: (0, 3),
+    ops.multiply.default: (0, 1),
     ops.lookup_table.default: (0,),
     ops.linear.default: (0,),
     ops.linear_accumulate.default: (0,),

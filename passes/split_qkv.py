@@ -1,4 +1,4 @@
-"""Splits a fused projection into one linear for each of q, k and v."""
+"""Splits a fused projection into one linear for each of q, k and v, or of a gate and what it multiplies."""
 
 import logging
 import math
@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from .graph import add_linear, aten, call, clean_up, find, is_call, linear_parameters, replacing, reshape, shape_of
 from .layout import head_features, index_map, is_layout, trace
+from .patterns import UNARY_FUNCTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ _CONSUMERS = {
     aten.rms_norm.default,
     aten.layer_norm.default,
     torch.ops.packqvit.rotary.default,
+    *UNARY_FUNCTIONS,
 }
 
 

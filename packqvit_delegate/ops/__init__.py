@@ -10,6 +10,7 @@ from .ends import pixel_codes, take_scores, top_k
 from .function import function
 from .layer_norm import head_norm, layer_norm, layer_norm_add
 from .linear import linear, linear_accumulate, linear_add, patch_embedding
+from .multiply import multiply
 from .pooling import max_tokens, mean_tokens
 from .quantize import dequantize, quantize
 from .rotary import rotary, rotate
@@ -34,6 +35,7 @@ __all__ = [
     "lookup_table",
     "max_tokens",
     "mean_tokens",
+    "multiply",
     "patch_embedding",
     "pixel_codes",
     "quantize",

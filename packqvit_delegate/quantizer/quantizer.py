@@ -35,6 +35,7 @@ from ..passes.patterns import (
     attentions,
     begins_stream,
     function_of,
+    is_gate,
     is_input,
     is_post_norm_add,
     joins_streams,
@@ -205,6 +206,8 @@ class PackQViTQuantizer(Quantizer):
             self._annotate_linear(model, node)
         elif is_call(node, aten.layer_norm.default) and (_has_codes(node) or _is_post_norm(node)):
             pass  # of q or k; or without codes of its own, as what it is added to
+        elif is_gate(node):
+            self._annotate_gate(node)
         elif is_call(node, *POOLINGS) or _is_norm(node):
             self._annotate_norm_or_pooling(node)
         elif is_call(node, _ACTIVATION, *UNARY_FUNCTIONS):
@@ -230,6 +233,14 @@ class PackQViTQuantizer(Quantizer):
         else:
             set_reason(node, without_codes(node))
             name_cause(node, input_of(node))
+
+    def _annotate_gate(self, node: Node) -> None:
+        """The product as linears read it, or of 16 bits for a norm; of 16 bits what is no function's result, too."""
+        bits = self._bits_of(node)
+        _set_output(node, self.specs.branch() if bits is None else self.specs.activation(bits))
+        for operand in node.args:
+            if is_call(operand, aten.linear.default):
+                _set_output(operand, self.specs.branch())  # type: ignore[arg-type]
 
     def _annotate_stream(self, node: Node) -> None:
         """What a LayerNorm or a residual addition reads from operators without codes is rounded to the stream's.
@@ -263,8 +274,8 @@ class PackQViTQuantizer(Quantizer):
         return self.config.activation_bits_of(layer_name(node), edge=edge)
 
     def _function_bits(self, node: Node) -> int | None:
-        """Width of the result of a function of one variable, or an `activation`: 8 bits where it leaves the model."""
-        leaves = is_call(node, _ACTIVATION) or _is_output(node)
+        """Width of the result of a function or an `activation`: 8 bits where it leaves the model, or is a gate."""
+        leaves = is_call(node, _ACTIVATION) or _is_output(node) or any(map(is_gate, node.users))
         return 8 if (bits := self._bits_of(node)) is None and leaves else bits
 
     def _annotate_linear(self, model: GraphModule, node: Node) -> None:

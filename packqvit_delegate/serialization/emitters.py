@@ -301,6 +301,17 @@ def emit_rotate(plan: PlanBuilder, node: Node) -> fb.RotateT:
     return table
 
 
+@emits("multiply")
+def emit_multiply(plan: PlanBuilder, node: Node) -> fb.MultiplyT:
+    """packqvit.multiply."""
+    x, y, x_zero_point, y_zero_point, product_shift, multiplier, shift, *rest = node.args
+    table = fb.MultiplyT()
+    table.x, table.y = plan.read(x), plan.read(y)
+    table.xZeroPoint, table.yZeroPoint, table.productShift = x_zero_point, y_zero_point, product_shift
+    table.requantizer = _requantizer(plan, multiplier, shift, *rest)
+    return table
+
+
 @emits("requantize")
 def emit_requantize(plan: PlanBuilder, node: Node, source: Any = None) -> fb.RequantizeT:
     """packqvit.requantize, of its first operand or of what that was selected from."""

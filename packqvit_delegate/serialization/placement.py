@@ -110,7 +110,7 @@ class Placement:
 
     def _chain_rows(self, node: fb.NodeT) -> int | None:
         """Rows of a node that works on each row by itself; None for other nodes."""
-        if not isinstance(node.op, (fb.LinearT, fb.LayerNormT, fb.HeadNormT, fb.RequantizeT, fb.RotateT)):
+        if not isinstance(node.op, (fb.LinearT, fb.LayerNormT, fb.HeadNormT, fb.RequantizeT, fb.RotateT, fb.MultiplyT)):
             return None
         return math.prod(self._values[node.op.output].shape[:-1])
 

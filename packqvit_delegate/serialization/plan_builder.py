@@ -41,6 +41,7 @@ _WRITES_ROWS = (
     fb.SelectTokensT,
     fb.HeadNormT,
     fb.RotateT,
+    fb.MultiplyT,
     fb.RequantizeT,
 )
 """Operators whose output may have any shape with the same rows."""

@@ -89,7 +89,7 @@ def _epsilon(eps: float, step: float, channels: int) -> int:
     return min(round(eps / step**2 * channels**2), 1 << 57)
 
 
-@lowers(aten.rms_norm.default, aten.mul.Tensor)
+@lowers(aten.rms_norm.default)
 def lower_head_norm(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     """quantize(mul(rms_norm(reshape(q)), factor)) -> packqvit.head_norm; also of a LayerNorm, or of whole rows."""
     found = match_head_norm(node) or match_row_norm(node)

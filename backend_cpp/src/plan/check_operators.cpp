@@ -426,6 +426,30 @@ bool check(NodeChecker& checker, const plan::Rotate& op) {
          check_requantized(checker, op.requantizer(), x->last(), 1 << 15, *output);
 }
 
+// A zero point of int8 codes; int16 ones, whose differences to one would need more bits, are around 0.
+bool check_factor_grid(const NodeChecker& checker, const Value& factor, int64_t zero_point) {
+  if (factor.type == DataType::Int8) return checker.zero_point(zero_point, factor.type);
+  return zero_point == 0 || checker.fail("int16 codes that are multiplied are around 0, not %" PRId64, zero_point);
+}
+
+bool check(NodeChecker& checker, const plan::Multiply& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* y = checker.read(op.y(), "y");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || y == nullptr || output == nullptr ||
+      !checker.has_type(*x, "x", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_type(*y, "y", {DataType::Int8, DataType::Int16}) ||
+      !checker.has_rows(*y, "y", x->size() / x->last(), x->last()) ||
+      !checker.has_rows(*output, "output", x->size() / x->last(), x->last())) {
+    return false;
+  }
+  return check_factor_grid(checker, *x, op.x_zero_point()) && check_factor_grid(checker, *y, op.y_zero_point()) &&
+         checker.at_most("product_shift", op.product_shift(), 15) &&
+         check_requantized(checker, op.requantizer(), x->last(), 1 << 15, *output) &&
+         checker.has_type(*output, "output", {code_type(op.requantizer()->qmin(), op.requantizer()->qmax())}) &&
+         check_grid_limit(checker, output->type, *op.requantizer());
+}
+
 bool check(NodeChecker& checker, const plan::Requantize& op) {
   const Value* x = checker.read(op.x(), "x");
   const Value* output = checker.write(op.output());
@@ -613,6 +637,8 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_JoinTokens());
     case plan::Operator::Rotate:
       return verdict(node.op_as_Rotate());
+    case plan::Operator::Multiply:
+      return verdict(node.op_as_Multiply());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));

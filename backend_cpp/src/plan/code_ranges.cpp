@@ -49,6 +49,8 @@ void set_range(const CheckedPlan& plan, const plan::Node& node, std::vector<Code
     ranges[head_norm->output()] = {head_norm->qmin(), head_norm->qmax()};
   } else if (const auto* rotate = node.op_as_Rotate()) {
     ranges[rotate->output()] = range_of(*rotate->requantizer());
+  } else if (const auto* multiply = node.op_as_Multiply()) {
+    ranges[multiply->output()] = range_of(*multiply->requantizer());
   } else if (const auto* requantize = node.op_as_Requantize()) {
     ranges[requantize->output()] = range_of(*requantize->requantizer());
   }

@@ -84,6 +84,7 @@ class Interpreter {
     if (const auto* head_norm = op.AsHeadNorm()) run(*head_norm);
     if (const auto* requantize = op.AsRequantize()) run(*requantize);
     if (const auto* rotate = op.AsRotate()) run(*rotate);
+    if (const auto* multiply = op.AsMultiply()) run(*multiply);
     if (const auto* repeat = op.AsRepeatTokens()) run(*repeat);
     if (const auto* join = op.AsJoinTokens()) run(*join);
     if (const auto* largest = op.AsMaxTokens()) run(*largest);
@@ -392,6 +393,17 @@ class Interpreter {
       const int64_t sum = integer(op.x, i) * cosine[factor] + integer(op.x, partner) * sine[factor];
       const int64_t upper = (sum + (1 << 15)) >> 16;
       values_[op.output].push_back(static_cast<double>(scale.requantize(upper, c)));
+    }
+  }
+
+  void run(const plan::MultiplyT& op) {
+    const naive::Requantizer scale = requantizer(*op.requantizer);
+    const size_t channels = shape(op.x).back();
+    for (size_t i = 0; i < values_[op.x].size(); ++i) {
+      const int64_t product = (integer(op.x, i) - op.x_zero_point) * (integer(op.y, i) - op.y_zero_point);
+      const int64_t half = op.product_shift > 0 ? int64_t{1} << (op.product_shift - 1) : 0;
+      const int64_t words = std::clamp<int64_t>((product + half) >> op.product_shift, INT16_MIN, INT16_MAX);
+      values_[op.output].push_back(static_cast<double>(scale.requantize(words, i % channels)));
     }
   }
 
