@@ -214,12 +214,17 @@ def is_gate(node: Any) -> bool:
     return bool(linears_behind(node)) or begins_stream(node) or _is_row_normed(node)
 
 
+def multiplies(node: Node) -> bool:
+    """Whether a node multiplies two values that are computed, a gate or not."""
+    return is_call(node, aten.mul.Tensor) and all(isinstance(a, Node) and not is_constant(a) for a in node.args)
+
+
 def is_gated(value: Any) -> bool:
     """Whether a value may be multiplied by a gate, or be one: a linear, or a function of one, with one reader."""
     value = skip_codes(value)
     if not isinstance(value, Node) or len(value_users(value)) != 1:
         return False
-    source = skip_codes(value.args[0]) if is_call(value, *UNARY_FUNCTIONS) else value
+    source: Any = skip_codes(value.args[0]) if is_call(value, *UNARY_FUNCTIONS) else value  # type: ignore[arg-type]
     return isinstance(source, Node) and len(value_users(source)) == 1 and _is_linear(source)
 
 

@@ -16,7 +16,7 @@ from ..arguments import check_fields, checked
 from ..errors import CalibrationError, PackQViTError
 from ..passes.equalize_layer_norm import STEP
 from ..passes.graph import add_constant, aten, constant, is_call, is_constant, is_trainable
-from ..passes.patterns import layer_name
+from ..passes.patterns import layer_name, multiplies
 from ..progress import Progress, silent
 from ..quantizer.observers import CodeObserver, MinMSEObserver, SampledObserver, WeightObserver
 from ..row_sample import FEW_ROWS, NOTHING_OBSERVED
@@ -44,7 +44,7 @@ class CalibrationMethod:
         compensation: Where the weights of a layer have less than 8 bits, they and the bias take back a part of the
             errors before them (calibration/compensation.py).
         clipping: Ranges end where the squared error is least, so that long tails are clipped; False: at the extremes
-            that were seen.
+            that were seen, but for products of two activations, whose tails are always long.
         token_importance: Weights are rounded, and errors made up for, by what errors cost the answer token by token
             (calibration/token_importance.py); False: for all tokens alike.
         split_outliers: Hidden channels with massive activations become several that saturate
@@ -205,9 +205,10 @@ class _Calibrator:
         if isinstance(observer, SampledObserver) and observer.sample.count < _TOO_FEW_ROWS:
             self._few_rows[layer_name(source)] = observer.sample.count
         searches = isinstance(observer, MinMSEObserver) and STEP not in source.meta
-        if searches and not self._method.clipping:
+        clips = self._method.clipping or multiplies(source)
+        if searches and not clips:
             observer.fix(*observer.parameters_for(*observer.sample.range()))
-        branch = branch_behind(node) if searches and self._method.clipping else None
+        branch = branch_behind(node) if searches and clips else None
         enters = branch is not None and self._stream_before(branch[1]) and self._weight_observer(branch[1])
         if branch is not None and enters and not observer.sample.is_small:
             observer.weigh_rows(*self._weighted_rows(source, *branch))
