@@ -23,6 +23,7 @@ from .normalize_indices import normalize_indices
 from .normalize_patches import normalize_patches
 from .normalize_rms import normalize_rms
 from .normalize_rotary import normalize_rotary
+from .normalize_stacked_sums import normalize_stacked_sums
 from .normalize_unary import normalize_unary
 from .order_patch_features import order_patch_features
 from .orient_residual import orient_residual
@@ -40,6 +41,7 @@ _PASSES = (
     normalize_indices,
     normalize_convolution,
     normalize_patches,
+    normalize_stacked_sums,
     normalize_unary,
     normalize_rms,
     merge_adapters,
