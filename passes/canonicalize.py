@@ -83,14 +83,16 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
       bias [B or 1, H or 1, N, N] get_attr) only when the bias is not zero, masked elements hold the smallest float32;
       softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D]. Between reshape and permute q and
       k may have a norm of each head, rms_norm.default or layer_norm.default over [d], and behind it mul.Tensor(x,
-      [H, 1] or [H, d] get_attr); L2 normalisation is rms_norm and a factor on the scores. Constant queries, as in
-      pooling by attention, are a get_attr [1, H, Nq, d] in the matmul.
+      [H, 1] or [H, d] get_attr); L2 normalisation is rms_norm and a factor on the scores. Rotary positions are
+      packqvit.rotary(x, cosine [N, H or 1, d], sine, partner) behind that. Constant queries, as in pooling by attention,
+      are a get_attr [1, H, Nq, d] in the matmul.
     * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale, other constant factors and signs are in
       the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch). Or
       the branch is layer_norm.default(linear), a post-norm.
     * linears that read the stream itself read packqvit.activation.default(stream, or moved tokens of it).
     * activation: gelu.default(x), gelu.default(x, approximate="tanh"), another operator of one argument, or
-      packqvit.function(x, text) for all other functions of a linear's output.
+      packqvit.function(x, text) for all other functions of a linear's output. A gated MLP is mul.Tensor of two linears,
+      or of functions of such.
     * head: select.int(x, 1, i) or slice.Tensor and mean.dim, then linear. Several heads, and one that reads several
       values side by side, are a sum of linears, add.Tensor(linear, linear), with constant factors in their weights.
     * linears that read what others than linears read too, such as a LayerNorm that the model gives out, read an

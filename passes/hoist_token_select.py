@@ -20,6 +20,7 @@ _PER_TOKEN: dict[object, tuple[int, ...]] = {
     ops.requantize.default: (0,),
     ops.requantize_add.default: (0, 3),
     ops.multiply.default: (0, 1),
+    ops.rotate.default: (0,),
     ops.lookup_table.default: (0,),
     ops.linear.default: (0,),
     ops.linear_accumulate.default: (0,),
@@ -64,6 +65,8 @@ def _replace(graph_module: GraphModule, select: Node, hoisted: Node, index: list
 def _hoist(graph_module: GraphModule, node: Node, index: list[int]) -> Node | None:
     if node.op == "call_function" and node.target in _PER_TOKEN:
         changes = {i: _select(graph_module, node, i, index) for i in _PER_TOKEN[node.target]}
+        if is_call(node, ops.rotate.default):
+            changes.update({i: _select_rows(graph_module, node, i, index) for i in (1, 2)})
         return _copy(graph_module, node, changes)
     if is_call(node, ops.repeat_tokens.default):
         return _copy(graph_module, node, {0: _select(graph_module, node, 0, index)})
@@ -97,6 +100,13 @@ def _select(graph_module: GraphModule, node: Node, argument: int, index: list[in
         if is_constant(source):  # queries of all images
             return add_constant(graph_module, constant(graph_module, source)[:, index], str(source.target))
         return keep_trace(call(graph_module, ops.select_tokens.default, node.args[argument], index), node)
+
+
+def _select_rows(graph_module: GraphModule, node: Node, argument: int, index: list[int]) -> Node:
+    """Of a constant [N, ...] that differs between tokens."""
+    source: Any = node.args[argument]
+    with graph_module.graph.inserting_before(node):
+        return add_constant(graph_module, constant(graph_module, source)[index], str(source.target))
 
 
 def _copy(graph_module: GraphModule, node: Node, changes: dict[int, Node]) -> Node:

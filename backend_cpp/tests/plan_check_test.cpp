@@ -8,6 +8,7 @@
 
 #include "tests/support/delegate.h"
 #include "tests/support/log.h"
+#include "tests/support/plan_rules.h"
 #include "tests/support/windows_plan.h"
 
 namespace packqvit {
@@ -42,13 +43,6 @@ enum Node : size_t {
 // After fuse() the attention takes the place of the scores.
 constexpr Node kFusedProjection = kSoftmax;
 constexpr Node kFusedHidden = kProjection;
-
-struct Rule {
-  const char* name;
-  std::function<void(PlanBuilder&)> damage;
-  const char* reason;
-  Error error = Error::InvalidProgram;
-};
 
 plan::OperatorUnion& op(PlanBuilder& builder, Node node) { return builder.plan.nodes[node]->op; }
 plan::ValueT& value(PlanBuilder& builder, size_t index) { return *builder.plan.values[index]; }
@@ -319,8 +313,7 @@ TEST_P(PlanRuleTest, IsCheckedAndExplained) {
   EXPECT_EQ(last_log().compare(0, 10, "packqvit: "), 0) << last_log();
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanCheck, PlanRuleTest, testing::ValuesIn(rules()),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(PlanCheck, PlanRuleTest, testing::ValuesIn(rules()), rule_name);
 
 // The same of a plan with fused operators.
 const std::vector<Rule>& fused_rules() {
@@ -353,19 +346,10 @@ TEST_P(FusedPlanRuleTest, IsCheckedAndExplained) {
   Random random(3);
   PlanBuilder builder = tiny_transformer(random, false);
   fuse(builder);
-  {
-    TestDelegate delegate;
-    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
-  }
-  GetParam().damage(builder);
-  clear_log();
-  TestDelegate delegate;
-  EXPECT_EQ(delegate.load(builder), GetParam().error);
-  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+  expect_checked(std::move(builder), GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanCheck, FusedPlanRuleTest, testing::ValuesIn(fused_rules()),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(PlanCheck, FusedPlanRuleTest, testing::ValuesIn(fused_rules()), rule_name);
 
 // The same of a plan with a post-norm; nodes: quantize, patch embedding, the four below, LayerNorm.
 const std::vector<Rule>& post_norm_rules() {
@@ -409,19 +393,10 @@ class PostNormPlanRuleTest : public testing::TestWithParam<Rule> {};
 TEST_P(PostNormPlanRuleTest, IsCheckedAndExplained) {
   Random random(3);
   PlanBuilder builder = tiny_post_norm(random, true);
-  {
-    TestDelegate delegate;
-    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
-  }
-  GetParam().damage(builder);
-  clear_log();
-  TestDelegate delegate;
-  EXPECT_EQ(delegate.load(builder), GetParam().error);
-  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+  expect_checked(std::move(builder), GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanCheck, PostNormPlanRuleTest, testing::ValuesIn(post_norm_rules()),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(PlanCheck, PostNormPlanRuleTest, testing::ValuesIn(post_norm_rules()), rule_name);
 
 // The same of a plan with windows.
 constexpr WindowsCase kWindowsCase{2, 4, 9, 2, 4, true, true, false};
@@ -477,19 +452,10 @@ class WindowsRuleTest : public testing::TestWithParam<Rule> {};
 TEST_P(WindowsRuleTest, IsCheckedAndExplained) {
   Random random(3);
   PlanBuilder builder = windows_plan(random, kWindowsCase, true);
-  {
-    TestDelegate delegate;
-    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
-  }
-  GetParam().damage(builder);
-  clear_log();
-  TestDelegate delegate;
-  EXPECT_EQ(delegate.load(builder), GetParam().error);
-  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+  expect_checked(std::move(builder), GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanCheck, WindowsRuleTest, testing::ValuesIn(windows_rules()),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(PlanCheck, WindowsRuleTest, testing::ValuesIn(windows_rules()), rule_name);
 
 TEST(PlanCheck, GroupsNeedAsManyQueriesAsKeys) {
   PlanBuilder builder;

@@ -9,6 +9,7 @@
 #include "tests/support/delegate.h"
 #include "tests/support/interpreter.h"
 #include "tests/support/log.h"
+#include "tests/support/plan_rules.h"
 #include "tests/support/tiers.h"
 
 namespace packqvit {
@@ -46,12 +47,6 @@ TEST_P(PoolingTest, PlansAgreeWithTheDefinition) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiers, PoolingTest, every_tier(), tier_name);
-
-struct Rule {
-  const char* name;
-  std::function<void(PlanBuilder&)> damage;
-  const char* reason;
-};
 
 const std::vector<Rule>& rules() {
   static const auto sum = [](PlanBuilder& b) -> plan::RequantizeAddT& {
@@ -128,19 +123,10 @@ class PoolingRuleTest : public testing::TestWithParam<Rule> {};
 TEST_P(PoolingRuleTest, IsCheckedAndExplained) {
   Random random(3);
   PlanBuilder builder = tiny_pooling(random, true);
-  {
-    TestDelegate delegate;
-    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
-  }
-  GetParam().damage(builder);
-  clear_log();
-  TestDelegate delegate;
-  EXPECT_EQ(delegate.load(builder), Error::InvalidProgram);
-  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+  expect_checked(std::move(builder), GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanCheck, PoolingRuleTest, testing::ValuesIn(rules()),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(PlanCheck, PoolingRuleTest, testing::ValuesIn(rules()), rule_name);
 
 }  // namespace
 }  // namespace packqvit

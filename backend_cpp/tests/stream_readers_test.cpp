@@ -9,6 +9,7 @@
 #include "tests/support/delegate.h"
 #include "tests/support/interpreter.h"
 #include "tests/support/log.h"
+#include "tests/support/plan_rules.h"
 #include "tests/support/tiers.h"
 
 namespace packqvit {
@@ -93,12 +94,6 @@ TEST_P(StreamReadersTest, PlansAgreeWithTheDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(Tiers, StreamReadersTest, every_tier(), tier_name);
 
-struct Rule {
-  const char* name;
-  std::function<void(PlanBuilder&)> damage;
-  const char* reason;
-};
-
 const std::vector<Rule>& rules() {
   static const auto requantize = [](PlanBuilder& b) -> plan::RequantizeT& {
     return *b.plan.nodes[0]->op.AsRequantize();
@@ -147,19 +142,10 @@ class StreamReadersRuleTest : public testing::TestWithParam<Rule> {};
 TEST_P(StreamReadersRuleTest, IsCheckedAndExplained) {
   Random random(3);
   PlanBuilder builder = readers_plan(random, DataType::Int16, true);
-  {
-    TestDelegate delegate;
-    ASSERT_EQ(delegate.load(builder), Error::Ok) << last_log();
-  }
-  GetParam().damage(builder);
-  clear_log();
-  TestDelegate delegate;
-  EXPECT_EQ(delegate.load(builder), Error::InvalidProgram);
-  EXPECT_NE(last_log().find(GetParam().reason), std::string::npos) << last_log();
+  expect_checked(std::move(builder), GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(PlanCheck, StreamReadersRuleTest, testing::ValuesIn(rules()),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(PlanCheck, StreamReadersRuleTest, testing::ValuesIn(rules()), rule_name);
 
 }  // namespace
 }  // namespace packqvit

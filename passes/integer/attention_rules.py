@@ -49,7 +49,7 @@ def _symmetric(
     grid = require_affine(codes.grid, what)
     if grid.zero_point != 0 or grid.qmin < -127:
         raise NotLowered(f"{what} is not on a symmetric grid: its zero point would have to be 0")
-    return Codes(rows_of_heads(context, codes.node, linear), grid), grid
+    return Codes(codes.node if last is linear else rows_of_heads(context, codes.node, linear), grid), grid
 
 
 def _queries(context: LoweringContext, attention: Attention) -> tuple[Codes, AffineGrid]:

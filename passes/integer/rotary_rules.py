@@ -20,10 +20,8 @@ ops = torch.ops.packqvit
 
 
 def rows_of_heads(context: LoweringContext, heads: Any, linear: Node) -> Any:
-    """Codes [B, N, H, d] as [B, N, H * d], where they come from if they do; those rows as they are."""
+    """Codes [B, N, H, d] as [B, N, H * d], where they come from if they do."""
     shape = shape_of(linear)
-    if shape_of(heads) == shape:
-        return heads
     if is_call(heads, aten.reshape.default) and shape_of(heads.args[0]) == shape:
         return heads.args[0]
     return context.call(aten.reshape.default, (heads, list(shape)), linear)
@@ -46,7 +44,7 @@ def lower_rotary(context: LoweringContext, node: Node, grid: Grid) -> Codes:
     ratio = torch.full((width,), step.scale * unit * 2.0**ROTATION_SHIFT / out.scale, dtype=torch.float64)
     requantizer = make_requantizer(ratio, 1 << 15, FRACTION_BITS_INT8)
     args = (
-        rows_of_heads(context, x.node, found.linear),
+        x.node if found.norm is None else rows_of_heads(context, x.node, found.linear),
         context.constant(f"{node.name}_cosine", torch.round(cosine / unit).to(torch.int16)),
         context.constant(f"{node.name}_sine", torch.round(sine / unit).to(torch.int16)),
         node.args[3],

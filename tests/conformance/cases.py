@@ -6,6 +6,7 @@ A family is one program: its forward calls the operator once for each case, on i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -361,6 +362,37 @@ def requantize(r: Random) -> Iterator[Case]:
             yield Input(x), multiplier, shift, 0, 0, 0, -32768, 32767
 
 
+_PARTNERS = ([1, 0], [2, 3, 0, 1], [1, 0, 3, 2, 5, 4], [0, 1, 4, 3, 2], [0], list(range(32, 64)) + list(range(32)))
+"""Neighbours, halves, some channels alone, all alone, and a head as wide as a model's."""
+
+
+def rotate(r: Random) -> Iterator[Case]:
+    for partner in _PARTNERS:
+        for heads, tokens, by_head in ((1, 1, 1), (3, 5, 3), (2, 9, 1)):
+            d = len(partner)
+            x = r.integers(-32768, 32767, (2, tokens, heads * d), torch.int16)
+            x[0, 0], x[1, -1] = -32768, 32767
+            factors = [r.integers(-32767, 32767, (tokens, by_head, d), torch.int16) for _ in range(2)]
+            multiplier, shift = r.requantizer(heads * d, 7)
+            yield Input(x), *factors, partner, multiplier, shift, 0, 6, -127, 127
+            yield Input(x), *factors[::-1], partner, multiplier, shift, 4, 3, -7, 7
+
+
+def multiply(r: Random) -> Iterator[Case]:
+    for channels in (1, 7, 96, 131):
+        for x_type, y_type in itertools.product((torch.int8, torch.int16), repeat=2):
+            shape, ranges = (2, 5, channels), [torch.iinfo(dtype) for dtype in (x_type, y_type)]
+            x, y = (r.integers(i.min, i.max, shape, getattr(torch, i.dtype)) for i in ranges)
+            x[0, :2] = torch.tensor([[ranges[0].min], [ranges[0].max]])
+            y[0, :2] = ranges[1].min
+            zeros = [-128 if dtype == torch.int8 else 0 for dtype in (x_type, y_type)]
+            wide = [dtype == torch.int16 for dtype in (x_type, y_type)]
+            multiplier, shift = r.requantizer(channels, 7)
+            requantizers = ((0, 6, -9, -128, 127), (5, 4, 100, -8, 7), (0, 0, 0, -32768, 32767))
+            for product_shift, requantizer in zip((1, 15, 15 if all(wide) else 8), requantizers, strict=True):
+                yield Input(x), Input(y), *zeros, product_shift, multiplier, shift, *requantizer
+
+
 def lookup_table(r: Random) -> Iterator[Case]:
     yield Input(torch.arange(-128, 128, dtype=torch.int8)), r.codes(256)
     yield Input(r.codes(2, 7, 13)), torch.arange(127, -129, -1).to(torch.int8)
@@ -512,6 +544,8 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "layer_norm_add": (ops.layer_norm_add.default, layer_norm_add),
     "head_norm": (ops.head_norm.default, head_norm),
     "requantize": (ops.requantize.default, requantize),
+    "rotate": (ops.rotate.default, rotate),
+    "multiply": (ops.multiply.default, multiply),
     "lookup_table": (ops.lookup_table.default, lookup_table),
     "select_tokens": (ops.select_tokens.default, select_tokens),
     "mean_tokens": (ops.mean_tokens.default, mean_tokens),

@@ -243,10 +243,45 @@ def activation(x) -> Real:
     return Real(x.double())
 
 
+@oracle("rotary")
+def rotary(x, cosine, sine, partner) -> Real:
+    mixed = x.double() * cosine.double() + x.double()[..., partner] * sine.double()
+    return Real(mixed, _FLOAT_ERROR * (x.abs() + x[..., partner].abs()).double())
+
+
 @oracle("requantize")
 def requantize(x, multiplier, shift, left_shift, fraction_bits, zero_point, qmin, qmax) -> Real:
     scale = Scale(multiplier, shift, left_shift, fraction_bits)
     return _requantize(x.double(), scale, zero_point, qmin, qmax, 0.0)
+
+
+@oracle("rotate")
+def rotate(x, cosine, sine, partner, multiplier, shift, left_shift, fraction_bits, qmin, qmax) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    heads = x.double().unflatten(-1, (-1, len(partner)))
+    mixed = (heads * cosine + heads[..., partner] * sine) * 2.0**-16
+    return _requantize(mixed.flatten(-2), scale, 0, qmin, qmax, 0.5)
+
+
+@oracle("multiply")
+def multiply(
+    x,
+    y,
+    x_zero_point,
+    y_zero_point,
+    product_shift,
+    multiplier,
+    shift,
+    left_shift,
+    fraction_bits,
+    zero_point,
+    qmin,
+    qmax,
+) -> Real:
+    scale = Scale(multiplier, shift, left_shift, fraction_bits)
+    words = (x.double() - x_zero_point) * (y.double() - y_zero_point) * 2.0**-product_shift
+    limited = _clamp_to(torch.int16, words)
+    return _requantize(limited, scale, zero_point, qmin, qmax, 0.5 if product_shift else 0.0)
 
 
 @oracle("lookup_table")

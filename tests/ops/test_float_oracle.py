@@ -23,6 +23,9 @@ def _simulated_quantisers(r: Random) -> Iterator[tuple[str, Case]]:
         yield "quantize_probabilities", (torch.softmax(9 * x, -1), log2)
         yield "dequantize_probabilities", (r.integers(0, 15 if log2 else 255, (2, 5, 7), torch.uint8), log2)
     yield "activation", (x,)
+    angles = torch.randn(5, 1, 8, generator=r.generator)
+    rows = torch.randn(2, 5, 3, 8, generator=r.generator)
+    yield "rotary", (rows, angles.cos(), angles.sin(), [4, 5, 6, 7, 0, 1, 2, 3])
     yield "function", (4 * x, QUICK_GELU)
 
 
