@@ -9,6 +9,7 @@ namespace packqvit {
 
 const char kUsage[] =
     "usage: packqvit_runner --model M.pte [options]\n"
+    "  --method NAME      of a program that has several, one for each number of images (forward, or the only one)\n"
     "  --input FILE       raw little-endian input tensor; once for each input of the model, in order.\n"
     "                     Without it the inputs are pseudo-random, the same on every machine.\n"
     "  --image FILE       a picture of the model's size, for models that take bytes or say how pictures become their\n"
@@ -42,6 +43,7 @@ RunnerArguments parse_arguments(int count, const char* const* words) {
   bool iterations_given = false;
   const std::map<std::string, std::function<void(const std::string&)>> options = {
       {"--model", [&](const std::string& word) { arguments.model = word; }},
+      {"--method", [&](const std::string& word) { arguments.method = word; }},
       {"--input", [&](const std::string& word) { arguments.inputs.push_back(word); }},
       {"--image", [&](const std::string& word) { arguments.image = word; }},
       {"--batch-file", [&](const std::string& word) { arguments.batch_file = word; }},

@@ -9,6 +9,7 @@ namespace packqvit {
 
 struct RunnerArguments {
   std::string model;
+  std::string method;  // empty: forward, or the only one
   std::vector<std::string> inputs;
   std::string image;
   std::string batch_file;

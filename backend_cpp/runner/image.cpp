@@ -29,14 +29,14 @@ bool takes_normalized(const RawTensor& input, const Metadata& metadata) {
 
 Geometry geometry_of(const RawTensor& input, const Metadata& metadata) {
   const auto& shape = input.shape;
-  if (shape.size() == 4 && shape[0] == 1) {
+  if (shape.size() == 4 && shape[0] > 0) {
     const auto side = [&](size_t axis) { return static_cast<size_t>(shape[axis]); };
     if (takes_bytes(input) && side(3) == kChannels) return {side(1), side(2), true};
     if ((takes_bytes(input) || takes_normalized(input, metadata)) && side(1) == kChannels) {
       return {side(2), side(3), false};
     }
   }
-  throw std::runtime_error("--image needs a model that takes one RGB image and says how; this one takes " +
+  throw std::runtime_error("--image needs a model that takes RGB images and says how; this one takes " +
                            describe(input) +
                            ": export it with byte input (packqvit export --input uint8), or with its metadata");
 }
@@ -136,15 +136,23 @@ Bytes read_pixels(const std::string& path, const Geometry& geometry) {
   return header.pixels();
 }
 
+// Of each image that the input has.
+Bytes repeated(const Bytes& image, const RawTensor& input) {
+  Bytes all;
+  all.reserve(input.data.size());
+  for (int64_t i = 0; i < input.shape[0]; ++i) all.insert(all.end(), image.begin(), image.end());
+  return all;
+}
+
 }  // namespace
 
 Bytes read_image(const std::string& path, const RawTensor& input, const Metadata& metadata) {
   const Geometry geometry = geometry_of(input, metadata);
   const Bytes pixels = read_pixels(path, geometry);
-  if (geometry.channels_last) return pixels;
+  if (geometry.channels_last) return repeated(pixels, input);
   Bytes planes(pixels.size());
   for (size_t i = 0; i < pixels.size(); ++i) planes[i % kChannels * geometry.pixels() + i / kChannels] = pixels[i];
-  return takes_bytes(input) ? planes : normalize(planes, metadata);
+  return repeated(takes_bytes(input) ? planes : normalize(planes, metadata), input);
 }
 
 }  // namespace packqvit

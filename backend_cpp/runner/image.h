@@ -7,8 +7,8 @@
 
 namespace packqvit {
 
-// An RGB picture in the layout of `input`: its bytes for uint8 [1, H, W, 3] or [1, 3, H, W]; for float [1, 3, H, W]
-// normalised as `metadata` says.
+// An RGB picture in the layout of `input`: its bytes for uint8 [B, H, W, 3] or [B, 3, H, W]; for float [B, 3, H, W]
+// normalised as `metadata` says. The same picture in every row of a batch.
 //
 // A name that ends in .ppm is a binary PPM (P6) of H x W pixels; any other file holds the raw bytes R, G, B of each
 // pixel, row by row. Throws std::runtime_error when the model takes no image, or floats of which nothing is said, or

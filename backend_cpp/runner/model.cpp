@@ -4,6 +4,7 @@
 #include <executorch/runtime/backend/options.h>
 #include <executorch/runtime/core/exec_aten/util/scalar_type_util.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -24,12 +25,38 @@ using executorch::runtime::LoadBackendOptionsMap;
 
 namespace {
 
-constexpr char kMethod[] = "forward";
+constexpr char kDefaultMethod[] = "forward";
 
 void check(Error error, const std::string& what) {
   if (error != Error::Ok) {
     throw std::runtime_error(what + ": " + executorch::runtime::to_string(error) + " (see the log above)");
   }
+}
+
+// Sorted; without constant methods, which take nothing and compute nothing.
+std::vector<std::string> model_methods(Module& module, const std::string& path) {
+  const auto names = module.method_names();
+  check(names.error(), "cannot read the methods of " + path);
+  std::vector<std::string> found;
+  for (const std::string& name : *names) {
+    const auto meta = module.method_meta(name);
+    check(meta.error(), "cannot read the method " + name + " of " + path);
+    if (meta->num_inputs() > 0 || meta->num_instructions() > 0) found.push_back(name);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// The method of this name; of an empty name, forward or the only one there is.
+std::string choose_method(Module& module, const std::string& path, const std::string& name) {
+  const std::vector<std::string> methods = model_methods(module, path);
+  const std::string wanted = name.empty() ? kDefaultMethod : name;
+  if (std::find(methods.begin(), methods.end(), wanted) != methods.end()) return wanted;
+  if (name.empty() && methods.size() == 1) return methods[0];
+  std::string text;
+  for (const std::string& method : methods) text += (text.empty() ? "" : ", ") + method;
+  throw std::runtime_error("there is no method " + wanted + " in " + path + ": it has " +
+                           (text.empty() ? "none that computes" : text));
 }
 
 void set_pool_threads(size_t threads) {
@@ -94,12 +121,13 @@ Model::Model(const std::string& path, const Options& options) {
   }
   check(map.set_options(kBackendName, backend_options.view()), "options of the backend");
   check(module_->load(map), "cannot load " + path);
-  const auto meta = module_->method_meta(kMethod);
-  check(meta.error(), "there is no method forward in " + path);
+  method_ = choose_method(*module_, path, options.method);
+  const auto meta = module_->method_meta(method_);
+  check(meta.error(), "cannot read the method " + method_ + " of " + path);
   load_components(*meta);
   // Our delegate does without a pool of one thread, whose making is half a megabyte of pages.
   if (options.threads > 1 || (options.threads == 1 && needs_components(*meta))) set_pool_threads(options.threads);
-  check(module_->load_method(kMethod), "cannot load the method forward of " + path);
+  check(module_->load_method(method_), "cannot load the method " + method_ + " of " + path);
 
   for (size_t i = 0; i < meta->num_inputs(); ++i) {
     const auto info = meta->input_tensor_meta(i);
@@ -150,7 +178,7 @@ void Model::set_pseudo_random_input(size_t index) {
 }
 
 void Model::run() {
-  auto results = module_->execute(kMethod, arguments_);
+  auto results = module_->execute(method_, arguments_);
   check(results.error(), "execution failed");
   results_ = std::move(*results);
 }

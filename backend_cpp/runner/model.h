@@ -26,13 +26,14 @@ struct RawTensor {
 // "Float [1, 3, 224, 224]".
 std::string describe(const RawTensor& tensor);
 
-// The forward method of a .pte file. Everything throws std::runtime_error with the reason.
+// A method of a .pte file. Everything throws std::runtime_error with the reason.
 class Model {
  public:
   struct Options {
     std::string tier;     // empty: the backend's choice
     size_t threads = 0;   // of ExecuTorch's pool; 0: its own choice
     bool traced = false;  // collect an ETDump
+    std::string method;   // empty: forward, or the only one of a program
   };
   Model(const std::string& path, const Options& options);
 
@@ -60,6 +61,7 @@ class Model {
 
   executorch::etdump::ETDumpGen* tracer_ = nullptr;
   std::unique_ptr<executorch::extension::Module> module_;
+  std::string method_;
   std::vector<RawTensor> inputs_;
   std::vector<executorch::extension::TensorPtr> tensors_;
   std::vector<executorch::runtime::EValue> arguments_;

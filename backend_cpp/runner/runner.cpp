@@ -159,7 +159,7 @@ void run_batch(Model& model, const RunnerArguments& arguments, Bytes& all_output
 }
 
 void run(const RunnerArguments& arguments) {
-  Model model(arguments.model, {arguments.tier, arguments.threads, !arguments.etdump.empty()});
+  Model model(arguments.model, {arguments.tier, arguments.threads, !arguments.etdump.empty(), arguments.method});
   Bytes all_outputs;
   if (arguments.batch_file.empty()) {
     run_once(model, arguments, all_outputs);

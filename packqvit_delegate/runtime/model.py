@@ -23,7 +23,7 @@ from ..metadata import Constants, Metadata
 from .library import load_library, supported_tiers
 from .profile import OperatorTime, operator_times
 from .program_file import read_program
-from .program_tables import backends, constants
+from .program_tables import backends, constants, methods
 
 _TIER = "PACKQVIT_TIER"
 """The environment variable that the native library reads when it loads a delegate."""
@@ -282,7 +282,7 @@ def _tensor_type(info: Any, name: str) -> TensorType:
 @checked
 def load(
     program: str | Path | bytes,
-    method: str = "forward",
+    method: str | None = None,
     *,
     threads: int | None = None,
     tier: str | None = None,
@@ -292,7 +292,7 @@ def load(
 
     Args:
         program: Path, or the bytes themselves.
-        method: Of the program.
+        method: Of the program; None: `forward`, or the only one that computes something.
         threads: Of ExecuTorch's pool, for all programs of the process; None: as it is.
         tier: Of the kernels of this program (`supported_tiers()`); None: the CPU's best.
         profile: Notes the time of each operator, for `Model.operator_times`; runs take a little longer.
@@ -309,6 +309,7 @@ def load(
         raise PackQViTError(f"threads is {threads}, but must be at least 1")
     content = read_program(program)
     known = constants(content)
+    method = method or _default_method(content, known)
     registered = Runtime.get().backend_registry.registered_backend_names
     if missing := [name for name in backends(content, method) if name not in registered]:
         raise PackQViTError(
@@ -331,6 +332,12 @@ def load(
     except RuntimeError as error:
         raise PackQViTError(f"ExecuTorch cannot load the program: {error}; its log above says why") from error
     return Model(loaded_method, loaded, known, content, profile)
+
+
+def _default_method(content: bytes, constants: Constants) -> str:
+    """`forward`, or the only method that is not constant."""
+    names = [name for name in methods(content) if name not in constants]
+    return names[0] if len(names) == 1 else "forward"
 
 
 @contextlib.contextmanager
