@@ -97,6 +97,8 @@ def _lower(graph_module: GraphModule, kept: dict[str, str]) -> GraphModule:
         node.replace_all_uses_with(product)  # type: ignore[arg-type]
     for value, codes in context.codes.items():
         codes.node.meta[GRID], codes.node.meta[FLOAT_NAME] = codes.grid, value.name
+    for codes in context.codes.values():
+        _name_reshaped(codes.node)
     for node in graph_module.graph.nodes:
         forget_original(node)
     for node, reason in context.reasons.items():
@@ -107,6 +109,20 @@ def _lower(graph_module: GraphModule, kept: dict[str, str]) -> GraphModule:
         hoist_token_select(graph_module)
         select_before_norm(graph_module)
         return explain(complete_modules(graph_module))
+
+
+def _name_reshaped(node: Node) -> None:
+    """Says of an operator too what its codes mean, where only a reshape of them stands for the float value.
+
+    Attention in windows gives the rows of each window, the mean over tokens one of them. Such a reshape may go.
+    """
+    while is_call(node, aten.reshape.default):
+        operator = node.args[0]
+        assert isinstance(operator, Node)
+        if FLOAT_NAME in operator.meta or shape_of(operator)[-1] != shape_of(node)[-1]:
+            return
+        operator.meta.update({key: node.meta[key] for key in (GRID, FLOAT_NAME)})
+        node = operator
 
 
 def _lower_quantized(context: LoweringContext, quantize: Node) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import images
+from models import images, timm_swin
 from packqvit_delegate import PackQViTError, Program, export, runtime
 from packqvit_delegate.evaluation import Answers
 from packqvit_delegate.grids import OffsetGrid, ProbabilityGrid, ResidualGrid
@@ -26,6 +26,7 @@ from packqvit_delegate.report_page.operators import _grid, operator_rows
 from packqvit_delegate.report_page.page import render
 from packqvit_delegate.runtime.description import describe
 from packqvit_delegate.runtime.profile import OperatorTime, by_kind
+from packqvit_delegate.sensitivity.roles import ROLES
 from report_page.conftest import CHEAP, FOLDER, MODEL, NAMES, Made
 
 VOID = {"meta", "br", "img"}
@@ -198,6 +199,19 @@ def test_a_program_and_nothing_else(bare: Program) -> None:
     assert "no operators outside" in page.text and "Input uint8 1 × 32 × 32 × 3" in page.text
     assert not any("Signal" in caption or "profiled" in caption for caption in page.tables)
     assert page.table("In the order of execution")[0][-1] == "Size"
+
+
+def test_blocks_of_a_swin() -> None:
+    """Attention in windows, behind which only a reshape stands for the float model's value, has its error too."""
+    x = images(2)
+    program = export(timm_swin(), (x[:1],), x, bits=8, method=CHEAP, compared=x[:1])
+    roles, *blocks = page_of(program).table("Signal-to-noise ratio in dB")
+    assert len(blocks) == 4
+    for cells in blocks:
+        assert 20 < float(cells[roles.index("attention")]) < 100
+        assert all(cells[roles.index(role)] for role in ROLES if role in roles and role not in ("norm", "linear"))
+    rows = {row.role: row for row in operator_rows(program.integer_module)}
+    assert rows["attention"].codes and rows["pooling"].codes
 
 
 def test_figures_of_embeddings(bare: Program) -> None:
