@@ -20,12 +20,14 @@ from ..errors import PackQViTError
 from ..files import check_writable, replacing
 from .console import can_resume, command, errors, progress
 from .options import (
+    BATCHES_HELP,
     BITS_HELP,
     MEAN_HELP,
     MODEL_HELP,
     PROCESSES_HELP,
     STD_HELP,
     WEIGHTS_HELP,
+    batch_sizes_of,
     check_weight_file,
     configuration,
     with_normalization,
@@ -87,6 +89,7 @@ def finetune(
     residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
     probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
     max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help=BATCHES_HELP)] = None,
     calibration_images: Annotated[int, typer.Option(help="Of --data, to begin with.", min=1)] = 128,
     output: Annotated[Path, typer.Option("--output", "-o", help="The program.")] = Path("qat.pte"),
     checkpoint: Annotated[Path | None, typer.Option(help="Written and, where it exists, resumed from.")] = None,
@@ -102,6 +105,7 @@ def finetune(
     """Fine-tune a model in float and on the integer grids, export it, and evaluate both."""
     check_weight_file(weights)
     check_writable(output, checkpoint, float_weights)
+    sizes = batch_sizes_of(batch_sizes)
     start("Starting PyTorch and ExecuTorch")
     import torch
 
@@ -198,7 +202,7 @@ def finetune(
     steps_of.leave_the_others()
     if not is_first:
         return
-    program = qat.export(learner, metadata=loaded.metadata)
+    program = qat.export(learner, metadata=loaded.metadata, batch_sizes=sizes)
     program.save(output)
     steps_of.report(model, config, teacher.cpu(), output, testing, loaded.preprocessing, processes, len(program.buffer))
     if plot is not None:

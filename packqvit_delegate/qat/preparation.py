@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.fx import GraphModule
@@ -19,6 +19,7 @@ from ..entry import FloatModel
 from ..errors import PackQViTError
 from ..inputs import plain
 from ..metadata import Metadata
+from ..methods import method_names
 from ..passes import lower_to_integer
 from ..preparation import make_pair
 from ..progress import Progress
@@ -136,6 +137,7 @@ def export(
     byte_input: ByteLayout | None = None,
     top_k: int | None = None,
     metadata: Metadata | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> Program:
     """The program of what was trained.
 
@@ -144,15 +146,26 @@ def export(
         byte_input: As for `packqvit_delegate.export`.
         top_k: As for `packqvit_delegate.export`.
         metadata: As for `packqvit_delegate.export`; its normalisation has to be the one of `prepare`'s configuration.
+        batch_sizes: As for `packqvit_delegate.export`.
 
     Raises:
-        PackQViTError: As `convert`, and as `packqvit_delegate.export` for the ends.
+        PackQViTError: As `convert`, and as `packqvit_delegate.export` for the ends and the numbers of images.
     """
     check_ends(model.config, byte_input, top_k)
+    if batch_sizes is not None:
+        method_names(batch_sizes)
     if normalized(model.config, None, metadata) != model.config:
         raise PackQViTError(
             "the model was prepared without input_normalization, but metadata.preprocessing normalises: give "
             "qat.prepare a configuration with input_normalization=(mean, std)"
         )
     with released(model):
-        return finish(convert(model), model.example_inputs, model.config, byte_input, top_k, metadata=metadata)
+        return finish(
+            convert(model),
+            model.example_inputs,
+            model.config,
+            byte_input,
+            top_k,
+            metadata=metadata,
+            batch_sizes=batch_sizes,
+        )

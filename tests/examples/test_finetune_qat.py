@@ -73,8 +73,9 @@ def test_class_folders_get_a_new_classifier(run, tmp_path: Path) -> None:
     for folder in ("train", "val"):
         (tmp_path / folder / "labels.csv").unlink()
     options = "--residual int8 --outlier-weight 0.1 --no-integer-functions --no-learn-ranges --label-weight 1"
-    run(f"{QUICK} {options} --bits 8 --output c.pte")
+    run(f"{QUICK} {options} --bits 8 --batch-sizes 1,3 --output c.pte")
     assert runtime.load(tmp_path / "c.pte").run(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2)
+    assert runtime.load(tmp_path / "c.pte", "forward_3").run(torch.zeros(3, 3, 32, 32))[0].shape == (3, 2)
 
 
 def test_class_folders_that_are_classes_of_the_model(run, tmp_path: Path) -> None:
@@ -136,6 +137,7 @@ def test_images_without_labels_and_the_features_of_the_float_model(run, tmp_path
         ("--data train --validation val --model no_such", "built-in model (deit_tiny"),
         ("--data train --validation val --output gone/a.pte", "there is no folder gone for a.pte"),
         ("--data train --validation val --checkpoint val", "val is a folder: give the name of a file"),
+        ("--data train --validation val --batch-sizes 4", "must begin with 1, for `forward`"),
         ("--data train --validation val --device tpu", "--device tpu: give cpu or cuda"),
         ("--data train --validation val --plot gone/a.png", "there is no folder gone for a.png"),
         ("--data train --validation val --plot a.nothing", "cannot write the plot a.nothing: its name has to end in"),

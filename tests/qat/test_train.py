@@ -50,6 +50,15 @@ def test_what_was_trained_is_bit_for_bit_what_runs(residual: str) -> None:
         assert torch.equal(model(x), torch.cat([program.run(image)[0] for image in x.split(1)]))
 
 
+def test_several_numbers_of_images() -> None:
+    model, x = prepared(), images(4, seed=3)
+    program = qat.export(model, batch_sizes=(1, 4))
+    ones, fours = (runtime.load(program.buffer, name) for name in ("forward", "forward_4"))
+    assert torch.equal(fours.run(x)[0], torch.cat([ones.run(image)[0] for image in x.split(1)]))
+    with pytest.raises(PackQViTError, match="one or more numbers of images, from 1 on and each once"):
+        qat.export(model, batch_sizes=(2, 2))
+
+
 def test_converting_is_no_end_of_training() -> None:
     model, x = prepared(), images(1)
     first = qat.convert(model)(x)
