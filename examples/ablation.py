@@ -167,7 +167,7 @@ def main(
     labels = torch.tensor(testing.labels)
 
     errors.print(f"Loading {model}")
-    loaded = load(model, weights)
+    loaded = load(model, weights, progress=progress)
     seen = progress(folder.batches(1, loaded.preprocessing), "reading images", len(folder))
     images = torch.cat([batch.images for batch in seen])
     truth = predict_float(loaded.module, testing, loaded.preprocessing, progress=progress)

@@ -64,7 +64,7 @@ def embeddings(
     if model is None:
         raise PackQViTError(f"{program} does not say which model it was made of: add --model")
     errors.print(f"Loading {model}", markup=False, highlight=False)
-    tower = with_normalization(load(model, weights), mean, std)
+    tower = with_normalization(load(model, weights, progress=progress), mean, std)
     tower = tower if tower.task == "features" else without_classifier(tower)
     preprocessing = preprocessing_of(program, info, tower.preprocessing, size, model, mean, std, None)
     found = [Embeddings.of(program, tower.module, images, preprocessing, processes, progress) for images in folders]

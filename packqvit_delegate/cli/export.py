@@ -139,7 +139,7 @@ def export(
             raise PackQViTError(f"{report} cannot be both: name the program and its report differently")
 
     errors.print(f"Loading {model}", markup=False, highlight=False)
-    loaded = with_normalization(load(model, weights), mean, std)
+    loaded = with_normalization(load(model, weights, progress=progress), mean, std)
     if loaded.task == "features" and not features:
         raise PackQViTError(f"{model} has no classifier: add --features, and the program gives features")
     if features and loaded.task != "features":

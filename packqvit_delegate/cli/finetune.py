@@ -154,7 +154,7 @@ def finetune(
     where = steps_of.start_process(device)
     shown = progress if steps_of.is_first() else silent
 
-    loaded = with_normalization(load(model, weights), mean, std)
+    loaded = with_normalization(load(model, weights, progress=shown), mean, std)
     if loaded.random or loaded.task == "features":
         raise PackQViTError(f"{model} has no trained classifier to begin with: give --weights FILE")
     teacher, kept, training, testing = fit_classifier(loaded, training, testing)

@@ -77,7 +77,7 @@ def sensitivity(
     drawn = folder.sample(min(len(folder), calibration_images + images), seed)
 
     errors.print(f"Loading {model}")
-    loaded = load(model, weights)
+    loaded = load(model, weights, progress=progress)
     if features and loaded.task != "features":
         loaded = without_classifier(loaded)
     preprocessing = loaded.preprocessing

@@ -16,11 +16,13 @@ from packqvit_delegate.arguments import checked
 from packqvit_delegate.data.preprocessing import HALF, Interpolation, Preprocessing
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.metadata import Metadata, Task
+from packqvit_delegate.models.downloads import downloads_shown
 from packqvit_delegate.models.swin import SwinConfig
 from packqvit_delegate.models.swin_weights import fit_swin, to_swin_names
 from packqvit_delegate.models.vit import ViTConfig
 from packqvit_delegate.models.weights import load_into, read_weights, to_timm_names
 from packqvit_delegate.models.zoo import ZOO, Entry
+from packqvit_delegate.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Logits(nn.Module):
 
 
 @checked
-def load(name: str, weights: str | Path | None = None) -> LoadedModel:
+def load(name: str, weights: str | Path | None = None, *, progress: Progress | None = None) -> LoadedModel:
     """Loads a model.
 
     Args:
@@ -79,6 +81,7 @@ def load(name: str, weights: str | Path | None = None) -> LoadedModel:
             `hf:<repository or folder>` is a Hugging Face image classifier, or a semantic segmenter where its
             config.json names one.
         weights: a weight file (see `read_weights`), None for the hub, or `RANDOM`.
+        progress: wraps a download from the hub, in MiB; None: the hub shows its own bar, on a terminal.
 
     Returns:
         The model, in evaluation mode. Image size and number of classes follow the weight file. A Hugging Face
@@ -88,7 +91,7 @@ def load(name: str, weights: str | Path | None = None) -> LoadedModel:
         PackQViTError: unknown model, weights that are unreadable, of another model, or not finite, or none: the hub
             cannot be reached.
     """
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), downloads_shown(progress):
         torch.manual_seed(0)  # random weights are the same ones every time
         try:
             if name in ZOO:

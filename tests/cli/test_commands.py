@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from cli.conftest import EXPORT, packqvit, picture
+from model_loading.test_downloads import serve
 from packqvit_delegate import runtime
-from packqvit_delegate.cli import options
+from packqvit_delegate.cli import console, options
+from packqvit_delegate.cli.app import app
 from packqvit_delegate.models import RANDOM, ZOO
 from packqvit_delegate.version import product_version
 
@@ -104,6 +107,18 @@ def test_inspect(program: Path) -> None:
         assert fact in output, fact
     assert "8 bits 8 36.2 KiB" in output
     assert "linear_default 48 x 48 8 2304 int8 -127 to 127" in output
+
+
+def test_weights_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar for the download, on a terminal, which no warning tears."""
+    monkeypatch.setattr(console.errors, "_force_terminal", True)
+    serve(place / "w.safetensors", monkeypatch)
+    arguments = EXPORT.replace("--weights w.safetensors ", "")
+    printed = CliRunner().invoke(app, f"{arguments} --bits 8 --no-compensation --rounding nearest -o hub.pte".split())
+    assert printed.exit_code == 0, (printed.output, printed.exception)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed.output))
+    assert [line.split() for line in lines if "meanwhile" in line] == [["WARNING", "a", "word", "meanwhile"]] * 3
+    assert any(re.match(r"downloading, MiB .* 3/3 ", line) for line in lines)
 
 
 def test_several_numbers_of_images(place: Path) -> None:
