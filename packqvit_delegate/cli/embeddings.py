@@ -6,7 +6,6 @@ neighbours, and the classes of these, among the images of --gallery or, without 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +15,11 @@ from rich.markup import escape
 from ..errors import PackQViTError
 from .console import command, console, errors, facts, progress
 from .options import (
-    MEAN_HELP,
+    CPUS,
     MODEL_HELP,
-    PROCESSES_HELP,
-    STD_HELP,
+    Mean,
+    Processes,
+    Std,
     check_program,
     check_weight_file,
     one_folder,
@@ -39,12 +39,12 @@ def embeddings(
     data: Annotated[Path | None, typer.Option(help="Folder of images, with or without labels.")] = None,
     model: Annotated[str | None, typer.Option(help=f"Default: as the program says. {MODEL_HELP}")] = None,
     weights: Annotated[str | None, typer.Option(help="That the program was made of; default: from the hub.")] = None,
-    mean: Annotated[str | None, typer.Option(help=MEAN_HELP)] = None,
-    std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
+    mean: Mean = None,
+    std: Std = None,
     gallery: Annotated[Path | None, typer.Option(help=GALLERY_HELP)] = None,
     labels: Annotated[Path | None, typer.Option(help="Class names in label order, for class folders.")] = None,
     neighbours: Annotated[int, typer.Option(help="That vote for a class.", min=1)] = NEIGHBOURS,
-    processes: Annotated[int, typer.Option(help=PROCESSES_HELP, min=1)] = os.cpu_count() or 1,
+    processes: Processes = CPUS,
 ) -> None:
     """Judge the embeddings of a .pte by those of the float model."""
     check_program(program)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +11,13 @@ from rich.markup import escape
 from ..errors import PackQViTError
 from .console import command, console, facts, progress
 from .options import (
+    CPUS,
     CROP_HELP,
     LABELS_HELP,
     OLD_MEAN_HELP,
     OLD_MODEL_HELP,
-    PROCESSES_HELP,
-    STD_HELP,
+    Processes,
+    Std,
     check_program,
     check_weight_file,
     one_folder,
@@ -38,12 +38,12 @@ def evaluate(
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     model: Annotated[str | None, typer.Option(help=OLD_MODEL_HELP)] = None,
     mean: Annotated[str | None, typer.Option(help=OLD_MEAN_HELP)] = None,
-    std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
+    std: Std = None,
     crop_fraction: Annotated[float | None, typer.Option(help=CROP_HELP)] = None,
     labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     images: Annotated[int | None, typer.Option(help="Evaluate this many, drawn at random.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
-    processes: Annotated[int, typer.Option(help=PROCESSES_HELP, min=1)] = os.cpu_count() or 1,
+    processes: Processes = CPUS,
 ) -> None:
     """Measure the top-1 accuracy of a .pte, which says itself how pictures are prepared."""
     check_program(program)

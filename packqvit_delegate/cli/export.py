@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,29 +11,14 @@ from rich.markup import escape
 
 from ..errors import PackQViTError
 from ..files import check_writable
+from . import options
 from .console import command, console, errors, facts, progress
-from .options import (
-    BATCHES_HELP,
-    BITS_HELP,
-    LABELS_HELP,
-    MEAN_HELP,
-    MODEL_HELP,
-    PROCESSES_HELP,
-    RANDOM,
-    STD_HELP,
-    WEIGHTS_HELP,
-    batch_sizes_of,
-    check_weight_file,
-    configuration,
-    with_normalization,
-)
 from .session import start
 
 MIX_HELP = "A file of widths of single layers, as `packqvit sensitivity` writes it."
 BUDGET_HELP = "Search the layers that need 8 bits most; the weights grow by at most so many percent."
 WIDE_HELP = "With --budget: percent of the blocks' multiply-accumulates that may move to 8-bit activations."
 CLIPPING_HELP = "Ranges end where the error is least, or at the extremes."
-SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 COMPENSATION_HELP = "Layers with weights of 4 bits make up for a part of the errors before them."
 IMPORTANCE_HELP = "Errors in a token count by what they cost the answer."
 SPLIT_HELP = "Hidden channels with massive activations become several that saturate."
@@ -47,7 +31,7 @@ FEATURES_HELP = "Leave the classifier out: the program gives what it reads. With
 STEPS_HELP = "With --tune: steps of 16 images; default: 1000."
 REPORT_HELP = "Write all that is known of the program as one web page, ending in .html: accuracy, errors, times, grids."
 OUTPUT_HELP = "Default: <model>_w<bits>a<bits>.pte."
-NAMES_HELP = f"{LABELS_HELP} They are written into the program, and say which class folder is which class."
+NAMES_HELP = f"{options.LABELS_HELP} They are written into the program, and say which class folder is which class."
 INPUT_HELP = "float: normalised images; uint8: RGB bytes, the same results without any float on the way in."
 NEEDS_CALIBRATION = (
     "trained weights need --calibration FOLDER: a hundred images like those of the application, from which the ranges "
@@ -57,12 +41,12 @@ NEEDS_CALIBRATION = (
 
 @command
 def export(
-    bits: Annotated[int, typer.Option(help=BITS_HELP)] = 4,
-    activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "deit_tiny",
-    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
-    mean: Annotated[str | None, typer.Option(help=MEAN_HELP)] = None,
-    std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
+    bits: options.Bits = 4,
+    activation_bits: options.ActivationBits = None,
+    model: options.ModelName = "deit_tiny",
+    weights: options.Weights = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     calibration: Annotated[Path | None, typer.Option(help="Folder of images like those of the application.")] = None,
     calibration_images: Annotated[int | None, typer.Option(help=CALIBRATION_IMAGES_HELP, min=1)] = None,
     features: Annotated[bool, typer.Option("--features", help=FEATURES_HELP)] = False,
@@ -71,9 +55,9 @@ def export(
     labels: Annotated[Path | None, typer.Option(help=NAMES_HELP)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=OUTPUT_HELP)] = None,
     report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
-    residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
-    probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
-    max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
+    residual: options.Residual = None,
+    probabilities: options.Probabilities = None,
+    max_channel_shift: options.ChannelShift = None,
     clipping: Annotated[bool, typer.Option(help=CLIPPING_HELP)] = True,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
     compensation: Annotated[bool, typer.Option(help=COMPENSATION_HELP)] = True,
@@ -90,21 +74,21 @@ def export(
     input: Annotated[Literal["float", "uint8"], typer.Option(help=INPUT_HELP)] = "float",
     layout: Annotated[Literal["hwc", "chw"], typer.Option(help="Of uint8 inputs.")] = "hwc",
     fallback: Annotated[Literal["xnnpack"] | None, typer.Option(help=FALLBACK_HELP)] = None,
-    batch_sizes: Annotated[str | None, typer.Option(help=BATCHES_HELP)] = None,
+    batch_sizes: options.BatchSizes = None,
     top_k: Annotated[int | None, typer.Option(help="Best classes and scores instead of all logits.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
     float_top1: Annotated[bool, typer.Option(help="Evaluate the float model as well.")] = True,
-    processes: Annotated[int, typer.Option(help=PROCESSES_HELP, min=1)] = os.cpu_count() or 1,
+    processes: options.Processes = options.CPUS,
 ) -> None:
     """Export a Vision Transformer to a .pte that runs in integers only."""
     if features and top_k is not None:
         raise PackQViTError("--features leaves the classes out, --top-k ranks them: give one of them")
     if mixed_precision is not None and budget is not None:
         raise PackQViTError("--mixed-precision is a mix that was found, --budget searches one: give one of them")
-    check_weight_file(weights)
-    if weights != RANDOM and calibration is None:
+    options.check_weight_file(weights)
+    if weights != options.RANDOM and calibration is None:
         raise PackQViTError(NEEDS_CALIBRATION)
-    sizes = batch_sizes_of(batch_sizes)
+    sizes = options.batch_sizes_of(batch_sizes)
     if tune and calibration is None:
         raise PackQViTError("--tune needs --calibration FOLDER with some hundreds of images to train on")
     start("Starting PyTorch and ExecuTorch")
@@ -120,7 +104,7 @@ def export(
     from ..tuning import TuningMethod
     from . import export_steps as steps
 
-    config = configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
+    config = options.configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
     if mixed_precision is not None:
         config = MixedPrecision.load(mixed_precision).apply(config)
     device = tune_device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,7 +123,7 @@ def export(
             raise PackQViTError(f"{report} cannot be both: name the program and its report differently")
 
     errors.print(f"Loading {model}", markup=False, highlight=False)
-    loaded = with_normalization(load(model, weights, progress=progress), mean, std)
+    loaded = options.with_normalization(load(model, weights, progress=progress), mean, std)
     if loaded.task == "features" and not features:
         raise PackQViTError(f"{model} has no classifier: add --features, and the program gives features")
     if features and loaded.task != "features":

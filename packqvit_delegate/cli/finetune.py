@@ -10,28 +10,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..errors import PackQViTError
 from ..files import check_writable, replacing
+from . import options
 from .console import can_resume, command, errors, progress
-from .options import (
-    BATCHES_HELP,
-    BITS_HELP,
-    MEAN_HELP,
-    MODEL_HELP,
-    PROCESSES_HELP,
-    STD_HELP,
-    WEIGHTS_HELP,
-    batch_sizes_of,
-    check_weight_file,
-    configuration,
-    with_normalization,
-)
 from .session import start
 
 DATA_HELP = "Images to train on: labels.csv (file,label), or one sub-folder a class."
@@ -53,19 +40,18 @@ VIEW_HELP = (
 UNROUNDED_HELP = "At first so many of the tokens keep their values where activations have less than 8 bits."
 MIXUP_HELP = "Without labels: share of the images that are blended with another one."
 CUTMIX_HELP = "Without labels: share of the images into which a part of another one is pasted."
-SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
 
 
 @command
 def finetune(
     data: Annotated[Path, typer.Option(help=DATA_HELP)],
     validation: Annotated[Path, typer.Option(help="Images to evaluate on, laid out alike.")],
-    bits: Annotated[int, typer.Option(help=BITS_HELP)] = 4,
-    activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "vit_tiny",
-    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
-    mean: Annotated[str | None, typer.Option(help=MEAN_HELP)] = None,
-    std: Annotated[str | None, typer.Option(help=STD_HELP)] = None,
+    bits: options.Bits = 4,
+    activation_bits: options.ActivationBits = None,
+    model: options.ModelName = "vit_tiny",
+    weights: options.Weights = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     float_steps: Annotated[int, typer.Option(help="Steps of fine-tuning in float before; 0: none.", min=0)] = 200,
     float_rate: Annotated[float, typer.Option(help="Their highest learning rate.", min=0)] = 1e-4,
@@ -86,10 +72,10 @@ def finetune(
     cutmix: Annotated[float, typer.Option(help=CUTMIX_HELP, min=0, max=1)] = 0.0,
     integer_functions: Annotated[bool, typer.Option(help=INTEGER_HELP)] = True,
     autocast: Annotated[bool, typer.Option(help="Float arithmetic in bfloat16.")] = False,
-    residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
-    probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
-    max_channel_shift: Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)] = None,
-    batch_sizes: Annotated[str | None, typer.Option(help=BATCHES_HELP)] = None,
+    residual: options.Residual = None,
+    probabilities: options.Probabilities = None,
+    max_channel_shift: options.ChannelShift = None,
+    batch_sizes: options.BatchSizes = None,
     calibration_images: Annotated[int, typer.Option(help="Of --data, to begin with.", min=1)] = 128,
     output: Annotated[Path, typer.Option("--output", "-o", help="The program.")] = Path("qat.pte"),
     checkpoint: Annotated[Path | None, typer.Option(help="Written and, where it exists, resumed from.")] = None,
@@ -98,14 +84,14 @@ def finetune(
     every: Annotated[int, typer.Option(help="Steps between checkpoints and evaluations.", min=1)] = 100,
     check_images: Annotated[int, typer.Option(help="Validation images of these evaluations.", min=1)] = 100,
     workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 0,
-    processes: Annotated[int, typer.Option(help=PROCESSES_HELP, min=1)] = os.cpu_count() or 1,
+    processes: options.Processes = options.CPUS,
     device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the order and the crops.", min=0)] = 0,
 ) -> None:
     """Fine-tune a model in float and on the integer grids, export it, and evaluate both."""
-    check_weight_file(weights)
+    options.check_weight_file(weights)
     check_writable(output, checkpoint, float_weights)
-    sizes = batch_sizes_of(batch_sizes)
+    sizes = options.batch_sizes_of(batch_sizes)
     start("Starting PyTorch and ExecuTorch")
     import torch
 
@@ -120,7 +106,7 @@ def finetune(
     from . import finetune_steps as steps_of
     from .classifier import check_labels, fit_classifier
 
-    config = configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
+    config = options.configuration(bits, activation_bits, residual, probabilities, max_channel_shift)
     rates = LearningRates().scaled(rate)
     if not learn_ranges:
         rates = dataclasses.replace(rates, activation_scales=0.0)
@@ -154,7 +140,7 @@ def finetune(
     where = steps_of.start_process(device)
     shown = progress if steps_of.is_first() else silent
 
-    loaded = with_normalization(load(model, weights, progress=shown), mean, std)
+    loaded = options.with_normalization(load(model, weights, progress=shown), mean, std)
     if loaded.random or loaded.task == "features":
         raise PackQViTError(f"{model} has no trained classifier to begin with: give --weights FILE")
     teacher, kept, training, testing = fit_classifier(loaded, training, testing)

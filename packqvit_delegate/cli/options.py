@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from ..errors import MissingFileError, PackQViTError
 
@@ -32,21 +35,32 @@ BUILT_IN = (
 RANDOM = "random"
 """models.RANDOM, likewise."""
 
-BITS_HELP = "Of the weights, and of the activations too unless given: 4 or 8."
 MEAN_HELP = "Of R, G and B, of the pixels that the weights were trained on, e.g. 0.5,0.5,0.5; default: the model's own."
-STD_HELP = "And their standard deviation."
-MODEL_HELP = f"{', '.join(BUILT_IN)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
-WEIGHTS_HELP = f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub."
-LABELS_HELP = "Class names in label order, one a line (synset_words.txt)."
-OLD_MODEL_HELP = f"For programs that do not say how pictures are prepared: as for {', '.join(BUILT_IN)}."
-OLD_MEAN_HELP = "For such programs, or: mean of R, G and B, e.g. 0.5,0.5,0.5."
 BATCHES_HELP = (
     "Numbers of images that the program takes: 1,4 makes the methods forward and forward_4, of the same weights."
 )
+SHIFT_HELP = "With --residual int8: the largest power of two by which channels differ."
+STD_HELP = "And their standard deviation."
+MODEL_HELP = f"{', '.join(BUILT_IN)}; or any name of timm's; or hf:<Hugging Face repository or folder>."
+LABELS_HELP = "Class names in label order, one a line (synset_words.txt)."
+OLD_MODEL_HELP = f"For programs that do not say how pictures are prepared: as for {', '.join(BUILT_IN)}."
+OLD_MEAN_HELP = "For such programs, or: mean of R, G and B, e.g. 0.5,0.5,0.5."
 CROP_HELP = "And the side of the centre crop over the resized short side; default: 0.9."
-PROCESSES_HELP = "Processes to evaluate in."
 THREADS_HELP = "Of ExecuTorch's pool; default: its own choice."
 TIER_HELP = "Of the kernels; default: the CPU's best (packqvit doctor lists them)."
+
+Bits = Annotated[int, typer.Option(help="Of the weights, and of the activations too unless given: 4 or 8.")]
+ActivationBits = Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")]
+ModelName = Annotated[str, typer.Option(help=MODEL_HELP)]
+Weights = Annotated[str | None, typer.Option(help=f"A .safetensors or .pth file; `{RANDOM}`; default: from the hub.")]
+Mean = Annotated[str | None, typer.Option(help=MEAN_HELP)]
+Std = Annotated[str | None, typer.Option(help=STD_HELP)]
+Residual = Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")]
+Probabilities = Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")]
+ChannelShift = Annotated[int | None, typer.Option(help=SHIFT_HELP, min=0, max=7)]
+BatchSizes = Annotated[str | None, typer.Option(help=BATCHES_HELP)]
+Processes = Annotated[int, typer.Option(help="Processes to evaluate in.", min=1)]
+CPUS = os.cpu_count() or 1
 
 
 def check_weight_file(weights: str | Path | None) -> None:

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..files import check_writable
+from . import options
 from .console import command, console, errors, progress
-from .options import BITS_HELP, MODEL_HELP, WEIGHTS_HELP, check_weight_file, configuration
 from .session import start
 
 IMAGES_HELP = "How many images to compare on; others than the calibration's where the folder has enough."
@@ -26,14 +26,14 @@ WIDE_HELP = "Percent of the blocks' multiply-accumulates that may move to 8-bit 
 @command
 def sensitivity(
     calibration: Annotated[Path, typer.Option(help="Folder of images like those of the application.")],
-    bits: Annotated[int, typer.Option(help=BITS_HELP)] = 4,
-    activation_bits: Annotated[int | None, typer.Option(help="Of the activations: 4 or 8.")] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "deit_tiny",
-    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    bits: options.Bits = 4,
+    activation_bits: options.ActivationBits = None,
+    model: options.ModelName = "deit_tiny",
+    weights: options.Weights = None,
     calibration_images: Annotated[int, typer.Option(help="How many to calibrate on.", min=1)] = 128,
     images: Annotated[int, typer.Option(help=IMAGES_HELP, min=1)] = 32,
-    residual: Annotated[Literal["int8", "int16"] | None, typer.Option(help="Residual stream.")] = None,
-    probabilities: Annotated[Literal["log2", "linear"] | None, typer.Option(help="Attention probabilities.")] = None,
+    residual: options.Residual = None,
+    probabilities: options.Probabilities = None,
     rounding: Annotated[Literal["gptq", "nearest"], typer.Option(help="Of the weights.")] = "gptq",
     features: Annotated[bool, typer.Option("--features", help="Leave the classifier out.")] = False,
     mixed_precision: Annotated[Path | None, typer.Option(help="Widths of single layers, written by --budget.")] = None,
@@ -45,7 +45,7 @@ def sensitivity(
     seed: Annotated[int, typer.Option(help="Of the draw of images.")] = 0,
 ) -> None:
     """Compare the integer graph with the float model, operator by operator."""
-    check_weight_file(weights)
+    options.check_weight_file(weights)
     check_writable(json, mix if budget is not None else None)
     start("Starting PyTorch and ExecuTorch")
     from ..calibration import CalibrationMethod
@@ -68,7 +68,7 @@ def sensitivity(
     from .export_steps import read_images
     from .sensitivity_steps import steps_table
 
-    config = configuration(bits, activation_bits, residual, probabilities)
+    config = options.configuration(bits, activation_bits, residual, probabilities)
     if mixed_precision is not None:
         config = MixedPrecision.load(mixed_precision).apply(config)
     if picture is not None:
