@@ -84,8 +84,8 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
       softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D]. Between reshape and permute q and
       k may have a norm of each head, rms_norm.default or layer_norm.default over [d], and behind it mul.Tensor(x,
       [H, 1] or [H, d] get_attr); L2 normalisation is rms_norm and a factor on the scores. Rotary positions are
-      packqvit.rotary(x, cosine [N, H or 1, d], sine, partner) behind that. Constant queries, as in pooling by attention,
-      are a get_attr [1, H, Nq, d] in the matmul.
+      packqvit.rotary(x, cosine [N, H or 1, d], sine, partner) behind that. Constant queries, as in pooling by
+      attention, are a get_attr [1, H, Nq, d] in the matmul.
     * residual: add.Tensor(stream, branch) with the branch a linear; LayerScale, other constant factors and signs are in
       the linear's weight and bias. A scaled skip is add.Tensor(mul.Tensor(stream, float or [D] get_attr), branch). Or
       the branch is layer_norm.default(linear), a post-norm.
