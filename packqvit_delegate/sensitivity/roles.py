@@ -30,6 +30,7 @@ ROLES = (
     "norm 2",
     "fc1",
     "activation",
+    "product",
     "stream 2",
     "norm",
     "pooling",
@@ -100,6 +101,7 @@ def _role(node: Node) -> str | None:
         ops.softmax.default: lambda: "probabilities",
         ops.attention_values.default: lambda: "attention",
         ops.lookup_table.default: lambda: "activation",
+        ops.multiply.default: lambda: "product",
         ops.linear_add.default: lambda: _stream(node.args[0]),
         ops.layer_norm_add.default: lambda: _stream(_branch(node)),
         ops.mean_tokens.default: lambda: "pooling",
@@ -123,9 +125,9 @@ def _linear(node: Node) -> str | None:
             return "q" if argument == 0 else "k"
         if is_call(user, ops.attention_values.default):
             return "v"
-        if is_call(user, ops.head_norm.default):
+        if is_call(user, ops.head_norm.default, ops.rotate.default):
             return _linear(user)
-        if is_call(user, ops.lookup_table.default):
+        if is_call(user, ops.lookup_table.default, ops.multiply.default):
             return "fc1"
     return None
 

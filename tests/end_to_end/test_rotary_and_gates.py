@@ -13,6 +13,7 @@ from models import images, randomize
 from packqvit_delegate import QuantizationConfig, export, qat, runtime
 from packqvit_delegate.passes.graph import find
 from packqvit_delegate.passes.hoist_token_select import hoist_token_select
+from packqvit_delegate.sensitivity.roles import places
 from programs import assert_whole_and_exact, signal_to_noise
 
 ops = torch.ops.packqvit
@@ -109,6 +110,16 @@ def test_the_last_block_runs_for_the_class_token_alone() -> None:
     assert tokens == [1, TOKENS, TOKENS, TOKENS]
     assert [n.meta["val"].shape[1] for n in find(integer, ops.multiply.default)] == [TOKENS, 1]
     assert hoist_token_select(integer) is integer
+
+
+def test_operators_have_their_places() -> None:
+    x = images(8, size=32)
+    integer = export(model(), (x[:1],), x, bits=8).integer_module
+    first = [place.role for place in places(integer).values() if place.block == 0]
+    assert first == [
+        *("norm 1", "q", "k", "v", "probabilities", "attention", "stream 1"),
+        *("norm 2", "fc1", "fc1", "activation", "product", "stream 2"),
+    ]
 
 
 def test_several_images_in_one_program() -> None:
