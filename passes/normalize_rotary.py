@@ -107,16 +107,14 @@ def _rotation(
     if partner is None:
         return None
     of_least, of_most = (torch.where(here, factor, 0.0).sum(0) for here in (is_least, is_most))
-    if not torch.equal(of_least[:1].expand_as(of_least), of_least) or not torch.equal(
-        of_most[:1].expand_as(of_most), of_most
-    ):
+    if not all(torch.equal(factors[:1].expand_as(factors), factors) for factors in (of_least, of_most)):
         return None  # images differ
+    of_least, of_most = of_least[0].transpose(0, 1), of_most[0].transpose(0, 1)
     # The first channel of a pair is its first element, the second its second; a channel alone has no partner.
     is_first = torch.arange(len(partner)) <= partner
     features = torch.where(is_first, least, most)
-    cosine, sine = torch.where(is_first, of_least[0].transpose(0, 1), of_most[0].transpose(0, 1)), None
-    sine = torch.where(is_first, of_most[0].transpose(0, 1), of_least[0].transpose(0, 1))
-    sine = torch.where((least == most)[None], 0.0, sine)
+    cosine = torch.where(is_first, of_least, of_most)
+    sine = torch.where(least == most, 0.0, torch.where(is_first, of_most, of_least))
     return _Rotation(features, cosine, sine, partner)
 
 
