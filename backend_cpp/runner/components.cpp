@@ -39,6 +39,8 @@ bool has_operators(const MethodMeta& method) { return method.num_instructions() 
 
 }  // namespace
 
+bool computes(const MethodMeta& method) { return method.num_inputs() > 0 || method.num_instructions() > 0; }
+
 bool needs_components(const MethodMeta& method) {
   bool others = has_operators(method);
   for (size_t i = 0; i < method.num_backends() && !others; ++i) {

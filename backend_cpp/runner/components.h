@@ -4,6 +4,9 @@
 
 namespace packqvit {
 
+// Whether a method takes or does anything, as constant methods do not.
+bool computes(const executorch::runtime::MethodMeta& method);
+
 // Whether a method needs more than our delegate: kernels for operators of its own, or another backend.
 bool needs_components(const executorch::runtime::MethodMeta& method);
 

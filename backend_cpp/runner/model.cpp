@@ -41,7 +41,7 @@ std::vector<std::string> model_methods(Module& module, const std::string& path) 
   for (const std::string& name : *names) {
     const auto meta = module.method_meta(name);
     check(meta.error(), "cannot read the method " + name + " of " + path);
-    if (meta->num_inputs() > 0 || meta->num_instructions() > 0) found.push_back(name);
+    if (computes(*meta)) found.push_back(name);
   }
   std::sort(found.begin(), found.end());
   return found;
