@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .attention import Attention, match_attention
-from .codes import skip_codes, value_users
+from .codes import skip_codes
 from .graph import arguments, aten, dtype_of, has_tensor, is_call, is_constant, shape_of
 from .head_norm import match_row_norm
 from .layout import NOTHING, is_layout, joined_rows, trace
@@ -211,6 +211,8 @@ def is_gate(node: Any) -> bool:
     """
     if not is_call(node, aten.mul.Tensor) or not all(map(is_gated, node.args)) or len(set(node.args)) < 2:
         return False
+    if any(shape_of(operand) != shape_of(node) for operand in node.args):  # one gate for many tokens
+        return False
     return bool(linears_behind(node)) or begins_stream(node) or _is_row_normed(node)
 
 
@@ -221,20 +223,14 @@ def multiplies(node: Node) -> bool:
 
 def is_gated(value: Any) -> bool:
     """Whether a value may be multiplied by a gate, or be one: a linear, or a function of one, with one reader."""
-    value = skip_codes(value)
-    if not isinstance(value, Node) or len(value_users(value)) != 1:
+    if not isinstance(value, Node) or len(value.users) != 1:
         return False
-    source: Any = skip_codes(value.args[0]) if is_call(value, *UNARY_FUNCTIONS) else value  # type: ignore[arg-type]
-    return isinstance(source, Node) and len(value_users(source)) == 1 and _is_linear(source)
-
-
-def _is_linear(value: Node) -> bool:
-    return is_call(value, aten.linear.default)
+    source: Any = value.args[0] if is_call(value, *UNARY_FUNCTIONS) else value
+    return isinstance(source, Node) and len(source.users) == 1 and reads_as_linear(source)
 
 
 def _is_row_normed(value: Node) -> bool:
-    users = value_users(value)
-    return len(users) == 1 and is_call(users[0], aten.rms_norm.default)
+    return len(value.users) == 1 and is_call(next(iter(value.users)), aten.rms_norm.default)
 
 
 def is_stream_sum(node: Node) -> bool:

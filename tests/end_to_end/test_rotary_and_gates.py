@@ -14,7 +14,7 @@ from packqvit_delegate import QuantizationConfig, export, qat, runtime
 from packqvit_delegate.passes.graph import find
 from packqvit_delegate.passes.hoist_token_select import hoist_token_select
 from packqvit_delegate.sensitivity.roles import places
-from programs import assert_whole_and_exact, signal_to_noise
+from programs import assert_exact, assert_whole_and_exact, signal_to_noise
 
 ops = torch.ops.packqvit
 DIM, HEADS, TOKENS = 48, 3, 17
@@ -110,6 +110,23 @@ def test_the_last_block_runs_for_the_class_token_alone() -> None:
     assert tokens == [1, TOKENS, TOKENS, TOKENS]
     assert [n.meta["val"].shape[1] for n in find(integer, ops.multiply.default)] == [TOKENS, 1]
     assert hoist_token_select(integer) is integer
+
+
+def test_one_gate_for_all_tokens_stays_outside() -> None:
+    """As in squeeze and excitation: its product has another form, and the report says so."""
+
+    class Excited(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(torch.sigmoid(self.gate(x.mean(1, keepdim=True))) * self.up(x))
+
+    built = Model(norm=False, packed=False, parallel=False)
+    built.mlps[0] = Excited(packed=False, norm=False)
+    x = images(8, size=32)
+    program = export(randomize(built), (x[:1],), x, bits=8)
+    assert len(find(program.integer_module, ops.multiply.default)) == 1
+    assert "aten::mul" in {operator.operator for operator in program.report.outside}
+    (found,) = assert_exact(program, x[:2])
+    assert signal_to_noise(built(x[:2]).detach(), found) > 20
 
 
 def test_operators_have_their_places() -> None:
