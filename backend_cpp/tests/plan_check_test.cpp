@@ -558,8 +558,8 @@ TEST(PlanCheck, FeaturesAreLimited) {
     TestDelegate delegate;
     return delegate.load(builder);
   };
-  EXPECT_EQ(load(4096), Error::Ok);
-  EXPECT_EQ(load(4097), Error::InvalidProgram);
+  EXPECT_EQ(load(16384), Error::Ok);
+  EXPECT_EQ(load(16385), Error::InvalidProgram);
 }
 
 TEST(PlanCheck, AnOperatorOfTheFutureIsIncompatible) {

@@ -23,7 +23,7 @@ from ..reasons import describe
 from .context import Codes, LoweringContext, NotLowered, lowers, output_codes, require_affine, require_residual
 from .join_rules import join_streams
 
-MAX_FEATURES = 4096
+MAX_FEATURES = 16384
 MAX_BIAS = 1 << 29
 _INPUT_BOUND = 128
 _EMPTY_BITS = 14

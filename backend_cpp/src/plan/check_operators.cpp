@@ -14,7 +14,8 @@ using plan::DataType;
 namespace {
 
 // The limits of docs/numerics.md, "Why nothing overflows".
-constexpr size_t kMaxFeatures = 4096;
+constexpr size_t kMaxFeatures = 16384;  // of a linear or a patch
+constexpr size_t kMaxChannels = 4096;   // of a norm or a head
 constexpr int64_t kMaxBias = int64_t{1} << 29;
 constexpr uint64_t kMaxBiasShift = 14;  // 2^15 << 14 is kMaxBias
 constexpr int64_t kMaxLayerNormBias = (int64_t{1} << 30) - 1;
@@ -201,7 +202,7 @@ bool check_heads(NodeChecker& checker, const Op& op, const Value& k, Shape& q) {
     return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), q[2]);
   }
   return checker.has_shape(k, "k", {q[0], k.dim(1), q[2]}) &&
-         checker.at_most("channels per head", q[2] / op.heads(), kMaxFeatures);
+         checker.at_most("channels per head", q[2] / op.heads(), kMaxChannels);
 }
 
 bool check(NodeChecker& checker, const plan::AttentionScores& op) {
@@ -369,7 +370,7 @@ bool check(NodeChecker& checker, const plan::LayerNorm& op) {
       if (shift->get<uint8_t>(c) > limit) return checker.fail("channel_shift[%zu] is above %d", c, limit);
     }
   }
-  return checker.at_most("channels", channels, kMaxFeatures) && check_layer_norm_output(checker, op, *output) &&
+  return checker.at_most("channels", channels, kMaxChannels) && check_layer_norm_output(checker, op, *output) &&
          checker.constant(op.weight(), "weight", DataType::Int16, {channels}) != nullptr &&
          checker.bounded(op.bias(), "bias", {channels}, kMaxLayerNormBias);
 }
@@ -386,7 +387,7 @@ bool check(NodeChecker& checker, const plan::HeadNorm& op) {
   if (op.heads() == 0 || width % op.heads() != 0) {
     return checker.fail("%" PRIu32 " heads do not divide %zu channels", op.heads(), width);
   }
-  return checker.at_most("channels per head", width / op.heads(), kMaxFeatures) && check_norm_numbers(checker, op) &&
+  return checker.at_most("channels per head", width / op.heads(), kMaxChannels) && check_norm_numbers(checker, op) &&
          checker.range("range", op.qmin(), op.qmax(), output->type) &&
          checker.constant(op.weight(), "weight", DataType::Int16, {width}) != nullptr &&
          checker.bounded(op.bias(), "bias", {width}, kMaxLayerNormBias);
