@@ -199,7 +199,7 @@ def test_a_fallback(run, tmp_path, monkeypatch):
     """--fallback hands what stays in float to XNNPACK, and the table counts its calls."""
     model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), plain_model()).eval()
     loaded = LoadedModel("hybrid", model, Preprocessing(MICRO["image"]), "random", random=True)
-    monkeypatch.setattr(models, "load", lambda name, weights: loaded)
+    monkeypatch.setattr(models, "load", lambda name, weights, **_: loaded)
     arguments = "--weights random --rounding nearest --bits 8 --output m.pte"
     code, output, result = run(export_deit.app, f"{arguments} --fallback xnnpack")
     assert code == 0, result.exception
