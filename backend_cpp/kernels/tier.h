@@ -226,6 +226,40 @@ struct RequantizeArguments {
   const int16_t* residual_multiplier = nullptr;
 };
 
+// Products of two rows' codes.
+struct MultiplyArguments {
+  const void* x;  // rows of `channels`
+  const void* y;
+  bool wide_x;
+  bool wide_y;
+  int32_t x_zero_point;
+  int32_t y_zero_point;
+  unsigned product_shift;
+  size_t channels;
+  Requantizer requantizer;
+  void* output;
+  bool wide_output;
+};
+
+// Which channel of a head belongs to which: the second half to the first, one neighbour to the other, or as a list
+// says.
+enum class Partners { kHalves, kNeighbours, kListed };
+
+// Rotary positions of rows.
+struct RotateArguments {
+  const int16_t* x;  // rows of `channels`
+  size_t channels;
+  size_t head_size;
+  size_t tokens;          // of an image: row r has the factors of token r % tokens
+  size_t factors;         // of a token: head_size, or channels where heads differ
+  const int16_t* cosine;  // [tokens, factors]
+  const int16_t* sine;
+  Partners order;
+  const uint32_t* partner;  // [head_size]
+  Requantizer requantizer;
+  int8_t* output;
+};
+
 struct KernelTier {
   const char* name;
   bool (*is_supported)();  // by this CPU
@@ -253,6 +287,8 @@ struct KernelTier {
   void (*dequantize)(const DequantizeArguments& arguments, Range rows);
   void (*pool_tokens)(const PoolTokensArguments& arguments, Range channels);
   void (*requantize)(const RequantizeArguments& arguments, Range rows);
+  void (*multiply)(const MultiplyArguments& arguments, Range rows);
+  void (*rotate)(const RotateArguments& arguments, Range rows);
 };
 
 // The first route of a tier that computes `weight_bits` by `x` exactly and pays on this CPU.

@@ -16,5 +16,7 @@ void layer_norm(const LayerNormArguments& arguments, Range rows);
 void quantize(const QuantizeArguments& arguments, Range rows);
 void pool_tokens(const PoolTokensArguments& arguments, Range channels);
 void requantize(const RequantizeArguments& arguments, Range rows);
+void multiply(const MultiplyArguments& arguments, Range rows);
+void rotate(const RotateArguments& arguments, Range rows);
 
 }  // namespace packqvit::avx2

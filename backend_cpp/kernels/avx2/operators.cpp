@@ -3,6 +3,7 @@
 
 #include "kernels/avx2/avx2.h"
 #include "kernels/pool_tokens.h"
+#include "kernels/product_rows.h"
 #include "kernels/requantize_rows.h"
 #include "kernels/ymm/attention.h"
 #include "kernels/ymm/elementwise.h"
@@ -23,5 +24,9 @@ void quantize(const QuantizeArguments& arguments, Range rows) { quantize_rows(ar
 void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
+
+void multiply(const MultiplyArguments& arguments, Range rows) { multiply_rows(arguments, rows); }
+
+void rotate(const RotateArguments& arguments, Range rows) { rotate_rows(arguments, rows); }
 
 }  // namespace packqvit::avx2

@@ -18,6 +18,8 @@ const KernelTier& tier() {
     tier.quantize = quantize;
     tier.pool_tokens = pool_tokens;
     tier.requantize = requantize;
+    tier.multiply = multiply;
+    tier.rotate = rotate;
     return tier;
   }();
   return kTier;

@@ -19,5 +19,7 @@ void lookup_table(const int8_t* x, const int8_t* table, int8_t* output, size_t s
 void quantize(const QuantizeArguments& arguments, Range rows);
 void pool_tokens(const PoolTokensArguments& arguments, Range channels);
 void requantize(const RequantizeArguments& arguments, Range rows);
+void multiply(const MultiplyArguments& arguments, Range rows);
+void rotate(const RotateArguments& arguments, Range rows);
 
 }  // namespace packqvit::avx512_vnni

@@ -3,6 +3,7 @@
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/epilogue.h"
 #include "kernels/pool_tokens.h"
+#include "kernels/product_rows.h"
 #include "kernels/requantize_rows.h"
 
 namespace packqvit::avx512_vnni {
@@ -50,5 +51,9 @@ void quantize(const QuantizeArguments& arguments, Range rows) {
 void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
+
+void multiply(const MultiplyArguments& arguments, Range rows) { multiply_rows(arguments, rows); }
+
+void rotate(const RotateArguments& arguments, Range rows) { rotate_rows(arguments, rows); }
 
 }  // namespace packqvit::avx512_vnni

@@ -24,6 +24,8 @@ const KernelTier& tier() {
       dequantize,
       pool_tokens,
       requantize,
+      multiply,
+      rotate,
   };
   return kTier;
 }

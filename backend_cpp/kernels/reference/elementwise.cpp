@@ -2,6 +2,7 @@
 
 #include "kernels/dequantize_rows.h"
 #include "kernels/pool_tokens.h"
+#include "kernels/product_rows.h"
 #include "kernels/reference/reference.h"
 #include "kernels/requantize_rows.h"
 
@@ -77,5 +78,9 @@ void dequantize(const DequantizeArguments& arguments, Range rows) {
 void pool_tokens(const PoolTokensArguments& arguments, Range channels) { pool_channels(arguments, channels); }
 
 void requantize(const RequantizeArguments& arguments, Range rows) { requantize_rows(arguments, rows); }
+
+void multiply(const MultiplyArguments& arguments, Range rows) { multiply_rows(arguments, rows); }
+
+void rotate(const RotateArguments& arguments, Range rows) { rotate_rows(arguments, rows); }
 
 }  // namespace packqvit::reference

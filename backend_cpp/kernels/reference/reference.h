@@ -28,5 +28,7 @@ void quantize(const QuantizeArguments& arguments, Range rows);
 void dequantize(const DequantizeArguments& arguments, Range rows);
 void pool_tokens(const PoolTokensArguments& arguments, Range channels);
 void requantize(const RequantizeArguments& arguments, Range rows);
+void multiply(const MultiplyArguments& arguments, Range rows);
+void rotate(const RotateArguments& arguments, Range rows);
 
 }  // namespace packqvit::reference

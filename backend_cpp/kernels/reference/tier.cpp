@@ -22,6 +22,8 @@ const KernelTier& tier() {
       dequantize,
       pool_tokens,
       requantize,
+      multiply,
+      rotate,
   };
   return kTier;
 }
