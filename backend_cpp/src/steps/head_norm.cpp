@@ -1,4 +1,4 @@
-#include "src/steps/row_step.h"
+#include "src/steps/plain_row_step.h"
 
 namespace packqvit {
 
@@ -6,12 +6,11 @@ using executorch::runtime::Error;
 
 namespace {
 
-class HeadNormStep final : public RowStep {
+class HeadNormStep final : public PlainRowStep {
  public:
   HeadNormStep(const BuildContext& context, const plan::HeadNorm& op)
-      : tier_(context.tier), threads_(context.threads), x_(op.x()), output_(op.output()), heads_(op.heads()) {
+      : PlainRowStep(context, op.output()), x_(op.x()), heads_(op.heads()) {
     const Value& x = context.plan.value(x_);
-    rows_ = x.size() / x.last();
     code_bytes_ = element_size(x.type);
     result_bytes_ = element_size(context.plan.value(output_).type);
     arguments_.wide = x.type == plan::DataType::Int16;
@@ -30,13 +29,6 @@ class HeadNormStep final : public RowStep {
            plan.constant(op.bias()).copy_to(bias_, arguments_.row_stride);
   }
 
-  Error run(const Memory& memory) const override {
-    const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, threads_,
-                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
-  }
-
-  size_t rows() const override { return rows_; }
   std::vector<uint32_t> operands() const override { return {output_, x_}; }
   void run_rows(const Memory& memory, Range rows, void*) const override {
     for (size_t first = rows.begin; first < rows.end; first += kTileRows) {
@@ -58,12 +50,8 @@ class HeadNormStep final : public RowStep {
     tier_.layer_norm(arguments, rows);
   }
 
-  const KernelTier& tier_;
-  size_t threads_;
   uint32_t x_;
-  uint32_t output_;
   size_t heads_;
-  size_t rows_;
   size_t code_bytes_;
   size_t result_bytes_;
   LayerNormArguments arguments_{};

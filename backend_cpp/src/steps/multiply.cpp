@@ -1,5 +1,5 @@
+#include "src/steps/plain_row_step.h"
 #include "src/steps/requantizer.h"
-#include "src/steps/row_step.h"
 
 namespace packqvit {
 
@@ -7,13 +7,12 @@ using executorch::runtime::Error;
 
 namespace {
 
-class MultiplyStep final : public RowStep {
+class MultiplyStep final : public PlainRowStep {
  public:
   MultiplyStep(const BuildContext& context, const plan::Multiply& op)
-      : tier_(context.tier), threads_(context.threads), x_(op.x()), y_(op.y()), output_(op.output()) {
+      : PlainRowStep(context, op.output()), x_(op.x()), y_(op.y()) {
     const Value& output = context.plan.value(output_);
     const auto is_wide = [&](uint32_t value) { return context.plan.value(value).type == plan::DataType::Int16; };
-    rows_ = output.size() / output.last();
     arguments_.wide_x = is_wide(x_);
     arguments_.wide_y = is_wide(y_);
     arguments_.x_zero_point = op.x_zero_point();
@@ -29,13 +28,6 @@ class MultiplyStep final : public RowStep {
     return true;
   }
 
-  Error run(const Memory& memory) const override {
-    const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, threads_,
-                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
-  }
-
-  size_t rows() const override { return rows_; }
   std::vector<uint32_t> operands() const override { return {output_, x_, y_}; }
   void run_rows(const Memory& memory, Range rows, void*) const override {
     MultiplyArguments arguments = arguments_;
@@ -46,12 +38,8 @@ class MultiplyStep final : public RowStep {
   }
 
  private:
-  const KernelTier& tier_;
-  size_t threads_;
   uint32_t x_;
   uint32_t y_;
-  uint32_t output_;
-  size_t rows_;
   MultiplyArguments arguments_{};
   OwnedRequantizer requantizer_;
 };

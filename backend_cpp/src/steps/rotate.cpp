@@ -1,5 +1,5 @@
+#include "src/steps/plain_row_step.h"
 #include "src/steps/requantizer.h"
-#include "src/steps/row_step.h"
 
 namespace packqvit {
 
@@ -17,16 +17,11 @@ Partners order_of(const std::vector<uint32_t>& partner) {
   return halves ? Partners::kHalves : neighbours ? Partners::kNeighbours : Partners::kListed;
 }
 
-class RotateStep final : public RowStep {
+class RotateStep final : public PlainRowStep {
  public:
   RotateStep(const BuildContext& context, const plan::Rotate& op)
-      : tier_(context.tier),
-        threads_(context.threads),
-        x_(op.x()),
-        output_(op.output()),
-        partner_(op.partner()->begin(), op.partner()->end()) {
+      : PlainRowStep(context, op.output()), x_(op.x()), partner_(op.partner()->begin(), op.partner()->end()) {
     const Value& x = context.plan.value(x_);
-    rows_ = x.size() / x.last();
     arguments_.channels = x.last();
     arguments_.head_size = partner_.size();
     arguments_.tokens = x.dim(1);
@@ -47,13 +42,6 @@ class RotateStep final : public RowStep {
     return true;
   }
 
-  Error run(const Memory& memory) const override {
-    const size_t parts = part_count(rows_, threads_);
-    return parallel_tasks(parts, threads_,
-                          [&](size_t part) { run_rows(memory, part_of(rows_, parts, part), nullptr); });
-  }
-
-  size_t rows() const override { return rows_; }
   std::vector<uint32_t> operands() const override { return {output_, x_}; }
   void run_rows(const Memory& memory, Range rows, void*) const override {
     RotateArguments arguments = arguments_;
@@ -63,11 +51,7 @@ class RotateStep final : public RowStep {
   }
 
  private:
-  const KernelTier& tier_;
-  size_t threads_;
   uint32_t x_;
-  uint32_t output_;
-  size_t rows_;
   std::vector<uint32_t> partner_;
   AlignedArray<int16_t> cosine_;
   AlignedArray<int16_t> sine_;
