@@ -242,8 +242,8 @@ def _layer_norm_add(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (4, call.node.args[4])]), -1)  # type: ignore
 
 
-@_rule(_packqvit.take_scores.default)
-def _scores(call: Call) -> ImageAxis:
+@_rule(_packqvit.take_scores.default, _packqvit.multiply.default)
+def _two_values(call: Call) -> ImageAxis:
     return _not_along(call, call.aligned([(0, call.node.args[0]), (1, call.node.args[1])]), -1)  # type: ignore
 
 
@@ -402,11 +402,6 @@ def _quantize(call: Call) -> ImageAxis:
     named = call.named()
     axes = range(1, named["axis"] + 1) if named.get("channels_first") else [named["axis"]]
     return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
-
-
-@_rule(_packqvit.multiply.default)
-def _multiply(call: Call) -> ImageAxis:
-    return _not_along(call, call.aligned([(0, call.node.args[0]), (1, call.node.args[1])]), -1)  # type: ignore
 
 
 @_rule(_packqvit.rotary.default, _packqvit.rotate.default)

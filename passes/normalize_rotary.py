@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import add_constant, aten, call, clean_up, dtype_of, find, is_constant, replacing, reshape, shape_of
+from .graph import add_constant, aten, call, clean_up, dtype_of, find, is_call, replacing, reshape, shape_of
 from .layout import NOTHING
 from .linear_terms import LinearTerms, linear_terms
 
 ops = torch.ops.packqvit
+
+_PRODUCTS = (
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.scaled_dot_product_attention.default,
+)
+"""What multiplies q and k."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,11 @@ def normalize_rotary(graph_module: GraphModule) -> GraphModule:
     before: x -> slice, neg, cat (or stack) -> mul(., sin); x -> mul(., cos); add -> cat(prefix tokens, .)
     after:  x -> reshape [B, N, H, d] -> rotary(., cosine, sine, partner) -> permute [0, 2, 1, 3] -> reshape
     """
-    for product in find(graph_module, aten.matmul.default, aten.bmm.default, aten.scaled_dot_product_attention.default):
-        for operand in product.args[:2]:
-            if isinstance(operand, Node) and not is_constant(operand) and len(shape_of(operand)) >= 2:
+    for product in find(graph_module, *_PRODUCTS):
+        first = 1 if is_call(product, aten.baddbmm.default) else 0
+        for operand in product.args[first : first + 2]:
+            if isinstance(operand, Node) and len(shape_of(operand)) >= 2:
                 _rewrite(graph_module, operand)
-    for product in find(graph_module, aten.baddbmm.default):
-        for operand in product.args[1:3]:
-            _rewrite(graph_module, operand)  # type: ignore[arg-type]
     return clean_up(graph_module)
 
 
