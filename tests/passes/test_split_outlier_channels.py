@@ -15,6 +15,7 @@ from packqvit_delegate import export as export_program
 from packqvit_delegate.ops.function import parse
 from packqvit_delegate.passes import canonicalize, split_outlier_channels
 from packqvit_delegate.passes.graph import aten, constant, find
+from packqvit_delegate.passes.integer.linear_rules import MAX_FEATURES
 from packqvit_delegate.passes.patterns import UNARY_FUNCTIONS
 from packqvit_delegate.passes.split_outlier_channels import (  # type: ignore[attr-defined]
     SHARE,
@@ -122,7 +123,7 @@ def test_bounds(largest: list[float], splits: bool) -> None:
 
 
 def test_layers_at_the_limit_of_the_kernels_do_not_grow() -> None:
-    assert choose_bound(torch.tensor([2.0] * 4095 + [300.0]), 3.0) is None
+    assert choose_bound(torch.tensor([2.0] * (MAX_FEATURES - 1) + [300.0]), 3.0) is None
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick", "silu"])
