@@ -4,6 +4,7 @@
 #   DATA=folder         images and weights for the export in `make demo` (docs/export.md); also PACKQVIT_DATA
 #   PYTEST_ARGS="-k x"  passed to pytest by `make test` and `make pytest`
 #   BENCH_ARGS="..."    passed to the model benchmark: --model deit_small, --rounds 100, --no-peers, ...
+#   ZOO_ARGS="..."      passed to the zoo: --model "...", --preset W4A8, --keep, --no-timed, --publish docs
 #   COMPARE_ARGS="..."  passed to the comparison: --model, --weights, --contestant W4A8, --keep, --publish docs, ...
 
 SHELL := /bin/bash
@@ -16,6 +17,7 @@ DATA ?= $(or $(PACKQVIT_DATA),$(wildcard ../shared/data))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 COMPARE_ARGS ?=
+ZOO_ARGS ?=
 JOBS ?= $(shell nproc)
 
 VENV := .venv
@@ -132,6 +134,11 @@ compare: $(STAMPS)/package $(STAMPS)/bench-tools $(STAMPS)/peers  ## Compare wit
 	$(BIN)/python -m benchmarks.compare --model vit_tiny \
 	  --weights $(DATA)/vit_tiny_patch16_224.in1k.safetensors \
 	  --calibration $(DATA)/imagenet_one_per_class_1000 --images $(DATA)/ilsvrc_val_500 $(COMPARE_ARGS)
+
+# Not part of `make test`: two hours. The stub stands in for torchvision's operators where it has no build for this torch.
+.PHONY: zoo
+zoo: $(STAMPS)/package $(STAMPS)/test-tools $(STAMPS)/bench-tools  ## Try 130 models of timm, Hugging Face and torchvision (docs/models.md)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.zoo $(ZOO_ARGS)
 
 .PHONY: bench-aarch64
 bench-aarch64: $(STAMPS)/package $(EXECUTORCH_AARCH64)  ## Count AArch64 instructions under qemu, model the inner loops

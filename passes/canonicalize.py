@@ -29,6 +29,7 @@ from .order_patch_features import order_patch_features
 from .orient_residual import orient_residual
 from .raise_moves import raise_moves
 from .remove_no_ops import remove_no_ops
+from .repeat_shared_heads import repeat_shared_heads
 from .sink_layouts import sink_layouts
 from .split_joined_inputs import split_joined_inputs
 from .split_qkv import split_qkv
@@ -47,6 +48,7 @@ _PASSES = (
     merge_adapters,
     join_rows,
     split_joined_inputs,
+    repeat_shared_heads,
     normalize_rotary,
     sink_layouts,
     split_qkv,

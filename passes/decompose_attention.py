@@ -29,7 +29,7 @@ from .graph import (
     shape_of,
 )
 from .integer.masks import MASKED
-from .layout import RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
+from .layout import REPEATS, RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
 from .reasons import NotLowered, describe, listed, read_by, set_reason
 
 _ROTARY = torch.ops.packqvit.rotary.default
@@ -69,7 +69,7 @@ class _Projection:
         linear: The linear, [..., H * d].
         batch: B, images or windows that attend to themselves.
         tokens: N.
-        features: Its output feature by head and channel, [H, d].
+        features: Its output feature by head and channel, [H, d]; heads that are shared have the same ones.
         factor: What the model multiplies its output with, float64 [H, d].
         norm: The norm of each head's channels that `factor` is behind, or None.
         rotary: The rotation of each head's channels that comes last, or None.
@@ -151,8 +151,6 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
             f"the attention drops probabilities (dropout_p={named['dropout_p']}): the model would have to be in "
             "evaluation mode"
         )
-    if named["enable_gqa"]:
-        raise NotLowered("the attention has enable_gqa set: q, k and v would have to have the same number of heads")
     if mask is not None and not is_constant(mask):
         raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: it would have to be constant")
     shape = _scores_shape(query, key, transposed=False)
@@ -405,7 +403,8 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
     """
 
     def accept(passed: Node) -> bool:
-        return is_layout(passed) or is_call(passed, _ROTARY) or _scaled_first(graph_module, passed) is not None
+        moves = is_layout(passed) or is_call(passed, _ROTARY, *REPEATS)
+        return moves or _scaled_first(graph_module, passed) is not None
 
     norm, chain = trace(node, accept)
     if is_call(norm, aten.rms_norm.default, aten.layer_norm.default) and len(norm.users) == 1:
@@ -433,10 +432,10 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
     index = index.transpose(-1, -2) if transposed else index
     rows, tokens = math.prod(leading), index.shape[-2]
     features = None if rows % tokens else head_features(index, rows // tokens, tokens, width)
-    if features is None or not torch.equal(features.flatten().sort().values, torch.arange(width)):
+    if features is None or not torch.equal(features.unique(dim=0).flatten().sort().values, torch.arange(width)):
         raise NotLowered(
             f"{name} of the attention is not {describe(linear)} with its channels split into heads: every head would "
-            "have to take its own channels of every token, and all of them would have to be used"
+            "have to take its own channels of every token, or share all of them, and all would have to be used"
         )
     if linear is norm:
         norm = None  # type: ignore[assignment]
@@ -458,12 +457,21 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
 def _check_rotary(rotary: Node, chain: list[Node], before: Tensor, behind: Tensor, factor: Tensor, name: str) -> None:
     """Raises NotLowered where a rotation is not of the heads as attention takes them, with one factor for each."""
     alone = sum(is_call(passed, _ROTARY) for passed in chain) == 1
-    same = before.dim() == 4 and torch.equal(before.transpose(1, 2).flatten(), behind.flatten())
-    if not alone or not same or not torch.equal(factor[:, :1].expand_as(factor), factor):
+    alike = torch.equal(factor[:, :1].expand_as(factor), factor)
+    if not alone or not alike or before.dim() != 4 or not _takes_heads(before.transpose(1, 2), behind, rotary):
         raise NotLowered(
             f"{name} of the attention goes through {describe(rotary)}: nothing but one factor for each head would have "
             "to be between that and the scores"
         )
+
+
+def _takes_heads(before: Tensor, behind: Tensor, rotary: Node) -> bool:
+    """Whether the heads [B, H, N, d] behind a rotation are those before it; if all rotate alike, some may share one."""
+    behind = behind.reshape(len(before), -1, *before.shape[2:])
+    first = before[0, :, 0, 0]
+    head = (behind[0, :, 0, :1] == first).long().argmax(-1)
+    kept = torch.equal(head, torch.arange(len(first))) or shape_of(rotary.args[1])[1] == 1  # type: ignore[arg-type]
+    return kept and torch.equal(before[:, head], behind)
 
 
 def _keeps_heads(norm: Node, normalised: Tensor, index: Tensor) -> bool:
@@ -480,7 +488,7 @@ def _factors(graph_module: GraphModule, linear: Node, chain: list[Node]) -> Tens
     """What each element behind a chain of moves, scalings and a norm was multiplied with behind the norm: float64."""
     value = torch.ones(shape_of(linear), dtype=torch.float64)
     for node in chain:
-        if is_layout(node):
+        if is_layout(node) or is_call(node, *REPEATS):
             value = apply(node, value)
         elif (scaled := _scaled_first(graph_module, node)) is not None:
             value = value * scaled

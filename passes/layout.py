@@ -59,6 +59,8 @@ LISTS = {
 """What cuts a tensor into a list of parts."""
 PARTS = {aten.select.int, aten.slice.Tensor, aten.narrow.default}
 """What takes one part."""
+REPEATS = {aten.expand.default, aten.repeat_interleave.self_int}
+"""What repeats elements: the heads of k and v that several query heads share."""
 PADS = {aten.constant_pad_nd.default, aten.pad.default}
 """What puts something around a tensor."""
 
@@ -154,7 +156,7 @@ def index_map(base: Node, chain: list[Node]) -> Tensor:
     shape = shape_of(base)
     value = torch.arange(torch.Size(shape).numel()).reshape(shape)
     for node in chain:
-        if is_layout(node):
+        if is_layout(node) or is_call(node, *REPEATS):
             value = apply(node, value)
     return value
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .graph import add_constant, aten, call, clean_up, dtype_of, find, is_call, replacing, reshape, shape_of
-from .layout import NOTHING
+from .layout import NOTHING, REPEATS, is_layout, trace
 from .linear_terms import LinearTerms, linear_terms
 
 ops = torch.ops.packqvit
@@ -52,8 +52,15 @@ def normalize_rotary(graph_module: GraphModule) -> GraphModule:
         first = 1 if is_call(product, aten.baddbmm.default) else 0
         for operand in product.args[first : first + 2]:
             if isinstance(operand, Node) and len(shape_of(operand)) >= 2:
-                _rewrite(graph_module, operand)
+                _rewrite(graph_module, _before_repeats(operand))
     return clean_up(graph_module)
+
+
+def _before_repeats(operand: Node) -> Node:
+    """The heads that several query heads share, [..., N, d], before they are repeated for each; or the operand."""
+    _, chain = trace(operand, lambda node: is_layout(node) or is_call(node, *REPEATS))
+    repeat = next((node for node in chain if is_call(node, *REPEATS)), None)
+    return operand if repeat is None else repeat.args[0]  # type: ignore[return-value]
 
 
 def _rewrite(graph_module: GraphModule, operand: Node) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .graph import add_linear, aten, call, clean_up, find, is_call, linear_parameters, replacing, reshape, shape_of
-from .layout import head_features, index_map, is_layout, trace
+from .layout import REPEATS, head_features, index_map, is_layout, trace
 from .patterns import UNARY_FUNCTIONS
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _CONSUMERS = {
     aten.rms_norm.default,
     aten.layer_norm.default,
     torch.ops.packqvit.rotary.default,
+    *REPEATS,
     *UNARY_FUNCTIONS,
 }
 
