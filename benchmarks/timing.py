@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import random
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -51,9 +53,16 @@ def measure(contestants: list[Contestant], image: torch.Tensor, threads: int, ro
     Each round gives every contestant a turn, in an order drawn anew, so that the clock's and the machine's moods hit
     all alike. A turn is one run that is not counted, which fills the caches, and RUNS_PER_TURN that are.
     """
+    with stopwatch() as take:
+        return take(contestants, image, threads, rounds)
+
+
+@contextlib.contextmanager
+def stopwatch() -> Iterator[Callable[[list[Contestant], torch.Tensor, int, int], list[Timing]]]:
+    """`measure` for several groups of contestants, one behind the other in one process, which imports all once."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=silence) as process:
-        return process.submit(_measure, contestants, image, threads, rounds).result()
+        yield lambda *group: process.submit(_measure, *group).result()
 
 
 def _measure(contestants: list[Contestant], image: torch.Tensor, threads: int, rounds: int) -> list[Timing]:

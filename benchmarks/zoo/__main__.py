@@ -19,7 +19,7 @@ from ..comparison import replace_section
 from ..contestants import PRESETS, Contestant
 from ..report import versions
 from ..terminal import check_names, console, only_errors, progress
-from ..timing import measure
+from ..timing import stopwatch
 from .entry import Entry
 from .families import ENTRIES, FAMILIES
 from .page import page
@@ -58,8 +58,7 @@ def main(
         for each in preset:
             _try(entry, each, output / each.lower(), keep)
     if timed:
-        for entry in entries:
-            _time(entry, preset[0], output, rounds)
+        _time(entries, preset[0], output, rounds)
     records = _all_records(preset, output)
     tables = f"{page(FAMILIES, records)}\n{_conditions()}\n"
     (output / "models.md").write_text(tables, encoding="utf-8")
@@ -89,21 +88,27 @@ def _try(entry: Entry, preset: str, folder: Path, keep: bool) -> None:
     progress.print(f"{preset} {record.summary()}")
 
 
-def _time(entry: Entry, preset: str, output: Path, rounds: int) -> None:
-    """Measures a program and XNNPACK's of the same model in turn; the peer's is made once."""
+def _time(entries: list[Entry], preset: str, output: Path, rounds: int) -> None:
+    """Measures programs, each in turn with XNNPACK's of the same model, which are made first, and once."""
     folder = output / preset.lower()
-    record = Record.read(folder, entry.name)
-    if record is None or record.error or record.ms is not None or entry.batch != 1:
-        return
-    contestants = [Contestant(OURS, "executorch", folder / f"{record.stem}.pte")]
-    peer = output / "xnnpack_dynamic" / f"{record.stem}.pte"
-    if peer.exists() or _make_peer(entry, peer):
-        contestants.append(Contestant(PEER, "executorch", peer))
-    timings = {timing.name: timing.median for timing in measure(contestants, entry.tests[0], 1, rounds)}
-    record.ms, record.peer_ms = timings[OURS], timings.get(PEER)
-    record.write(folder)
-    ratio = f", XNNPACK int8 dynamic {record.peer_ms / record.ms:.2f} times that" if record.peer_ms else ""
-    progress.print(f"{entry.name}: {record.ms:.1f} ms{ratio}")
+    waiting = []
+    for entry in entries:
+        record = Record.read(folder, entry.name)
+        if record is not None and not record.error and record.ms is None and entry.batch == 1:
+            contestants = [Contestant(OURS, "executorch", folder / f"{record.stem}.pte")]
+            peer = output / "xnnpack_dynamic" / f"{record.stem}.pte"
+            if peer.exists() or _make_peer(entry, peer):
+                contestants.append(Contestant(PEER, "executorch", peer))
+            waiting.append((entry, record, contestants))
+    if waiting:
+        progress.print(f"timing {len(waiting)} models, on one thread: leave the machine alone")
+    with stopwatch() as take:
+        for entry, record, contestants in waiting:
+            timings = {timing.name: timing.median for timing in take(contestants, entry.tests[0], 1, rounds)}
+            record.ms, record.peer_ms = timings[OURS], timings.get(PEER)
+            record.write(folder)
+            ratio = f", XNNPACK int8 dynamic {record.peer_ms / record.ms:.2f} times that" if record.peer_ms else ""
+            progress.print(f"{entry.name}: {record.ms:.1f} ms{ratio}")
 
 
 def _make_peer(entry: Entry, path: Path) -> bool:

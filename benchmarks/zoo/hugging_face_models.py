@@ -121,7 +121,7 @@ class MaskedAutoencoderEncoder(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.embeddings, self.layers, self.norm = model.embeddings, model.encoder.layer, model.layernorm
+        self.embeddings, self.layers, self.norm = model.embeddings, model.layers, model.layernorm
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] -> [B, N, D]."""

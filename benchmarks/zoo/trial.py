@@ -30,8 +30,8 @@ def try_out(entry: Entry, preset: str, folder: Path) -> Record:
     No exception of export or runtime gets out: it is what a trial is for.
     """
     record = Record(entry.name, preset)
-    model = entry.build()
     try:
+        model = entry.build()
         program = _export(model, entry, preset)
         path = folder / f"{record.stem}.pte"
         program.save(path)

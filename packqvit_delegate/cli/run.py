@@ -61,10 +61,10 @@ def run(
     for path in pictures:
         guesses = loaded.predict(path, top)
         has_share = guesses[0].probability is not None
-        table = Table(
-            "class", "", "probability" if has_share else "score", title=escape(str(path)), title_justify="left"
-        )
+        has_name = any(guess.name for guess in guesses)
+        table = Table("class", *(["name"] if has_name else []), "probability" if has_share else "score")
         for guess in guesses:
             share = f"{guess.score:.3f}" if guess.probability is None else f"{100 * guess.probability:.1f} %"
-            table.add_row(str(guess.index), escape(guess.name or ""), share)
+            table.add_row(str(guess.index), *([escape(guess.name or "")] if has_name else []), share)
+        console.print(escape(str(path)), soft_wrap=True)
         console.print(table)
