@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
 from executorch.exir.backend.partitioner import Partitioner
+from torch._export.verifier import SpecViolationError
 from torch.fx import GraphModule
 
 from .arguments import checked
@@ -22,6 +23,7 @@ from .entry import FloatModel
 from .errors import PackQViTError
 from .files import replacing
 from .inputs import plain
+from .kernels_at_hand import check_kernels, without_operator
 from .memory import executorch_config
 from .metadata import Metadata
 from .methods import FORWARD, for_images, method_names, of_images
@@ -424,15 +426,19 @@ def _lower(
     first = modules[FORWARD]
     with released(first):
         exported = {name: torch.export.export(module, plain(inputs[name])) for name, module in modules.items()}
-        edge = to_edge_transform_and_lower(
-            exported,
-            partitioner=[PackQViTPartitioner(partitioners), *partitioners],
-            constant_methods={**_output_grids(first), **(metadata.constant_methods() if metadata else {})},
-        )
+        try:
+            edge = to_edge_transform_and_lower(
+                exported,
+                partitioner=[PackQViTPartitioner(partitioners), *partitioners],
+                constant_methods={**_output_grids(first), **(metadata.constant_methods() if metadata else {})},
+            )
+        except SpecViolationError as error:
+            raise without_operator(modules.values(), error) from error
         report = make_report(edge)
         for line in log_lines(report.outside):
             logger.warning("%s", line)
         manager = edge.to_executorch(executorch_config(partitioners))
+        check_kernels(manager, report.outside)
         losses, now = first.meta.get(_LOSSES), datetime.datetime.now().astimezone()
         source = Source(first, manager, metadata or Metadata(), losses, now)
         program = Program(manager, first, dataclasses.replace(report, source=source), modules)

@@ -12,7 +12,15 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from .arguments import shown
-from .entry import FloatModel, check_dropout, check_float, evaluation_mode, float_module, is_exported
+from .entry import (
+    FloatModel,
+    check_dropout,
+    check_float,
+    check_random,
+    evaluation_mode,
+    float_module,
+    is_exported,
+)
 from .errors import PackQViTError, UnsupportedModelError
 from .inputs import contiguous, plain
 from .passes.functionalize import functionalize, needs_functionalization
@@ -31,7 +39,7 @@ def capture(model: FloatModel, example_inputs: Inputs) -> GraphModule:
 
     Raises:
         PackQViTError: A weight is not finite, or images are bytes and the model takes none.
-        UnsupportedModelError: torch.export fails, the model is quantised already, dropout is active, or the outputs
+        UnsupportedModelError: torch.export fails, the model is quantised already, draws random numbers, or the outputs
             depend on earlier calls.
     """
     module = float_module(model)
@@ -52,6 +60,7 @@ def _functional(exported: ExportedProgram) -> GraphModule:
     check_static(exported)
     check_float(exported.graph_module)
     check_dropout(exported.graph_module, "give it training=self.training, so that model.eval() turns it off")
+    check_random(exported.graph_module)
     needs = needs_functionalization(exported.graph)
     graph_module = functionalize(exported) if needs else exported.module()
     forget_shapes(exported.graph)

@@ -11,11 +11,13 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from .errors import UnsupportedModelError
+from .passes.graph import arguments
 from .passes.patterns import layer_name
-from .passes.remove_no_ops import active_dropouts
+from .passes.reasons import operator_of
+from .passes.remove_no_ops import DROPOUTS, active_dropouts
 
 FloatModel = nn.Module | ExportedProgram
 
@@ -97,6 +99,34 @@ def check_dropout(graph_module: GraphModule, advice: str) -> None:
     if active := active_dropouts(graph_module):
         places = ", ".join(sorted({layer_name(node) for node in active})[:4])
         raise UnsupportedModelError(f"dropout is active in {places}; {advice}")
+
+
+def check_random(graph_module: GraphModule) -> None:
+    """Refuses a graph that draws random numbers for something else than dropout.
+
+    Args:
+        graph_module: Of torch.export.
+
+    Raises:
+        UnsupportedModelError: It does.
+    """
+    if drawn := [node for node in graph_module.graph.nodes if node.users and _draws(node)]:
+        found = ", ".join(dict.fromkeys(f"{operator_of(node)} in {layer_name(node)}" for node in drawn[:4]))
+        raise UnsupportedModelError(
+            f"the model draws random numbers at run time ({found}), so that no two of its answers would be the same: a "
+            "constant (a buffer) would have to be in their place, or the part of the model that does not need them be "
+            "exported, such as the encoder of a masked autoencoder"
+        )
+
+
+def _draws(node: Node) -> bool:
+    """Whether a call draws random numbers, other than dropout; operators of training draw none when it is over."""
+    if node.op != "call_function" or node.target in DROPOUTS:
+        return False
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = arguments(node)
+    return given.get("train", True) and given.get("training", True) and given.get("dropout_p", 1.0) > 0
 
 
 def check_float(module: nn.Module) -> None:

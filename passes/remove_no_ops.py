@@ -22,7 +22,7 @@ from .graph import (
 )
 from .layout import COPIES, PERMUTES, RESHAPES, index_map, is_bijective, permutation, trace
 
-_DROPOUTS = {
+DROPOUTS = {
     aten.dropout.default,
     aten.dropout_.default,
     aten.feature_dropout.default,
@@ -64,7 +64,7 @@ def remove_no_ops(graph_module: GraphModule) -> GraphModule:
 def active_dropouts(graph_module: GraphModule) -> list[Node]:
     """The dropouts that draw random numbers: in training mode, with p > 0."""
     found = []
-    for node in find(graph_module, *_DROPOUTS, aten.native_dropout.default):
+    for node in find(graph_module, *DROPOUTS, aten.native_dropout.default):
         named = arguments(node)
         if named["train"] and named["p"] > 0:
             found.append(node)
@@ -73,7 +73,7 @@ def active_dropouts(graph_module: GraphModule) -> list[Node]:
 
 def _source(graph_module: GraphModule, node: Node) -> Node | None:
     """The node that `node` only repeats."""
-    if is_call(node, *_DROPOUTS):
+    if is_call(node, *DROPOUTS):
         named = arguments(node)
         return None if named["train"] and named["p"] > 0 else named["input"]
     if is_part(node) and is_call(node.args[0], aten.native_dropout.default):

@@ -297,3 +297,17 @@ def test_masks_may_hold_minus_infinity_and_nothing_else_may(plain: nn.Module) ->
         masked.mask[0, 0] = value
         with pytest.raises(PackQViTError, match="mask holds NaN or infinite values"):
             capture(masked, (X,))
+
+
+class Jittered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = plain_model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vit(x) + torch.rand(10)
+
+
+def test_random_numbers_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"draws random numbers at run time \(aten.rand in rand\)"):
+        capture(Jittered().eval(), (X,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -188,3 +189,27 @@ def test_a_missing_method() -> None:
 
 def test_the_package_has_a_version() -> None:
     assert packqvit_delegate.__version__[0].isdigit()
+
+
+class Followed(nn.Module):
+    """A model with a function of its logits behind it."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.vit, self.function = plain_model(), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.vit(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda y: y.sort(1)[0], r"no kernel for aten::sort\.values.*would not load.*it ranks"),
+        (torch.lgamma, r"no operator aten\.lgamma \(in lgamma\)"),
+    ],
+    ids=["kernel", "operator"],
+)
+def test_programs_that_would_not_load_are_refused(function: Callable, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        export(Followed(function), EXAMPLE, BATCH)
