@@ -328,9 +328,13 @@ def stream_of(reader: Node) -> Node:
 
 
 def _unmoved(value: Node) -> Node:
-    """The value of which another one holds whole tokens, moved."""
+    """The value of which another one holds whole tokens, moved.
+
+    What an attention gives is there when its heads are joined: behind a permute and a reshape.
+    """
     base, chain = trace(value)
-    return next((origin for origin in (base, *chain) if joined_rows(origin, value) is not None), value)
+    origins = chain[1:] if is_call(base, aten.matmul.default) else [base, *chain]
+    return next((origin for origin in origins if joined_rows(origin, value) is not None), value)
 
 
 def is_input(value: Node) -> bool:

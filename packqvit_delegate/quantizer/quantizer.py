@@ -199,7 +199,7 @@ class PackQViTQuantizer(Quantizer):
             _set_output(last, self.specs.attention_input())
         _set_output(attention.softmax, self.specs.probabilities())
         bits = self.config.activation_bits_of(layer_name(attention.output))
-        _set_output(attention.output, self.specs.activation(bits))
+        _set_output(attention.output, self.specs.activation(8 if _feeds_norm(attention.output) else bits))
 
     def _annotate_node(self, model: GraphModule, node: Node) -> None:
         if is_call(node, aten.linear.default):
@@ -274,8 +274,11 @@ class PackQViTQuantizer(Quantizer):
         return self.config.activation_bits_of(layer_name(node), edge=edge)
 
     def _function_bits(self, node: Node) -> int | None:
-        """Width of the result of a function or an `activation`: 8 bits where it leaves the model, or is a gate."""
-        leaves = is_call(node, _ACTIVATION) or _is_output(node) or any(map(is_gate, node.users))
+        """Width of the result of a function or an `activation`: 8 bits where others than linears may read it.
+
+        These are a gate, a LayerNorm inside an MLP, and the model's output.
+        """
+        leaves = is_call(node, _ACTIVATION) or _is_output(node) or any(map(is_gate, node.users)) or _feeds_norm(node)
         return 8 if (bits := self._bits_of(node)) is None and leaves else bits
 
     def _annotate_linear(self, model: GraphModule, node: Node) -> None:
@@ -353,6 +356,11 @@ def _is_integer_linear(node: Node) -> bool:
 def _is_norm(node: Node) -> bool:
     """Whether a node is the result of a LayerNorm, or of an RMSNorm or an L2 normalisation of whole rows."""
     return is_call(node, aten.layer_norm.default) or match_row_norm(node) is not None
+
+
+def _feeds_norm(value: Node) -> bool:
+    """Whether a LayerNorm reads a value, as in the attention and the MLP of BEiT v3."""
+    return any(is_call(reader, aten.layer_norm.default) for reader, _ in readers(value) or ())
 
 
 def _norm_of(value: Node) -> Node:

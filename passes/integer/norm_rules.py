@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from packqvit_delegate.errors import PlanError
-from packqvit_delegate.grids import AffineGrid, Grid
+from packqvit_delegate.grids import AffineGrid, Grid, ResidualGrid
 from packqvit_delegate.ops.arithmetic import INT16_MAX
 from packqvit_delegate.ops.layer_norm import normalized_fraction_bits
 from packqvit_delegate.requantizer import FRACTION_BITS_INT8, make_requantizer
@@ -58,7 +58,7 @@ def norm_operands(context: LoweringContext, node: Node, scales: torch.Tensor, ze
         PlanError: Its weights are not finite, or too large.
     """
     x = context.codes_of(node.args[0], "its input")
-    stream = require_residual(x.grid, "its input")
+    stream = _normalized_grid(x.grid)
     given = arguments(node)
     channels = shape_of(node)[-1]
     if list(given["normalized_shape"]) != [channels]:
@@ -78,6 +78,16 @@ def norm_operands(context: LoweringContext, node: Node, scales: torch.Tensor, ze
         context.constant(f"{node.name}_bias", bias),
     )
     return NormOperands(operands, (_epsilon(given["eps"], stream.scale, channels), output_shift))
+
+
+def _normalized_grid(grid: Grid) -> ResidualGrid:
+    """The grid of what a LayerNorm reads: 8 bits of an attention or a function are codes as good as a stream's.
+
+    Its zero point is the same for all channels, so that the mean takes it out.
+    """
+    if isinstance(grid, AffineGrid):
+        return ResidualGrid(grid.scale, None, torch.int8)
+    return require_residual(grid, "its input")
 
 
 def _require_channels(channels: int) -> None:

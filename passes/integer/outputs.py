@@ -12,7 +12,7 @@ from packqvit_delegate.grids import AffineGrid, ResidualGrid
 from ..graph import aten, is_call, shape_of
 from ..layout import is_layout, joined_rows, trace
 from .context import Codes, LoweringContext
-from .token_rules import channels_first_rows, gather_codes
+from .token_rules import are_rows, channels_first_rows, gather_codes
 
 ops = torch.ops.packqvit
 
@@ -86,6 +86,8 @@ def _moved(context: LoweringContext, node: Node, base: Node, value: Leaving) -> 
     if (codes := context.codes.get(node)) is not None:
         moved = leaving(codes)
         return None if moved is None else dequantized(context, moved, node)
+    if not are_rows(value.codes):
+        return None
     rows = joined_rows(base, node)
     if rows is not None:
         codes_node = gather_codes(context, value.codes, rows.flatten(), value.zero_point, node)

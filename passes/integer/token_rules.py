@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from packqvit_delegate.grids import AffineGrid, Grid, ResidualGrid
 
-from ..graph import aten, has_tensor, shape_of
+from ..graph import aten, has_tensor, is_call, shape_of
 from ..layout import NOTHING, index_map, is_layout, joined_rows, row_groups, row_positions, trace
 from .context import Codes, LoweringContext
 
@@ -33,12 +33,20 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     base, _ = trace(node)
     x = context.find_codes(base)
     positions = None if x is None else joined_rows(base, node)
-    if x is None or positions is None:
+    if x is None or positions is None or not are_rows(x.node):
         return None
     codes = gather_codes(context, x.node, positions.flatten(), code_of_zero(x.grid), node)
     if shape_of(codes) != shape_of(node):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
     return Codes(codes, side_by_side(x.grid, positions.shape[-1]))
+
+
+def are_rows(codes: Node) -> bool:
+    """Whether the last axis of codes is a row of the operator that writes them, and not the part of one head."""
+    written = codes
+    while is_call(written, aten.reshape.default):
+        written = written.args[0]  # type: ignore[assignment]
+    return shape_of(written)[-1] == shape_of(codes)[-1]
 
 
 def gather_codes(context: LoweringContext, codes: Node, order: torch.Tensor, zero: int, source: Node) -> Node:

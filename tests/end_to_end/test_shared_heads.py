@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models import MICRO, images, plain_model
 from packqvit_delegate import export
-from programs import assert_whole_and_exact, signal_to_noise
+from programs import assert_exact, assert_whole_and_exact, signal_to_noise
 
 DIM, HEADS, TOKENS = MICRO["dim"], 4, 17
 CHANNELS = DIM // HEADS
@@ -81,4 +81,19 @@ def test_whole_and_exact(groups: int, attend: Callable, turned: bool, packed: bo
     x, tests = images(16), images(4, seed=5)
     program = export(model, (x[:1],), x, bits=8)
     (found,) = assert_whole_and_exact(program, tests)
+    assert signal_to_noise(model(tests).detach(), found) > 25
+
+
+def negative(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """An attention that stays in float, whose q and k have codes all the same."""
+    return F.scaled_dot_product_attention(q, k, v, scale=-0.2)
+
+
+def test_turned_heads_of_an_attention_in_float() -> None:
+    model = plain_model(heads=4)
+    model.blocks[0].attention, model.blocks[1].attention = (Attention(4, f, True, False) for f in (negative, fused))
+    x, tests = images(16), images(2, seed=5)
+    program = export(model, (x[:1],), x, bits=8)
+    assert "it would have to be positive" in program.report.render()
+    (found,) = assert_exact(program, tests)
     assert signal_to_noise(model(tests).detach(), found) > 25
