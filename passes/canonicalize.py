@@ -10,6 +10,7 @@ from .decompose_attention import decompose_attention
 from .embed_linears import embed_linears
 from .flatten_pooling import flatten_pooling
 from .fold_affine_input import fold_affine_input
+from .fold_batch_norm import fold_batch_norm
 from .fold_constants import fold_constants
 from .fold_embeddings import fold_embeddings
 from .fold_layer_scale import fold_layer_scale
@@ -41,6 +42,7 @@ _PASSES = (
     remove_no_ops,
     normalize_indices,
     normalize_convolution,
+    fold_batch_norm,
     normalize_patches,
     normalize_stacked_sums,
     normalize_unary,
