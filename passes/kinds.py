@@ -390,20 +390,10 @@ def _concatenation(node: Node) -> str:
 
 @_explains(aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 def _batch_norm(node: Node) -> str:
-    operands, readers = _computed(node), read_by(node)
-    layers = (aten.linear.default, *_CONVOLUTIONS)
-    if any(is_call(operand, *layers) for operand in operands):
-        return (
-            f"there is no integer BatchNorm: it would have to be folded into {listed(operands)} in front of it before "
-            "the export (torch.nn.utils.fusion)"
-        )
-    if readers and all(is_call(reader, *layers) for reader in readers):
-        return (
-            f"there is no integer BatchNorm: it would have to be folded into the weights of {listed(readers)} behind it"
-        )
+    """With constant statistics it would be in the weights of the layer in front of it: fold_batch_norm."""
     return (
-        f"there is no integer BatchNorm: a convolution or a linear layer into which it can be folded would have to be "
-        f"next to it, but it stands between {listed(operands) or 'constants'} and {listed(readers) or 'nothing'}"
+        f"it normalises {listed(_computed(node))} by statistics that are computed at run time: they would have to be "
+        f"constants, as those of model.eval() are{_elsewhere(node)}"
     )
 
 

@@ -67,7 +67,7 @@ def images() -> Iterator[Entry]:
 
 def hybrids() -> Iterator[Entry]:
     """With convolutions."""
-    yield _entry("MobileViTForImageClassification", "MobileViTConfig", "logits", size=(256, 256))
+    yield _entry("MobileViTForImageClassification", "MobileViTConfig", "logits", attention="eager", size=(256, 256))
     yield _entry("SegformerForSemanticSegmentation", "SegformerConfig", "logits", depths=[1, 1, 1, 1])
     yield Entry("hf DepthAnythingForDepthEstimation", _depth_anything)
 
