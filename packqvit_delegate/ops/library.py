@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,14 +24,28 @@ def integer_op(schema: str, meta: Callable[..., Any]) -> Callable[[Callable[...,
     """
     name = schema.split("(", 1)[0]
     LIBRARY.define(schema)
-    LIBRARY.impl(name, meta, "Meta")
+    LIBRARY.impl(name, _contiguous(meta), "Meta")
 
     def register(reference: Callable[..., Any]) -> Callable[..., Any]:
         for key in ("CPU", "CUDA"):
-            LIBRARY.impl(name, reference, key)
+            LIBRARY.impl(name, _contiguous(reference), key)
         return reference
 
     return register
+
+
+def _contiguous(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with rows one behind the other, as the runtime has them, whatever the strides of the operands.
+
+    Else to_edge would put a copy, which stays outside the delegate, in front of each reshape behind it.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        return result.contiguous() if isinstance(result, torch.Tensor) else tuple(part.contiguous() for part in result)
+
+    return wrapped
 
 
 def code_dtype(qmin: int, qmax: int) -> torch.dtype:

@@ -35,7 +35,8 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     positions = None if x is None else joined_rows(base, node)
     if x is None or positions is None or not are_rows(x.node):
         return None
-    codes = gather_codes(context, x.node, positions.flatten(), code_of_zero(x.grid), node)
+    order, zero, is_joined = positions.flatten(), code_of_zero(x.grid), positions.shape[-1] > 1
+    codes = gather_codes(context, x.node, order, zero, node, is_joined)
     if shape_of(codes) != shape_of(node):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
     return Codes(codes, side_by_side(x.grid, positions.shape[-1]))
@@ -49,11 +50,17 @@ def are_rows(codes: Node) -> bool:
     return shape_of(written)[-1] == shape_of(codes)[-1]
 
 
-def gather_codes(context: LoweringContext, codes: Node, order: torch.Tensor, zero: int, source: Node) -> Node:
-    """The rows `order`, int64 [M], of codes [..., C], those of NOTHING filled with `zero`: [groups, M / groups, C]."""
+def gather_codes(
+    context: LoweringContext, codes: Node, order: torch.Tensor, zero: int, source: Node, is_joined: bool = False
+) -> Node:
+    """The rows `order`, int64 [M], of codes [..., C], those of NOTHING filled with `zero`: [groups, M / groups, C].
+
+    Rows that come to stand side by side are picked even where they are in order: what reads them has other rows than
+    what reads the codes themselves.
+    """
     *leading, channels = shape_of(codes)
     rows = math.prod(leading)
-    if torch.equal(order, torch.arange(rows)):
+    if torch.equal(order, torch.arange(rows)) and not is_joined:
         return codes
     groups, index = row_groups(order, leading)
     shape = (groups, rows // groups, channels)
