@@ -1,7 +1,7 @@
 """Relative positions that depend on the query: in float graphs, and in codes.
 
-They are decomposed (Li et al., MViTv2, CVPR 2022, equation 4): what a query adds to its score for a key is one product for the rows of the map that are between
-them, and one for the columns.
+They are decomposed (Li et al., MViTv2, CVPR 2022, equation 4): what a query adds to its score for a key is one product
+for the rows of the map that are between them, and one for the columns.
 """
 
 from __future__ import annotations
