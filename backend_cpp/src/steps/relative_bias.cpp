@@ -78,7 +78,9 @@ void RelativeBias::write_row(int32_t* products, size_t query, const Added& added
   size_t key = 0;
   for (size_t r = 0; r < rows_; ++r) {
     const int32_t row = lift(by_row[r]);
-    for (size_t c = 0; c < columns_; ++c, ++key) output[key] = row + by_column[c] + added(key);
+    for (size_t c = 0; c < columns_; ++c, ++key) {  // scores beyond the contract wrap around
+      output[key] = static_cast<int32_t>(static_cast<uint32_t>(row + by_column[c]) + static_cast<uint32_t>(added(key)));
+    }
   }
 }
 
