@@ -86,7 +86,10 @@ PlanBuilder relative_plan(Random& random, const RelativeCase& c, bool fused) {
   op.multiplier = 20000;
   op.shift = 3;
   op.format = c.log2 ? plan::ProbabilityFormat::Log2 : plan::ProbabilityFormat::Linear;
-  op.requantizer = plan.requantizer(random.requantizer(shape[2], c.log2 ? 21 : 15, 6, 5));
+  naive::Requantizer requantizer = random.requantizer(shape[2], c.log2 ? 21 : 15, 6);
+  requantizer.qmin = -127;
+  requantizer.qmax = 127;
+  op.requantizer = plan.requantizer(requantizer);
   op.output = plan.output(DataType::Int8, shape);
   std::vector<uint32_t> order(c.moves ? tokens : 0);
   std::iota(order.begin(), order.end(), 0);
