@@ -71,15 +71,17 @@ int32_t RelativeBias::lift(int32_t product) const {
 }
 
 template <typename Added>
-void RelativeBias::write_row(int32_t* products, size_t query, const Added& added, int32_t* output) const {
+void RelativeBias::write_row(int32_t* products, size_t query, const Added& added, int32_t* __restrict output) const {
   const int32_t* by_row = products + rows_ - 1 - query / columns_;
   int32_t* by_column = products + 2 * rows_ - 1 + columns_ - 1 - query % columns_;
-  for (size_t c = 0; c < columns_; ++c) by_column[c] = lift(by_column[c]);
-  size_t key = 0;
+  const size_t columns = columns_;
+  for (size_t c = 0; c < columns; ++c) by_column[c] = lift(by_column[c]);
   for (size_t r = 0; r < rows_; ++r) {
     const int32_t row = lift(by_row[r]);
-    for (size_t c = 0; c < columns_; ++c, ++key) {  // scores beyond the contract wrap around
-      output[key] = static_cast<int32_t>(static_cast<uint32_t>(row + by_column[c]) + static_cast<uint32_t>(added(key)));
+    int32_t* const out = output + r * columns;
+    for (size_t c = 0; c < columns; ++c) {  // scores beyond the contract wrap around
+      out[c] = static_cast<int32_t>(static_cast<uint32_t>(row + by_column[c]) +
+                                    static_cast<uint32_t>(added(r * columns + c)));
     }
   }
 }

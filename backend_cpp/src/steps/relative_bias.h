@@ -35,7 +35,7 @@ class RelativeBias {
 
   // Of the row of a query.
   template <typename Added>
-  void write_row(int32_t* products, size_t query, const Added& added, int32_t* output) const;
+  void write_row(int32_t* products, size_t query, const Added& added, int32_t* __restrict output) const;
 
   const KernelTier* tier_ = nullptr;
   AlignedArray<int8_t> numbers_;  // [1 or heads, distances, head_size]
