@@ -211,7 +211,8 @@ def _grid(function: _Function) -> tuple[int, int] | None:
     """Rows and columns of the map for which queries that are all alike add by distance alone; the squarest one."""
     _, _, tokens, channels = function.shape
     q = torch.randn(channels, generator=torch.Generator().manual_seed(0))
-    added = function.of_queries(q.expand(function.shape))[0, 0]
+    heads = function.of_queries(q.expand(function.shape))[0]
+    added = heads[int(heads.abs().amax((1, 2)).argmax())]  # one that adds anything, where there is one
     divisors = [rows for rows in range(1, tokens + 1) if tokens % rows == 0]
     for rows in sorted(divisors, key=lambda rows: rows + tokens // rows):
         columns = tokens // rows

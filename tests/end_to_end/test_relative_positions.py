@@ -67,6 +67,30 @@ def _without_positions(model: nn.Module, x: Tensor) -> Tensor:
     return answer
 
 
+class HiddenState(nn.Module):
+    """The last one of Hugging Face's SAM, in front of its neck."""
+
+    def __init__(self, attention: str) -> None:
+        from transformers import SamVisionConfig, SamVisionModel
+
+        super().__init__()
+        sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "mlp_dim": 96}
+        maps = {"image_size": 48, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "output_channels": 8}
+        self.model = SamVisionModel(SamVisionConfig(**sizes, **maps, attn_implementation=attention))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.vision_encoder(x, output_hidden_states=True).hidden_states[-1]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_segment_anything_of_hugging_face(attention: str) -> None:
+    model, x, y = randomize(HiddenState(attention)), images(4, size=48), images(2, size=48, seed=5)
+    program = export(model, (x[:1],), x, bits=8, method=CHEAP)
+    (found,) = assert_whole_and_exact(program, y)
+    assert len(find(program.integer_module, ops.add_relative_bias.default)) == 2
+    assert signal_to_noise(model(y).detach(), found) > 28
+
+
 class Attention(nn.Module):
     """Of 4 x 4 tokens, with numbers for each head and a constant bias; heads of v may be of another size."""
 
