@@ -404,8 +404,8 @@ def _quantize(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], axes)  # type: ignore[arg-type]
 
 
-@_rule(_packqvit.rotary.default, _packqvit.rotate.default)
-def _rotary(call: Call) -> ImageAxis:
+@_rule(_packqvit.rotary.default, _packqvit.rotate.default, _packqvit.relative_bias.default)
+def _positions(call: Call) -> ImageAxis:
     return call.alone(call.node.args[0], range(1, len(call.shape)))  # type: ignore[arg-type]
 
 
@@ -427,7 +427,7 @@ def _repeat_tokens(call: Call) -> ImageAxis:
     return place
 
 
-@_rule(_packqvit.attention_scores.default, _packqvit.attention_values.default)
+@_rule(_packqvit.attention_scores.default, _packqvit.attention_values.default, _packqvit.add_relative_bias.default)
 def _attention_product(call: Call) -> ImageAxis:
     left, right = call.node.args[:2]
     places = {call.places[left], call.places[right]}  # type: ignore[index]

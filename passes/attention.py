@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from .codes import codes_of_constant, skip_codes, value_users
 from .graph import aten, is_call, is_constant, shape_of
 from .head_norm import HeadNorm, Rotary, match_head_norm, match_rotary, split_linear
+
+_RELATIVE = torch.ops.packqvit.relative_bias.default
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Attention:
         scores: The matmul of q and the transposed k, [B, H, Nq, Nk].
         scale: The factor on the scores.
         bias: The constant added to the scaled scores, [B or 1, H or 1, Nq, Nk].
+        relative: The relative positions that are added last, the node of `packqvit.relative_bias`, or None.
         softmax: The probabilities, [B, H, Nq, Nk].
         values: The matmul of the probabilities and v, [B, H, Nq, dv].
         output: The reshape that gives [B, Nq, H * dv], or the same rows in another shape.
@@ -45,6 +49,7 @@ class Attention:
     key_norm: HeadNorm | None = None
     query_rotary: Rotary | None = None
     key_rotary: Rotary | None = None
+    relative: Node | None = None
 
     @property
     def has_constant_query(self) -> bool:
@@ -58,6 +63,9 @@ def match_attention(softmax: Node) -> Attention | None:
         return None
     scaled: Any = softmax.args[0]
     bias: Any = None
+    relative: Any = None
+    if is_call(scaled, aten.add.Tensor) and len(scaled.args) == 2 and is_call(scaled.args[1], _RELATIVE):
+        scaled, relative = scaled.args
     if is_call(scaled, aten.add.Tensor) and len(scaled.args) == 2 and is_constant(scaled.args[1]):
         scaled, bias = scaled.args
     if not is_call(scaled, aten.mul.Tensor) or not isinstance(scaled.args[1], float):
@@ -68,6 +76,8 @@ def match_attention(softmax: Node) -> Attention | None:
         return None
     values: Any = users[0]
     if skip_codes(values.args[0]) is not softmax:
+        return None
+    if relative is not None and (relative.args[0] is not scores.args[0] or not is_constant(relative.args[1])):
         return None
     transposed: Any = scores.args[1]
     if not is_call(transposed, aten.transpose.int) or transposed.args[1:] != (-2, -1):
@@ -97,6 +107,7 @@ def match_attention(softmax: Node) -> Attention | None:
         key_norm,
         query_rotary,
         key_rotary,
+        relative,
     )
 
 

@@ -85,6 +85,8 @@ def canonicalize(graph_module: GraphModule) -> GraphModule:
     * attention: q, k and v are three linears [B, N, D], each followed by reshape [B, N, H, d] and permute [0, 2, 1, 3];
       transpose.int(k, -2, -1); matmul(q, kT); mul.Tensor(scores, float), always there, even for 1.0; add.Tensor(scores,
       bias [B or 1, H or 1, N, N] get_attr) only when the bias is not zero, masked elements hold the smallest float32;
+      add.Tensor(scores, packqvit.relative_bias(q, numbers [H or 1, O, d] get_attr, rows, columns)) where relative
+      positions depend on the query, with the q of the matmul;
       softmax.int(scores, -1); matmul(p, v); permute [0, 2, 1, 3]; reshape [B, N, D]. Between reshape and permute q and
       k may have a norm of each head, rms_norm.default or layer_norm.default over [d], and behind it mul.Tensor(x,
       [H, 1] or [H, d] get_attr); L2 normalisation is rms_norm and a factor on the scores. Rotary positions are

@@ -1,7 +1,7 @@
 """Brings every attention to one explicit form."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from .graph import (
     call,
     clean_up,
     constant,
+    dtype_of,
     find,
     is_call,
     is_constant,
@@ -31,8 +32,10 @@ from .graph import (
 from .integer.masks import MASKED
 from .layout import REPEATS, RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
 from .reasons import NotLowered, describe, listed, read_by, set_reason
+from .relative import Addend, Queries, Relative, find_relative
 
 _ROTARY = torch.ops.packqvit.rotary.default
+_RELATIVE = torch.ops.packqvit.relative_bias.default
 
 # Takes the place of -inf: it has the same effect on a row that has anything else, and is a number.
 _MASKED = torch.finfo(torch.float32).min
@@ -40,7 +43,7 @@ _MASKED = torch.finfo(torch.float32).min
 
 @dataclass
 class _Scores:
-    """softmax(scale * q k^T + bias): the operands as the model has them.
+    """softmax(scale * q k^T + bias + what the queries add): the operands as the model has them.
 
     Attributes:
         query: [..., Nq, d].
@@ -50,6 +53,7 @@ class _Scores:
         scale: Factor on the product, float64 [], or broadcastable to `shape` where heads have factors of their own.
         bias: What is added to the scaled scores, broadcastable to `shape`.
         trainable: Whether the bias was made of parameters.
+        added: What is computed and added as well.
     """
 
     query: Node
@@ -59,6 +63,7 @@ class _Scores:
     scale: Tensor
     bias: Tensor | None = None
     trainable: bool = False
+    added: list[Addend] = field(default_factory=list)
 
 
 @dataclass
@@ -120,7 +125,8 @@ def decompose_attention(graph_module: GraphModule) -> GraphModule:
     """Rewrites scaled_dot_product_attention and explicit attention in any layout to the canonical form.
 
     before: scaled_dot_product_attention(q, k, v), or q * scale, k^T, baddbmm, softmax, bmm on [B * H, N, d] and so on
-    after:  permute(matmul(softmax(matmul(q, transpose(k)) * scale + bias), v)) -> reshape, on [B, H, N, d]
+    after:  permute(matmul(softmax(matmul(q, transpose(k)) * scale + bias + relative_bias(q)), v)) -> reshape, on
+            [B, H, N, d]
     """
     for node in find(graph_module, aten.scaled_dot_product_attention.default):
         try:
@@ -142,7 +148,7 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
     """The operands of scaled_dot_product_attention.
 
     Raises:
-        NotLowered: It is more than softmax(scale * q k^T + constant) v.
+        NotLowered: It is more than softmax(scale * q k^T + mask) v.
     """
     named = arguments(node)
     query, key, mask = named["query"], named["key"], named["attn_mask"]
@@ -151,11 +157,11 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
             f"the attention drops probabilities (dropout_p={named['dropout_p']}): the model would have to be in "
             "evaluation mode"
         )
-    if mask is not None and not is_constant(mask):
-        raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: it would have to be constant")
     shape = _scores_shape(query, key, transposed=False)
     scale = named["scale"] if named["scale"] is not None else 1.0 / math.sqrt(shape_of(query)[-1])
     scores = _Scores(query, key, False, shape, torch.tensor(float(scale), dtype=torch.float64))
+    if mask is not None and not is_constant(mask):
+        mask = _computed_mask(graph_module, mask, scores)
     if named["is_causal"]:
         scores.bias = torch.zeros(shape[-2:]).masked_fill(torch.ones(shape[-2:], dtype=torch.bool).triu(1), _MASKED)
     elif mask is not None:
@@ -164,6 +170,24 @@ def _scores_of_sdpa(graph_module: GraphModule, node: Node) -> _Scores:
         if scores.bias.dtype == torch.bool:
             scores.bias = torch.zeros(scores.bias.shape).masked_fill(~scores.bias, _MASKED)
     return scores
+
+
+def _computed_mask(graph_module: GraphModule, mask: Node, scores: _Scores) -> Node | None:
+    """Takes a mask that is computed for what is added to the scores; returns the constant that is a part of it.
+
+    Raises:
+        NotLowered: It says which keys are seen.
+    """
+    if not dtype_of(mask).is_floating_point:
+        raise NotLowered(f"the attention's mask comes from {describe(mask)} at run time: it would have to be constant")
+    fixed: Node | None = None
+    if is_call(mask, aten.add.Tensor) and arguments(mask)["alpha"] == 1:
+        constants = [argument for argument in mask.args[:2] if is_constant(argument)]
+        others = [argument for argument in mask.args[:2] if not is_constant(argument)]
+        if len(constants) == len(others) == 1 and isinstance(others[0], Node):
+            mask, fixed = others[0], constants[0]  # type: ignore[assignment]
+    scores.added.append(Addend(mask, torch.ones((), dtype=torch.float64), scores.shape))
+    return fixed
 
 
 def _scores_shape(query: Node, key: Node, transposed: bool) -> tuple[int, ...]:
@@ -184,6 +208,7 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
             "dimension, the keys of an attention"
         )
     scale, bias, trainable = torch.ones((), dtype=torch.float64), torch.zeros(()), False
+    added: list[Addend] = []
     while not is_call(node, aten.matmul.default, aten.bmm.default, aten.baddbmm.default):
         if (scaled := _scaled(graph_module, node)) is not None:
             node, scale = scaled[0], scale * scaled[1]
@@ -196,14 +221,20 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
         elif is_call(node, aten.add.Tensor) and arguments(node)["alpha"] == 1:
             constants = [argument for argument in node.args[:2] if is_constant(argument)]
             others = [argument for argument in node.args[:2] if not is_constant(argument)]
-            if len(constants) != 1 or not isinstance(others[0], Node) or shape_of(others[0]) != shape_of(node):
+            products = others if constants else [other for other in others if _is_of_products(graph_module, other)]
+            if len(products) != 1 or not isinstance(products[0], Node) or shape_of(products[0]) != shape_of(node):
                 raise NotLowered(
                     f"{' and '.join(map(describe, node.args[:2]))} are added before the softmax: one of them would "
-                    "have to be a constant (a mask, relative positions), the other the scores q k^T of an attention"
+                    "have to be a constant (a mask, relative positions), or computed from the queries (relative "
+                    "positions), the other the scores q k^T of an attention"
                 )
-            bias = bias + (scale * constant(graph_module, constants[0])).float()
-            trainable |= is_trainable(graph_module, *constants)
-            node = others[0]
+            if constants:
+                bias = bias + (scale * constant(graph_module, constants[0])).float()
+                trainable |= is_trainable(graph_module, *constants)
+            else:
+                other = node.args[1] if node.args[0] is products[0] else node.args[0]
+                added.append(Addend(other, scale, shape_of(node)))
+            node = products[0]
         elif (filled := _filled(graph_module, node)) is not None:
             node, hidden, value = filled
             if bool((scale * value > -MASKED)[hidden.expand(shape_of(node))].any()):
@@ -222,12 +253,30 @@ def _scores_of_softmax(graph_module: GraphModule, softmax: Node) -> _Scores:
     if is_call(node, aten.baddbmm.default):
         named = arguments(node)
         if named["beta"] != 0:
-            if not is_constant(named["self"]):
-                raise NotLowered(f"baddbmm adds {describe(named['self'])} to the scores: it would have to be constant")
-            bias = bias + (scale * named["beta"] * constant(graph_module, named["self"])).float()
-            trainable |= is_trainable(graph_module, named["self"])
+            if is_constant(named["self"]):
+                bias = bias + (scale * named["beta"] * constant(graph_module, named["self"])).float()
+                trainable |= is_trainable(graph_module, named["self"])
+            else:
+                added.append(Addend(named["self"], scale * named["beta"], shape_of(node)))
         query, key, scale = named["batch1"], named["batch2"], scale * named["alpha"]
-    return _Scores(query, key, True, shape_of(node), scale, bias, trainable)
+    return _Scores(query, key, True, shape_of(node), scale, bias, trainable, added)
+
+
+def _is_of_products(graph_module: GraphModule, value: Any) -> bool:
+    """Whether a value is made of the products of two computed matrices, as scores are, by what may follow these."""
+    while not is_call(value, aten.matmul.default, aten.bmm.default, aten.baddbmm.default):
+        if not isinstance(value, Node):
+            return False
+        if is_call(value, aten.add.Tensor):
+            return any(_is_of_products(graph_module, argument) for argument in value.args[:2])
+        filled = _filled(graph_module, value)
+        if (scaled := _scaled(graph_module, value)) is not None:
+            value = scaled[0]
+        elif filled is not None or is_call(value, *RESHAPES):
+            value = value.args[0] if filled is None else filled[0]
+        else:
+            return False
+    return not any(map(is_constant, value.args[-2:]))
 
 
 def _filled(graph_module: GraphModule, node: Node) -> tuple[Node, Tensor, Tensor] | None:
@@ -299,7 +348,7 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     if is_constant(scores.query):
         query = _constant_queries(graph_module, scores, key)
     else:
-        query = _projection(graph_module, scores.query, "q", transposed=False)
+        query = _projection(graph_module, scores.query, "q", transposed=False, is_shared=bool(scores.added))
     values = _projection(graph_module, value, "v", transposed=False)
     for change in (values.norm, values.rotary):
         if change is not None:
@@ -328,7 +377,11 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
         raise NotLowered(
             "the attention's mask leaves a query no key at all: every query would have to see at least one"
         )
+    relative = None
+    if scores.added:
+        relative = _relative(graph_module, scores, query, (batch, heads, tokens, key_tokens))
     output = _output(result, batch, heads, tokens)
+    factor = query.factor
     query.factor = query.factor * _factor_of_heads(scores, (batch, heads, tokens, key_tokens))
     scale = _common_factor(query) * _common_factor(key)
     with replacing(graph_module, output.node, like=result):
@@ -343,6 +396,11 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
         if bias is not None and bool(bias.any()):
             name = f"{result.name}_bias"
             node = call(graph_module, aten.add.Tensor, node, add_constant(graph_module, bias, name, scores.trainable))
+        if relative is not None:
+            name, ratio = f"{result.name}_relative", _ratio(factor, query.factor)
+            numbers = add_constant(graph_module, (relative.numbers * ratio).float(), name, relative.trainable)
+            added = call(graph_module, _RELATIVE, q, numbers, relative.rows, relative.columns)
+            node = call(graph_module, aten.add.Tensor, node, added)
         node = call(graph_module, aten.softmax.int, node, -1)
         node = call(graph_module, aten.matmul.default, node, v)
         node = call(graph_module, aten.permute.default, node, [0, 2, 1, 3])
@@ -351,6 +409,37 @@ def _rewrite(graph_module: GraphModule, scores: _Scores, value: Node, result: No
     if not torch.equal(output.columns, torch.arange(len(output.columns))):
         _reorder_columns(graph_module, output)
     output.node.replace_all_uses_with(placed)  # type: ignore[arg-type]
+
+
+def _relative(
+    graph_module: GraphModule, scores: _Scores, query: _Projection | _Queries, shape: tuple[int, int, int, int]
+) -> Relative:
+    """What the queries add to the scores [B, H, Nq, Nk], in terms of the queries as the model has them.
+
+    Raises:
+        NotLowered: It is no relative position.
+    """
+    batch, heads, tokens, keys = shape
+    name = describe(scores.added[0].node)
+    if isinstance(query, _Queries):
+        raise NotLowered(f"{name} is added to the scores of constant queries: it would have to be constant, too")
+    if tokens != keys:
+        raise NotLowered(
+            f"{name} is added to the scores of {tokens} queries for {keys} keys: there would have to be as many of "
+            "both, or it would have to be constant"
+        )
+    source, chain = trace(
+        scores.query, lambda passed: is_layout(passed) or _scaled_first(graph_module, passed) is not None
+    )
+    by_head = (batch, heads, tokens, -1)
+    index, factor = index_map(source, chain).reshape(by_head), _factors(graph_module, source, chain).reshape(by_head)
+    return find_relative(graph_module, Queries(source, index, factor), scores.added)
+
+
+def _ratio(before: Tensor, after: Tensor) -> Tensor:
+    """What a product with queries is to be multiplied with where their factors change: [H or 1, 1, d]."""
+    ratio = torch.where(after == 0, 1.0, before / after).unsqueeze(1)
+    return ratio[:1] if torch.equal(ratio[:1].expand_as(ratio), ratio) else ratio
 
 
 def _factor_of_heads(scores: _Scores, shape: tuple[int, int, int, int]) -> Tensor:
@@ -395,8 +484,17 @@ def _constant_queries(graph_module: GraphModule, scores: _Scores, key: _Projecti
     return _Queries(value[:1], key.batch, factor, is_trainable(graph_module, scores.query))
 
 
-def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bool) -> _Projection:
+def _projection(
+    graph_module: GraphModule, node: Node, name: str, transposed: bool, is_shared: bool = False
+) -> _Projection:
     """Walks from an operand of attention back over moves, scalings, a rotation and a norm to the linear it comes from.
+
+    Args:
+        graph_module: Holds the constants.
+        node: The operand.
+        name: In messages.
+        transposed: Whether tokens are its last axis.
+        is_shared: Whether what is added to the scores reads its norm, too.
 
     Raises:
         NotLowered: It comes from something else, or not all channels of each token are in it once.
@@ -407,7 +505,7 @@ def _projection(graph_module: GraphModule, node: Node, name: str, transposed: bo
         return moves or _scaled_first(graph_module, passed) is not None
 
     norm, chain = trace(node, accept)
-    if is_call(norm, aten.rms_norm.default, aten.layer_norm.default) and len(norm.users) == 1:
+    if is_call(norm, aten.rms_norm.default, aten.layer_norm.default) and (is_shared or len(norm.users) == 1):
         linear, before = trace(norm.args[0])  # type: ignore[arg-type]
         chain = [*before, norm, *chain]
     else:

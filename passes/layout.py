@@ -18,7 +18,9 @@ from .graph import add_constant, arguments, aten, call, constant, is_call, is_co
 
 RESHAPES = {
     aten.reshape.default,
+    aten.reshape_as.default,
     aten.view.default,
+    aten.view_as.default,
     aten._unsafe_view.default,
     aten.flatten.using_ints,
     aten.unflatten.int,

@@ -9,7 +9,19 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph import add_linear, aten, call, clean_up, find, is_call, linear_parameters, replacing, reshape, shape_of
+from .graph import (
+    add_linear,
+    aten,
+    call,
+    clean_up,
+    find,
+    has_tensor,
+    is_call,
+    linear_parameters,
+    replacing,
+    reshape,
+    shape_of,
+)
 from .layout import REPEATS, head_features, index_map, is_layout, trace
 from .patterns import UNARY_FUNCTIONS
 
@@ -26,7 +38,9 @@ _CONSUMERS = {
     aten.div.Scalar,
     aten.rms_norm.default,
     aten.layer_norm.default,
+    aten.einsum.default,
     torch.ops.packqvit.rotary.default,
+    torch.ops.packqvit.relative_bias.default,
     *REPEATS,
     *UNARY_FUNCTIONS,
 }
@@ -37,7 +51,7 @@ class _Part:
     """One of the tensors that attention takes out of the fused projection.
 
     Attributes:
-        node: The last node that only moves elements.
+        node: The last node that only moves elements, or the last before one that cuts tokens up, as into rows of a map.
         features: Output features of the projection by head and channel, [H, d].
         layout: "tokens" for [B, N, H * d], "heads" for [B, H, N, d], "transposed" for [B, H, d, N].
     """
@@ -84,7 +98,7 @@ def _parts(linear: Node, rows: tuple[int, int]) -> list[_Part] | None:
         return None
     if not all(is_call(user, *_CONSUMERS) for leaf in leaves for user in leaf.users if not is_layout(user)):
         return None
-    parts = [_part(linear, leaf, rows) for leaf in leaves]
+    parts = [_part_before(linear, leaf, rows) for leaf in leaves]
     if any(part is None for part in parts):
         logger.debug("%s: its output is rearranged across tokens, so it is not split", linear.name)
         return None
@@ -99,6 +113,15 @@ def _leaves(node: Node) -> list[Node]:
     """The last layout nodes behind `node`: those that something else reads."""
     leaves = [node] if any(not is_layout(user) for user in node.users) else []
     return leaves + [leaf for user in node.users if is_layout(user) for leaf in _leaves(user)]
+
+
+def _part_before(linear: Node, leaf: Node, rows: tuple[int, int]) -> _Part | None:
+    """The part that a leaf is, or is made of by moves."""
+    while leaf is not linear:
+        if has_tensor(leaf) and (part := _part(linear, leaf, rows)) is not None:
+            return part
+        leaf = leaf.args[0]  # type: ignore[assignment]
+    return None
 
 
 def _part(linear: Node, leaf: Node, rows: tuple[int, int]) -> _Part | None:
@@ -146,4 +169,4 @@ def _split(
             if part.layout == "transposed":
                 node = call(graph_module, aten.transpose.int, node, -2, -1)
             node = reshape(graph_module, node, shape_of(part.node))
-        part.node.replace_all_uses_with(node, lambda user: not is_layout(user))
+        part.node.replace_all_uses_with(node)

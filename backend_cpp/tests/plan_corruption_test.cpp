@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/support/delegate.h"
+#include "tests/support/relative_plan.h"
 #include "tests/support/windows_plan.h"
 
 namespace packqvit {
@@ -96,12 +97,15 @@ TEST_P(PlanCorruptionTest, RandomFieldsOfTheObjects) {
 }
 
 constexpr WindowsCase kWindowsCase{2, 4, 9, 2, 4, false, true, false};
+constexpr RelativeCase kRelativeCase{2, 2, 4, 2, 3, true, false, true, false};
 constexpr MakePlan kPlans[] = {
     [](Random& random) { return tiny_transformer(random, false); },
     [](Random& random) { return tiny_transformer(random, true); },
     [](Random& random) { return tiny_pooling(random, false); },
     [](Random& random) { return tiny_pooling(random, true); },
     [](Random& random) { return windows_plan(random, kWindowsCase, true); },
+    [](Random& random) { return relative_plan(random, kRelativeCase, true); },
+    [](Random& random) { return relative_plan(random, kRelativeCase, false); },
 };
 
 INSTANTIATE_TEST_SUITE_P(Plans, PlanCorruptionTest, testing::ValuesIn(kPlans));

@@ -16,6 +16,7 @@ from ..quantizer.observers import ProbabilityObserver
 Values = list[torch.Tensor]
 
 _FREED = torch.empty(0)
+_RELATIVE = torch.ops.packqvit.relative_bias.default
 
 
 class Stream:
@@ -147,6 +148,8 @@ class Stream:
 def fleeting_values(graph_module: GraphModule) -> set[Node]:
     """The scores and probabilities of attentions, where one product reads them and no grid is decided on them.
 
+    And the relative positions that are added to them.
+
     Each is as large as the square of the number of tokens, and cheap to compute from q and k.
 
     Args:
@@ -165,6 +168,7 @@ def fleeting_values(graph_module: GraphModule) -> set[Node]:
         is_attention = is_call(chain[-1], aten.matmul.default) and all(len(node.users) == 1 for node in chain)
         if is_attention and is_call(next(iter(chain[0].users)), aten.matmul.default):
             found.update(chain)
+            found.update(other for node in chain for other in node.all_input_nodes if is_call(other, _RELATIVE))
     return found
 
 

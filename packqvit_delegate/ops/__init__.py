@@ -13,12 +13,14 @@ from .linear import linear, linear_accumulate, linear_add, patch_embedding
 from .multiply import multiply
 from .pooling import max_tokens, mean_tokens
 from .quantize import dequantize, quantize
+from .relative import add_relative_bias, relative_bias
 from .rotary import rotary, rotate
 from .simulated import dequantize_offset, dequantize_probabilities, quantize_probabilities
 from .tokens import join_tokens, lookup_table, repeat_tokens, requantize_add, requantize_codes, select_tokens
 
 __all__ = [
     "activation",
+    "add_relative_bias",
     "attention_scores",
     "attention_values",
     "dequantize",
@@ -40,6 +42,7 @@ __all__ = [
     "pixel_codes",
     "quantize",
     "quantize_probabilities",
+    "relative_bias",
     "repeat_tokens",
     "requantize_add",
     "requantize_codes",

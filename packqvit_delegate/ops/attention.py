@@ -35,7 +35,8 @@ _LARGEST_EXPONENT = 6
 """Octaves, with 10 fraction bits, from 256 down to 255: the exponent of a row's largest linear code."""
 
 
-def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[B, N, H * d] as [B, H, N, d]."""
     batch, tokens, channels = x.shape
     return x.reshape(batch, tokens, heads, channels // heads).transpose(1, 2)
 
@@ -56,7 +57,7 @@ def attention_scores(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tens
     Returns:
         int32 [B, H, Nq, Nk].
     """
-    scores = integer_matmul(_split_heads(q, heads), _split_heads(k, heads).transpose(-2, -1), 128 * 128)
+    scores = integer_matmul(split_heads(q, heads), split_heads(k, heads).transpose(-2, -1), 128 * 128)
     return scores.to(torch.int32)
 
 
@@ -190,7 +191,7 @@ def attention_values(
         bound = (1 << 14) * 128
     else:
         weight, bound = codes, 255 * 128
-    accumulator = integer_matmul(weight, _split_heads(v, p.shape[1]), bound)
+    accumulator = integer_matmul(weight, split_heads(v, p.shape[1]), bound)
     if not log2:
         accumulator = _divide_by_sum(accumulator, codes.sum(-1, keepdim=True))
     accumulator = accumulator.transpose(1, 2).reshape(v.shape[0], p.shape[2], v.shape[2])

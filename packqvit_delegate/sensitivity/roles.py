@@ -123,6 +123,8 @@ def _linear(node: Node) -> str | None:
     for user, argument in _users(node):
         if is_call(user, ops.attention_scores.default):
             return "q" if argument == 0 else "k"
+        if is_call(user, ops.add_relative_bias.default):
+            return "q"
         if is_call(user, ops.attention_values.default):
             return "v"
         if is_call(user, ops.head_norm.default, ops.rotate.default):

@@ -168,6 +168,25 @@ def _set_softmax(plan: PlanBuilder, table: fb.SoftmaxT | fb.AttentionT, node: No
     table.groups = plan.constant(groups[0] if groups else node.kwargs.get("groups"))
 
 
+def _relative_bias(
+    plan: PlanBuilder, numbers: Any, rows: Any, columns: Any, multiplier: Any, shift: Any
+) -> fb.RelativeBiasT:
+    table = fb.RelativeBiasT()
+    table.numbers = plan.constant(numbers)
+    table.rows, table.columns, table.multiplier, table.shift = rows, columns, multiplier, shift
+    return table
+
+
+@emits("add_relative_bias")
+def emit_add_relative_bias(plan: PlanBuilder, node: Node) -> fb.AddRelativeBiasT:
+    """packqvit.add_relative_bias."""
+    scores, q, *relative = node.args
+    table = fb.AddRelativeBiasT()
+    table.x, table.q = plan.read(scores), plan.read_shaped(q)
+    table.relative = _relative_bias(plan, *relative)
+    return table
+
+
 @emits("softmax")
 def emit_softmax(plan: PlanBuilder, node: Node) -> fb.SoftmaxT:
     """packqvit.softmax."""
@@ -188,11 +207,15 @@ def emit_attention_values(plan: PlanBuilder, node: Node) -> fb.AttentionValuesT:
     return table
 
 
-def _is_attention(scores: Node, softmax: Node, values: Node) -> bool:
+def _has_equal_heads(scores: Node, values: Node) -> bool:
     """Whether the heads of v are as wide as those of q and k, which the fused kernels take for granted."""
     key: Any = scores.args[1]
     value: Any = values.args[1]
-    return touch(scores, softmax, values) and bool(key.meta["val"].shape == value.meta["val"].shape)
+    return bool(key.meta["val"].shape == value.meta["val"].shape)
+
+
+def _is_attention(scores: Node, softmax: Node, values: Node) -> bool:
+    return touch(scores, softmax, values) and _has_equal_heads(scores, values)
 
 
 @emits_fused("attention_scores", "softmax", "attention_values", where=_is_attention)
@@ -208,19 +231,59 @@ def emit_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node)
     return table
 
 
-def _moves_results(scores: Node, softmax: Node, values: Node, select: Node) -> bool:
-    """Whether an attention can write its rows where the tokens go: none is lost, none is there twice."""
+def _is_relative(scores: Node, relative: Node, softmax: Node, values: Node) -> bool:
+    """Whether an attention can add the relative positions of its queries itself."""
+    is_attention = relative.args[0] is scores and _has_equal_heads(scores, values) and touch(relative, softmax, values)
+    return is_attention and relative.args[1] is scores.args[0]
+
+
+@emits_fused("attention_scores", "add_relative_bias", "softmax", "attention_values", where=_is_relative)
+def emit_relative_attention(
+    plan: PlanBuilder, scores: Node, relative: Node, softmax: Node, values: Node
+) -> fb.AttentionT:
+    """Attention with relative positions."""
+    table = emit_attention(plan, scores, softmax, values)
+    table.relative = _relative_bias(plan, *relative.args[2:])
+    return table
+
+
+def _permutes(values: Node, select: Node) -> bool:
+    """Whether the rows of an attention can be written where the tokens go: none is lost, none is there twice."""
     index: Any = select.args[1]
     _, tokens, channels = _shape(select.args[0])
-    permutes = sorted(index) == list(range(tokens)) and channels == _shape(values)[-1]
-    return _is_attention(scores, softmax, values) and permutes
+    return sorted(index) == list(range(tokens)) and channels == _shape(values)[-1]
+
+
+def _moves_results(scores: Node, softmax: Node, values: Node, select: Node) -> bool:
+    return _is_attention(scores, softmax, values) and _permutes(values, select)
 
 
 @emits_fused("attention_scores", "softmax", "attention_values", "select_tokens", where=_moves_results)
 def emit_moving_attention(plan: PlanBuilder, scores: Node, softmax: Node, values: Node, select: Node) -> fb.AttentionT:
     """Attention that puts its rows where select_tokens would bring them: windows back to a map."""
     table = emit_attention(plan, scores, softmax, values)
-    table.rows = plan.constants.add(torch.tensor(select.args[1]).argsort().to(torch.int32))
+    table.rows = _places(plan, select)
+    return table
+
+
+def _places(plan: PlanBuilder, select: Node) -> int:
+    """The constant of where select_tokens brings each row."""
+    return plan.constants.add(torch.tensor(select.args[1]).argsort().to(torch.int32))
+
+
+def _moves_relative(scores: Node, relative: Node, softmax: Node, values: Node, select: Node) -> bool:
+    return _is_relative(scores, relative, softmax, values) and _permutes(values, select)
+
+
+@emits_fused(
+    "attention_scores", "add_relative_bias", "softmax", "attention_values", "select_tokens", where=_moves_relative
+)
+def emit_moving_relative_attention(
+    plan: PlanBuilder, scores: Node, relative: Node, softmax: Node, values: Node, select: Node
+) -> fb.AttentionT:
+    """Both."""
+    table = emit_relative_attention(plan, scores, relative, softmax, values)
+    table.rows = _places(plan, select)
     return table
 
 

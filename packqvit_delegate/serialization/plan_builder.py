@@ -229,8 +229,9 @@ class PlanBuilder:
             self._elements.add(output)
         wrapped = self._node(operator, output, node.name)
         if isinstance(operator, fb.AttentionT):  # the runtime times scores and softmax by themselves
-            wrapped.parts = [self._part(part, self._debug_id((part,))) for part in nodes[:2]]
-            nodes = nodes[2:]
+            softmax = next(i for i, part in enumerate(nodes) if operator_name(part) == "packqvit::softmax")
+            parts, nodes = (nodes[:softmax], (nodes[softmax],)), nodes[softmax + 1 :]
+            wrapped.parts = [self._part(part[0], self._debug_id(part)) for part in parts]
             wrapped.name = nodes[0].name
         wrapped.debugId = self._debug_id(nodes)
         self._nodes.append(wrapped)

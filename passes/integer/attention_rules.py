@@ -24,6 +24,7 @@ from ..graph import aten, is_call, shape_of
 from ..head_norm import HeadNorm, Rotary
 from .context import Codes, LoweringContext, NotLowered, lowers, require_affine
 from .masks import split_mask
+from .relative_positions import relative_positions
 from .rotary_rules import rows_of_heads
 
 MAX_KEYS = {True: 1 << 14, False: 1 << 15}
@@ -63,7 +64,10 @@ def _queries(context: LoweringContext, attention: Attention) -> tuple[Codes, Aff
 
 @lowers(aten.softmax.int)
 def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
-    """quantize(softmax(scale * q k^T + bias)) -> packqvit.softmax(packqvit.attention_scores(q, k))."""
+    """quantize(softmax(scale * q k^T + bias)) -> packqvit.softmax(packqvit.attention_scores(q, k)).
+
+    With relative positions, packqvit.add_relative_bias is between them.
+    """
     attention = match_attention(node)
     if attention is None or not isinstance(grid, ProbabilityGrid):
         raise NotLowered
@@ -81,19 +85,34 @@ def lower_softmax(context: LoweringContext, node: Node, grid: Grid) -> Codes:
             f"one step of its scores, {step:.3g}, is out of range: q and k would have to be scaled so that scores are "
             "of the order of 1"
         )
-    bias, groups = _bias(context, attention, step)
+    relative = relative_positions(context, attention, k_grid.scale * attention.scale)
+    bias, groups = _bias(context, attention, step, 0.0 if relative is None else 2 * relative.reach)
     scores = context.call(ops.attention_scores.default, (q.node, k.node, attention.heads), node)
+    if relative is not None:
+        scores = context.call(ops.add_relative_bias.default, (scores, q.node, *relative.arguments), node)
     probabilities = context.call(ops.softmax.default, (scores, bias, multiplier, shift, grid.log2, groups), node)
     return Codes(probabilities, grid)
 
 
-def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[Node | None, Node | None]:
-    """What is added to the scores, int32 [Hb, Nq, Nk], and the groups of tokens that see each other, uint8 [W, N]."""
+def _bias(context: LoweringContext, attention: Attention, step: float, reach: float) -> tuple[Node | None, Node | None]:
+    """What is added to the scores, int32 [Hb, Nq, Nk], and the groups of tokens that see each other, uint8 [W, N].
+
+    Args:
+        context: Makes the constants.
+        attention: Any.
+        step: Of the scores.
+        reach: Of the relative positions, in such steps.
+
+    Raises:
+        NotLowered: Scores are too coarse for a mask.
+    """
     if attention.bias is None:
         return None, None
     batch, heads, queries, keys = shape_of(attention.softmax)
     real = context.tensor(attention.bias).double().nan_to_num(neginf=-1e30)
-    real, groups = split_mask(real.expand(batch, heads, queries, keys))
+    real, groups = real.expand(batch, heads, queries, keys), None
+    if attention.relative is None:
+        real, groups = split_mask(real)
     bias = real.expand(batch, heads, queries, keys).reshape(-1, queries, keys)
     distinct = next(n for n in (1, heads, batch * heads) if bool((bias == bias[:n].repeat(len(bias) // n, 1, 1)).all()))
     bias = bias[:distinct]
@@ -104,7 +123,7 @@ def _bias(context: LoweringContext, attention: Attention, step: float) -> tuple[
     codes = torch.round((bias - largest) / step)
     scores = 2 * 127 * 127 * shape_of(attention.key)[-1] // heads
     is_masked = groups is not None or float(codes.min()) < -_MAX_BIAS
-    if is_masked and (_MAX_BIAS - scores) * step < _ZERO_OCTAVES * math.log(2):
+    if is_masked and (_MAX_BIAS - scores - 2 * reach) * step < _ZERO_OCTAVES * math.log(2):
         raise NotLowered(
             f"its mask or bias reaches too far below 0 for scores that are multiples of {step:.3g}: scores or it "
             "would have to be scaled"

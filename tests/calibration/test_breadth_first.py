@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from models import images, plain_model
+from models import images, plain_model, timm_model
 from packqvit_delegate import QuantizationConfig
 from packqvit_delegate.calibration import sequential
 from packqvit_delegate.calibration.batches import Batches
@@ -51,6 +51,14 @@ def test_what_was_passed_on_outlives_its_source() -> None:
     stream.run(total, dying=[relu])
     assert [value.tolist() for value in stream[total]] == [[[2.0, 2.0]], [[4.0, 4.0]]]
     assert [value.tolist() for value in stream[x]] == [[[1.0, 1.0]], [[2.0, 2.0]]]
+
+
+def test_relative_positions_are_fleeting() -> None:
+    model = timm_model("samvit_base_patch16_224", img_size=32, window_size=0, depth=1, num_classes=0, neck_chans=0)
+    x = images(4, size=32)
+    prepared = make_pair(model, (x[:1],), Batches(x, (x[:1],)), QuantizationConfig()).prepared
+    (added,) = prepared.graph.find_nodes(op="call_function", target=torch.ops.packqvit.relative_bias.default)
+    assert added in fleeting_values(prepared)
 
 
 def test_scores_and_probabilities_are_fleeting() -> None:

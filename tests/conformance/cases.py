@@ -229,6 +229,36 @@ def attention_scores(r: Random) -> Iterator[Case]:
         yield q[:1], Input(k), heads
 
 
+_MAPS = (
+    # batch, heads, channels of a head, rows, columns
+    (1, 1, 1, 1, 1),
+    (2, 3, 5, 2, 3),
+    (1, 2, 32, 1, 33),
+    (3, 2, 16, 7, 7),
+    (1, 1, 64, 13, 17),
+    (1, 1, 3, 25, 44),
+)
+
+
+def add_relative_bias(r: Random) -> Iterator[Case]:
+    for batch, heads, size, rows, columns in _MAPS:
+        tokens, distances = rows * columns, 2 * (rows + columns) - 2
+        for shared, magnitude, multiplier, shift in (
+            (True, 1 << 20, 1 << 14, 14),
+            (False, 1 << 26, 32767, (4 * size - 1).bit_length()),  # up to 2^27 for a distance
+            (True, 1 << 10, 12345, 30),
+            (False, 0, 0, 7),
+        ):
+            scores = r.integers(-magnitude, magnitude, (batch, heads, tokens, tokens), torch.int32)
+            numbers = r.integers(-127, 127, (1 if shared else heads, distances, size), torch.int8)
+            yield Input(scores), Input(r.codes(batch, tokens, heads * size)), numbers, rows, columns, multiplier, shift
+    ends = torch.full((1, 6, 64), -128, dtype=torch.int8)
+    numbers = torch.tensor([[-127], [127], [127], [-127]] * 2, dtype=torch.int8).expand(1, 8, 64)
+    for multiplier, shift in ((1 << 14, 30), (32767, 15), (1 << 14, 8)):
+        scores = torch.zeros(1, 1, 6, 6, dtype=torch.int32)
+        yield Input(scores), Input(ends), numbers.contiguous(), 2, 3, multiplier, shift
+
+
 def softmax(r: Random) -> Iterator[Case]:
     for log2 in (True, False):
         for shape in ((1, 1, 1, 1), (2, 3, 5, 17), (1, 2, 7, 197), (1, 1, 3, 1031), (1, 1, 2, 4097)):
@@ -539,6 +569,7 @@ FAMILIES: dict[str, tuple[Any, Callable[[Random], Iterator[Case]]]] = {
     "linear_accumulate": (ops.linear_accumulate.default, linear_accumulate),
     "patch_embedding": (ops.patch_embedding.default, patch_embedding),
     "attention_scores": (ops.attention_scores.default, attention_scores),
+    "add_relative_bias": (ops.add_relative_bias.default, add_relative_bias),
     "softmax": (ops.softmax.default, softmax),
     "attention_values": (ops.attention_values.default, attention_values),
     "layer_norm": (ops.layer_norm.default, layer_norm),

@@ -242,7 +242,7 @@ class OddViT(nn.Module):
     [
         ("norm", r"q of the attention is normalised by aten\.layer_norm \(model\.blocks\.0\.attention\.norm\)"),
         ("clamp", r"the softmax reads aten\.clamp"),
-        ("bias", r"are added before the softmax: one of them would have to be a constant"),
+        ("bias", r"mask comes from aten.mean .* would have to be constant, or a linear function of its own queries"),
         ("dim", r"over dim -2 of 4"),
         ("twice", r"probabilities of the softmax are read by"),
         ("scaled", r"v is scaled by 0\.5"),

@@ -161,6 +161,27 @@ def attention_scores(q, k, heads) -> Real:
     return Real(_heads(q, heads) @ _heads(k, heads).transpose(-2, -1))
 
 
+def _relative(q: Tensor, numbers: Tensor, rows: int, columns: int) -> Tensor:
+    """float64 [B, H, N, N] of queries [B, H, N, d]: each pair of tokens by its distance."""
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
+    distance = places[None] - places[:, None]  # of key j from query i: [i, j]
+    offsets = (distance[..., 0] + rows - 1, distance[..., 1] + 2 * rows - 1 + columns - 1)
+    table = numbers.double().expand(q.shape[1], *numbers.shape[1:])
+    return sum(torch.einsum("bhid,hijd->bhij", q.double(), table[:, offset]) for offset in offsets)  # type: ignore
+
+
+@oracle("relative_bias")
+def relative_bias(q, relative, rows, columns) -> Real:
+    real = _relative(q, relative, rows, columns)
+    return Real(real, 1e-5)
+
+
+@oracle("add_relative_bias")
+def add_relative_bias(scores, q, relative, rows, columns, multiplier, shift) -> Real:
+    added = _relative(_heads(q, scores.shape[1]), relative, rows, columns) * multiplier * 2.0**-shift
+    return Real(scores.double() + added, 1.0 if shift else 0.0)
+
+
 @oracle("softmax")
 def softmax(x, bias, multiplier, shift, log2, groups=None) -> Real:
     scores = x.double()

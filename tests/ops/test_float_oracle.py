@@ -26,6 +26,9 @@ def _simulated_quantisers(r: Random) -> Iterator[tuple[str, Case]]:
     angles = torch.randn(5, 1, 8, generator=r.generator)
     rows = torch.randn(2, 5, 3, 8, generator=r.generator)
     yield "rotary", (rows, angles.cos(), angles.sin(), [4, 5, 6, 7, 0, 1, 2, 3])
+    queries, numbers = torch.randn(2, 3, 6, 8, generator=r.generator), torch.randn(3, 8, 8, generator=r.generator)
+    for relative in (numbers, numbers[:1]):
+        yield "relative_bias", (queries, relative, 2, 3)
     yield "function", (4 * x, QUICK_GELU)
 
 

@@ -4,6 +4,7 @@
 #include <cinttypes>
 
 #include "src/plan/check_node.h"
+#include "src/plan/check_relative.h"
 #include "src/plan/check_windows.h"
 
 namespace packqvit {
@@ -213,6 +214,25 @@ bool check(NodeChecker& checker, const plan::AttentionScores& op) {
          check_heads(checker, op, *k, q) && checker.has_shape(*output, "output", {q[0], op.heads(), q[1], k->dim(1)});
 }
 
+bool check(NodeChecker& checker, const plan::AddRelativeBias& op) {
+  const Value* x = checker.read(op.x(), "x");
+  const Value* q = checker.read(op.q(), "q");
+  const Value* output = checker.write(op.output());
+  if (x == nullptr || q == nullptr || output == nullptr || !checker.has_type(*x, "x", {DataType::Int32}) ||
+      !checker.has_type(*q, "q", {DataType::Int8}) || !checker.has_type(*output, "output", {DataType::Int32}) ||
+      !checker.has_rank(*x, "x", 4) || !checker.has_rank(*q, "q", 3) ||
+      !checker.has_shape(*output, "output", x->shape) ||
+      !checker.has_shape(*q, "q", {x->dim(0), x->dim(2), q->last()})) {
+    return false;
+  }
+  const size_t head_size = q->last() / x->dim(1);
+  if (head_size * x->dim(1) != q->last()) {
+    return checker.fail("%zu heads do not divide %zu channels", x->dim(1), q->last());
+  }
+  return checker.at_most("channels per head", head_size, kMaxChannels) &&
+         check_relative(checker, op.relative(), x->shape, head_size);
+}
+
 // Which of `count` columns of a bias each pair of a query and a key has.
 bool check_bias_index(const NodeChecker& checker, int32_t index, size_t count, const Shape& shape) {
   const Constant* found = checker.find_constant(index, "bias_index");
@@ -318,8 +338,13 @@ bool check(NodeChecker& checker, const plan::Attention& op) {
   const bool fits =
       op.rows() == -1 ? checker.has_shape(*output, "output", q)
                       : checker.has_rows(*output, "output", rows, q[2]) && check_permutation(checker, op.rows(), rows);
-  return fits && checker.has_shape(*v, "v", k->shape) &&
-         check_softmax(checker, op, {q[0], op.heads(), q[1], k->dim(1)}) &&
+  const Shape scores{q[0], op.heads(), q[1], k->dim(1)};
+  if (op.relative() != nullptr) {
+    if (op.query() != -1) return checker.fail("relative positions are of queries that are a value");
+    if (op.groups() != -1) return checker.fail("there are groups or relative positions, not both");
+    if (!check_relative(checker, op.relative(), scores, q[2] / op.heads())) return false;
+  }
+  return fits && checker.has_shape(*v, "v", k->shape) && check_softmax(checker, op, scores) &&
          check_values(checker, op, k->dim(1), true, *v, *output);
 }
 
@@ -640,6 +665,8 @@ Verdict check_operator(NodeChecker& checker, const plan::Node& node) {
       return verdict(node.op_as_Rotate());
     case plan::Operator::Multiply:
       return verdict(node.op_as_Multiply());
+    case plan::Operator::AddRelativeBias:
+      return verdict(node.op_as_AddRelativeBias());
     default:
       checker.fail("operator %d is unknown: exported by a newer packqvit_delegate, update the runtime",
                    static_cast<int>(node.op_type()));

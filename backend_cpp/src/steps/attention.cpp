@@ -5,7 +5,9 @@
 #include <atomic>
 #include <cstring>
 
+#include "kernels/stopwatch.h"
 #include "src/steps/owned_softmax.h"
+#include "src/steps/relative_bias.h"
 #include "src/steps/requantizer.h"
 #include "src/steps/row_step.h"
 
@@ -168,12 +170,13 @@ class AttentionStep final : public RowStep {
   bool init(const CheckedPlan& plan, const plan::Attention& op) {
     return q_.init(plan, op, batch_) && softmax_.init(plan, op, shape_.heads, shape_.queries, shape_.keys) &&
            requantizer_.init(plan, *op.requantizer(), channels()) &&
+           (op.relative() == nullptr || relative_.init(plan, *op.relative(), tier_, shape_)) &&
            (op.rows() == -1 || plan.constant(op.rows()).copy_to(rows_, plan.constant(op.rows()).size()));
   }
 
   size_t scratch_bytes() const override {
-    const size_t moved = rows_.size() != 0 ? shape_.queries * channels() : 0;
-    return mask_offset() + round_up(softmax_.scratch_bytes(), kAlignment) + moved;
+    const size_t moved = rows_.size() != 0 ? round_up(shape_.queries * channels(), kAlignment) : 0;
+    return moved_offset() + moved + (relative_ ? relative_bytes() + relative_.scratch_bytes() : 0);
   }
 
   bool traces_itself() const override { return true; }
@@ -220,6 +223,8 @@ class AttentionStep final : public RowStep {
 
   size_t channels() const { return shape_.heads * shape_.head_size; }
   size_t mask_offset() const { return round_up(tier_.attention_scratch(shape_, softmax_.format()), kAlignment); }
+  size_t moved_offset() const { return mask_offset() + round_up(softmax_.scratch_bytes(), kAlignment); }
+  size_t relative_bytes() const { return round_up(relative_.block() * shape_.keys * sizeof(int32_t), kAlignment); }
 
   // A head of some images: what is the same for all of them is prepared once.
   void run_head(const AttentionArguments& arguments, size_t head, Range images, Range queries, void* scratch,
@@ -236,6 +241,7 @@ class AttentionStep final : public RowStep {
   // Head b * heads + h.
   void run_window(const AttentionArguments& arguments, size_t head, ScoreBias bias, Range queries, void* scratch,
                   AttentionClock* clock) const {
+    if (relative_) return run_relative(arguments, head, bias, queries, static_cast<uint8_t*>(scratch), clock);
     if (rows_.size() == 0 && !softmax_.is_per_head()) return tier_.attention(arguments, head, queries, scratch, clock);
     uint8_t* mask = static_cast<uint8_t*>(scratch) + mask_offset();
     AttentionArguments own = arguments;
@@ -246,9 +252,37 @@ class AttentionStep final : public RowStep {
     own.q += image * shape_.queries * channels();
     own.k += image * shape_.keys * channels();
     own.v += image * shape_.keys * channels();
-    own.output = reinterpret_cast<int8_t*>(mask + round_up(softmax_.scratch_bytes(), kAlignment));
+    own.output = reinterpret_cast<int8_t*>(static_cast<uint8_t*>(scratch) + moved_offset());
     tier_.attention(own, head % shape_.heads, queries, scratch, clock);
     move_rows(own.output, head, queries, arguments.output);
+  }
+
+  // Some queries at a time, what they add to their scores in scratch memory: in the tier's eyes there are no others.
+  void run_relative(const AttentionArguments& arguments, size_t head, ScoreBias bias, Range queries, uint8_t* scratch,
+                    AttentionClock* clock) const {
+    const size_t image = head / shape_.heads;
+    int8_t* moved = reinterpret_cast<int8_t*>(scratch + moved_offset());
+    uint8_t* own_scratch = scratch + scratch_bytes() - relative_.scratch_bytes();
+    int32_t* added = reinterpret_cast<int32_t*>(own_scratch - relative_bytes());
+    AttentionArguments own = arguments;
+    own.q += image * shape_.queries * channels();
+    own.k += image * shape_.keys * channels();
+    own.v += image * shape_.keys * channels();
+    int8_t* output = rows_.size() != 0 ? moved : arguments.output + image * shape_.queries * channels();
+    const int8_t* q = own.q;
+    own.softmax.bias = added;
+    own.softmax.bias_heads = 1;
+    for (size_t first = queries.begin; first < queries.end; first += relative_.block()) {
+      const Range block{first, std::min(queries.end, first + relative_.block())};
+      Stopwatch stopwatch(clock);
+      relative_.write(q, head % shape_.heads, block, bias, added, own_scratch);
+      stopwatch.add_to(&AttentionClock::scores);
+      own.shape.queries = block.end - block.begin;
+      own.q = q + block.begin * channels();
+      own.output = output + block.begin * channels();
+      tier_.attention(own, head % shape_.heads, {0, own.shape.queries}, scratch, clock);
+    }
+    if (rows_.size() != 0) move_rows(moved, head, queries, arguments.output);
   }
 
   // Copies a head's columns of one image's rows to where the rows go.
@@ -313,6 +347,7 @@ class AttentionStep final : public RowStep {
   uint32_t debug_id_[kParts] = {};
   bool has_parts_;
   OwnedSoftmax softmax_;
+  RelativeBias relative_;  // or nothing
   OwnedRequantizer requantizer_;
   AlignedArray<int32_t> rows_;  // where each row of a group of them goes; empty: they stay
 };

@@ -52,6 +52,8 @@ StepResult make_step(const BuildContext& context, const plan::Node& node) {
       return make_step(context, *node.op_as_Rotate());
     case plan::Operator::Multiply:
       return make_step(context, *node.op_as_Multiply());
+    case plan::Operator::AddRelativeBias:
+      return make_step(context, *node.op_as_AddRelativeBias());
     case plan::Operator::NONE:
       break;
   }

@@ -72,6 +72,7 @@ StepResult make_step(const BuildContext& context, const plan::TakeScores& op);
 StepResult make_step(const BuildContext& context, const plan::HeadNorm& op);
 StepResult make_step(const BuildContext& context, const plan::Rotate& op);
 StepResult make_step(const BuildContext& context, const plan::Multiply& op);
+StepResult make_step(const BuildContext& context, const plan::AddRelativeBias& op);
 StepResult make_step(const BuildContext& context, const plan::Requantize& op);
 StepResult make_step(const BuildContext& context, const plan::MaxTokens& op);
 StepResult make_step(const BuildContext& context, const plan::RequantizeAdd& op);

@@ -85,6 +85,7 @@ class Interpreter {
     if (const auto* requantize = op.AsRequantize()) run(*requantize);
     if (const auto* rotate = op.AsRotate()) run(*rotate);
     if (const auto* multiply = op.AsMultiply()) run(*multiply);
+    if (const auto* relative = op.AsAddRelativeBias()) run(*relative);
     if (const auto* repeat = op.AsRepeatTokens()) run(*repeat);
     if (const auto* join = op.AsJoinTokens()) run(*join);
     if (const auto* largest = op.AsMaxTokens()) run(*largest);
@@ -243,6 +244,34 @@ class Interpreter {
           }
         }
       }
+    }
+  }
+
+  void run(const plan::AddRelativeBiasT& op) {
+    const plan::RelativeBiasT& relative = *op.relative;
+    const auto numbers = constant(relative.numbers);
+    const Shape x = shape(op.x);
+    const size_t channels = shape(op.q)[2];
+    const size_t size = channels / x[1];
+    const size_t distances = 2 * (relative.rows + relative.columns) - 2;
+    const size_t heads = numbers.size() / distances / size;
+    // What a query adds for a distance, in steps of the scores.
+    const auto steps = [&](size_t b, size_t h, size_t query, size_t distance) {
+      double sum = 0;
+      for (size_t d = 0; d < size; ++d) {
+        sum += values_[op.q][(b * x[2] + query) * channels + h * size + d] *
+               numbers[(h % heads * distances + distance) * size + d];
+      }
+      return std::floor(std::ldexp(sum * relative.multiplier, -relative.shift) + (relative.shift > 0 ? 0.5 : 0.0));
+    };
+    for (size_t i = 0; i < values_[op.x].size(); ++i) {
+      const size_t key = i % x[3];
+      const size_t query = i / x[3] % x[2];
+      const size_t head = i / x[3] / x[2];
+      const size_t row = key / relative.columns + relative.rows - 1 - query / relative.columns;
+      const size_t column = key % relative.columns + relative.columns - 1 - query % relative.columns;
+      values_[op.output].push_back(values_[op.x][i] + steps(head / x[1], head % x[1], query, row) +
+                                   steps(head / x[1], head % x[1], query, 2 * relative.rows - 1 + column));
     }
   }
 
