@@ -60,7 +60,7 @@ def main(
     if timed:
         _time(entries, preset[0], output, rounds)
     records = _all_records(preset, output)
-    tables = f"{page(FAMILIES, records)}\n{_conditions()}\n"
+    tables = f"{page(FAMILIES, records)}\n{_conditions(any(first.ms for first, *_ in records.values()))}\n"
     (output / "models.md").write_text(tables, encoding="utf-8")
     if publish is not None:
         replace_section(publish / "models.md", "models", tables)
@@ -132,9 +132,10 @@ def _all_records(presets: list[str], output: Path) -> dict[str, list[Record]]:
     return found
 
 
-def _conditions() -> str:
+def _conditions(is_timed: bool) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"One image on one thread, both programs in turn, {cpu_name()}; {libraries}."
+    how = "One image on one thread, both programs in turn, " if is_timed else ""
+    return f"{how}{cpu_name()}; {libraries}."
 
 
 if __name__ == "__main__":

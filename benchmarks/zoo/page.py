@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from .entry import Entry
@@ -9,6 +10,8 @@ from .record import Record
 
 FEW_REASONS = 2
 """So many are told of each model."""
+LONGEST = 220
+"""Letters of one of them."""
 
 
 def page(families: dict[str, list[Entry]], records: dict[str, list[Record]]) -> str:
@@ -19,11 +22,12 @@ def page(families: dict[str, list[Entry]], records: dict[str, list[Record]]) -> 
         records: By the model's name, one for each preset; models without are left out.
     """
     tried = [records[entry.name] for entries in families.values() for entry in entries if entry.name in records]
+    is_timed = any(first.ms is not None for first, *_ in tried)
     parts = [_counts(tried)]
     for heading, entries in families.items():
         rows = [records[entry.name] for entry in entries if entry.name in records]
         if rows:
-            parts += [f"## {heading}", _table(rows), _reasons(rows)]
+            parts += [f"## {heading}", _table(rows, is_timed), _reasons(rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -38,21 +42,27 @@ def _counts(tried: Sequence[list[Record]]) -> str:
     )
 
 
-def _table(rows: Sequence[list[Record]]) -> str:
+def _table(rows: Sequence[list[Record]], is_timed: bool) -> str:
     presets = [record.preset for record in rows[0]]
     heads = ["model", "in integers"]
     heads += [f"{preset}, {unit}" for preset in presets for unit in ("dB", "MB")]
-    heads += ["ms", "XNNPACK int8 dynamic / ours"]
+    heads += ["ms", "XNNPACK int8 dynamic / ours"] * is_timed
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for records in rows:
         cells = [records[0].name, _kind(records[0])]
         for record in records:
             cells += ["" if record.error else _decibels(record), "" if record.error else f"{record.size / 1e6:.1f}"]
-        first = records[0]
-        cells.append("" if first.ms is None else f"{first.ms:.1f}")
-        cells.append("" if first.ms is None or first.peer_ms is None else f"{first.peer_ms / first.ms:.2f}")
+        if is_timed:
+            cells += _times(records[0])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _times(record: Record) -> list[str]:
+    """Milliseconds, and how many times as long the peer takes."""
+    if record.ms is None:
+        return ["", ""]
+    return [f"{record.ms:.1f}", "" if record.peer_ms is None else f"{record.peer_ms / record.ms:.2f}"]
 
 
 def _kind(record: Record) -> str:
@@ -78,8 +88,14 @@ def _reasons(rows: Iterable[list[Record]]) -> str:
         if not first.error and more > 0:
             told.append(f"and {more} more reason{'s' * (more != 1)}")
         if told:
-            lines.append(f"- {first.name}: " + "; ".join(_plain(text) for text in told))
+            lines.append(f"- {first.name}: " + "; ".join(_plain(_short(text)) for text in told))
     return "\n".join(lines)
+
+
+def _short(reason: str) -> str:
+    """What is particular to a model, and no more than a few lines of it; `packqvit export` tells all."""
+    _, _, particular = reason.rpartition("so there is no Vision Transformer to run in integers: ")
+    return textwrap.shorten(particular, LONGEST, placeholder=" ...")
 
 
 def _plain(text: str) -> str:

@@ -67,6 +67,18 @@ def test_the_page_says_what_was_found() -> None:
     assert "not tried" not in text and "## None" not in text
 
 
+def test_without_times_there_are_no_columns_of_them() -> None:
+    families, records = made_up()
+    records["whole"][0].ms = None
+    assert "| whole | whole | 33.0 / 28.0 | 5.4 |\n" in page(families, records)
+
+
+def test_long_reasons_are_cut() -> None:
+    families, records = made_up()
+    records["refused"][0].error = "so there is no Vision Transformer to run in integers: " + "word " * 99
+    assert "- refused: word word" in page(families, records) and "word ...\n" in page(families, records)
+
+
 def test_bits_that_differ_are_marked() -> None:
     families, records = made_up()
     records["whole"][0].is_exact = False
