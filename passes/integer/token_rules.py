@@ -35,19 +35,22 @@ def move_tokens(context: LoweringContext, node: Node) -> Codes | None:
     positions = None if x is None else joined_rows(base, node)
     if x is None or positions is None or not are_rows(x.node):
         return None
-    order, zero, is_joined = positions.flatten(), code_of_zero(x.grid), positions.shape[-1] > 1
-    codes = gather_codes(context, x.node, order, zero, node, is_joined)
+    is_joined = positions.shape[-1] > 1 and any(is_call(user, aten.layer_norm.default) for user in node.users)
+    codes = gather_codes(context, x.node, positions.flatten(), code_of_zero(x.grid), node, is_joined)
     if shape_of(codes) != shape_of(node):
         codes = context.call(aten.reshape.default, (codes, list(shape_of(node))), node)
     return Codes(codes, side_by_side(x.grid, positions.shape[-1]))
 
 
 def are_rows(codes: Node) -> bool:
-    """Whether the last axis of codes is a row of the operator that writes them, and not the part of one head."""
+    """Whether the last axis of codes is a row of the operator that writes them, and not the part of one head.
+
+    The codes of an input have no rows of their own.
+    """
     written = codes
     while is_call(written, aten.reshape.default):
         written = written.args[0]  # type: ignore[assignment]
-    return shape_of(written)[-1] == shape_of(codes)[-1]
+    return is_call(written, ops.quantize.default) or shape_of(written)[-1] == shape_of(codes)[-1]
 
 
 def gather_codes(
@@ -55,8 +58,8 @@ def gather_codes(
 ) -> Node:
     """The rows `order`, int64 [M], of codes [..., C], those of NOTHING filled with `zero`: [groups, M / groups, C].
 
-    Rows that come to stand side by side are picked even where they are in order: what reads them has other rows than
-    what reads the codes themselves.
+    Rows that come to stand side by side for a LayerNorm are picked even where they are in order: it reads other rows
+    than what reads the codes themselves, and picks them on its way.
     """
     *leading, channels = shape_of(codes)
     rows = math.prod(leading)
