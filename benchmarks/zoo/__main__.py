@@ -123,11 +123,11 @@ def _make_peer(entry: Entry, path: Path) -> bool:
 
 
 def _all_records(presets: list[str], output: Path) -> dict[str, list[Record]]:
-    """By name; of models that have been tried at each of the presets."""
+    """By name; of models that have been tried at the first of the presets, at least."""
     found = {}
     for name in ENTRIES:
         records = [Record.read(output / preset.lower(), name) for preset in presets]
-        if all(records):
+        if records[0] is not None:
             found[name] = [record for record in records if record is not None]
     return found
 

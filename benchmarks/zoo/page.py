@@ -19,7 +19,7 @@ def page(families: dict[str, list[Entry]], records: dict[str, list[Record]]) -> 
 
     Args:
         families: By heading.
-        records: By the model's name, one for each preset; models without are left out.
+        records: By the model's name, one for each preset that it was tried at; models without are left out.
     """
     tried = [records[entry.name] for entries in families.values() for entry in entries if entry.name in records]
     is_timed = any(first.ms is not None for first, *_ in tried)
@@ -43,15 +43,17 @@ def _counts(tried: Sequence[list[Record]]) -> str:
 
 
 def _table(rows: Sequence[list[Record]], is_timed: bool) -> str:
-    presets = [record.preset for record in rows[0]]
+    presets = list(dict.fromkeys(record.preset for records in rows for record in records))
     heads = ["model", "in integers"]
     heads += [f"{preset}, {unit}" for preset in presets for unit in ("dB", "MB")]
     heads += ["ms", "XNNPACK int8 dynamic / ours"] * is_timed
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for records in rows:
         cells = [records[0].name, _kind(records[0])]
-        for record in records:
-            cells += ["" if record.error else _decibels(record), "" if record.error else f"{record.size / 1e6:.1f}"]
+        by_preset = {record.preset: record for record in records if not record.error}
+        for preset in presets:
+            found = by_preset.get(preset)
+            cells += ["", ""] if found is None else [_decibels(found), f"{found.size / 1e6:.1f}"]
         if is_timed:
             cells += _times(records[0])
         lines.append(f"| {' | '.join(cells)} |")

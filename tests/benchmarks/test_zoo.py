@@ -73,6 +73,15 @@ def test_without_times_there_are_no_columns_of_them() -> None:
     assert "| whole | whole | 33.0 / 28.0 | 5.4 |\n" in page(families, records)
 
 
+def test_a_preset_that_only_some_were_tried_at() -> None:
+    families, records = made_up()
+    records["whole"].append(Record("whole", "W4A8", "", False, 1, 30, 0, 0, [], [14.0], True, 3_000_000))
+    text = page(families, records)
+    assert "| model | in integers | W8A8, dB | W8A8, MB | W4A8, dB | W4A8, MB | ms |" in text
+    assert "| whole | whole | 33.0 / 28.0 | 5.4 | 14.0 | 3.0 | 2.0 | 2.50 |" in text
+    assert "| hybrid | 3 calls, 7 of 27 operators in float | 30.0 | 0.0 |  |  |  |  |" in text
+
+
 def test_long_reasons_are_cut() -> None:
     families, records = made_up()
     records["refused"][0].error = "so there is no Vision Transformer to run in integers: " + "word " * 99
