@@ -20,7 +20,7 @@ SWIN = SwinConfig(image_size=64, window=4, num_classes=10, dim=16, heads=2, dept
 NAMES = ("n01440764", "n02102040")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # a package's would last to the end of the session where folders are no packages
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The root of a repository with everything beside it that the pages name; it is the working directory."""
     root = tmp_path_factory.mktemp("place") / "repository"
