@@ -30,7 +30,17 @@ from .graph import (
     shape_of,
 )
 from .integer.masks import MASKED
-from .layout import REPEATS, RESHAPES, apply, head_features, index_map, is_bijective, is_layout, place_rows, trace
+from .layout import (
+    RESHAPES,
+    apply,
+    head_features,
+    index_map,
+    is_bijective,
+    is_layout,
+    moves_or_repeats,
+    place_rows,
+    trace,
+)
 from .reasons import NotLowered, describe, listed, read_by, set_reason
 from .relative import Addend, Queries, Relative, find_relative
 
@@ -501,7 +511,7 @@ def _projection(
     """
 
     def accept(passed: Node) -> bool:
-        moves = is_layout(passed) or is_call(passed, _ROTARY, *REPEATS)
+        moves = moves_or_repeats(passed) or is_call(passed, _ROTARY)
         return moves or _scaled_first(graph_module, passed) is not None
 
     norm, chain = trace(node, accept)
@@ -586,7 +596,7 @@ def _factors(graph_module: GraphModule, linear: Node, chain: list[Node]) -> Tens
     """What each element behind a chain of moves, scalings and a norm was multiplied with behind the norm: float64."""
     value = torch.ones(shape_of(linear), dtype=torch.float64)
     for node in chain:
-        if is_layout(node) or is_call(node, *REPEATS):
+        if moves_or_repeats(node):
             value = apply(node, value)
         elif (scaled := _scaled_first(graph_module, node)) is not None:
             value = value * scaled

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from .graph import arguments, aten, call, clean_up, find, is_call, keep_module, reshape, shape_of
+from .graph import arguments, aten, call, clean_up, find, first_result, is_call, keep_module, reshape, shape_of
 from .layout import PERMUTES, permutation
 from .patterns import POOLINGS
 
@@ -59,13 +58,6 @@ def flatten_pooling(graph_module: GraphModule) -> GraphModule:
     return clean_up(graph_module)
 
 
-def _values(node: Node) -> Node | None:
-    """What is read of an operator that gives values and indices, if it is the values alone."""
-    parts = [user for user in node.users if user.users]
-    alone = len(parts) == 1 and is_call(parts[0], operator.getitem) and parts[0].args[1] == 0
-    return parts[0] if alone else None
-
-
 def _over_axes(graph_module: GraphModule, node: Node) -> None:
     """Pooling to one value is a mean or a maximum over the last axes."""
     is_mean = node.target in _MEANS
@@ -78,7 +70,7 @@ def _over_axes(graph_module: GraphModule, node: Node) -> None:
         kernel = list(given["kernel_size"]) * (axes // len(given["kernel_size"]))
         pools = kernel == sizes and not any(given["padding"]) and given.get("divisor_override") is None
         pools = pools and all(step == 1 for step in given.get("dilation", ()))
-    result: Node | None = node if is_mean or "output_size" not in given else _values(node)
+    result: Node | None = node if is_mean or "output_size" not in given else first_result(node)
     if not pools or result is None:
         return
     rank = len(shape_of(x))
@@ -90,7 +82,7 @@ def _over_axes(graph_module: GraphModule, node: Node) -> None:
 
 def _as_maximum(graph_module: GraphModule, node: Node) -> None:
     """The values of max.dim are those of amax."""
-    given, values = arguments(node), _values(node)
+    given, values = arguments(node), first_result(node)
     if values is None:
         return
     with graph_module.graph.inserting_before(node):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from .graph import (
     clean_up,
     constant,
     find,
+    first_result,
     is_call,
     is_constant,
     is_trainable,
@@ -54,7 +54,8 @@ def fold_batch_norm(graph_module: GraphModule) -> GraphModule:
     after:  reshape(linear(x, W * s, (b - mean) * s + beta), [-1, C])
     """
     for node in find(graph_module, aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default):
-        normalized, affine = _result(node), _affine(graph_module, node)
+        normalized = node if is_call(node, aten.batch_norm.default) else first_result(node)
+        affine = _affine(graph_module, node)
         if normalized is None or affine is None:
             continue
         with replacing(graph_module, normalized):
@@ -63,15 +64,6 @@ def fold_batch_norm(graph_module: GraphModule) -> GraphModule:
                 result = _spelled_out(graph_module, node, affine)
         normalized.replace_all_uses_with(result)
     return clean_up(graph_module)
-
-
-def _result(node: Node) -> Node | None:
-    """The normalised values; None where the statistics are read, too."""
-    if is_call(node, aten.batch_norm.default):
-        return node
-    parts = [user for user in node.users if user.users]
-    alone = len(parts) == 1 and is_call(parts[0], operator.getitem) and parts[0].args[1] == 0
-    return parts[0] if alone else None
 
 
 def _affine(graph_module: GraphModule, node: Node) -> _Affine | None:

@@ -261,6 +261,13 @@ def linear_parameters(graph_module: GraphModule, node: Node) -> tuple[Tensor, Te
     return weight, None if bias is None else constant(graph_module, bias)
 
 
+def first_result(node: Node) -> Node | None:
+    """What is read of an operator that gives several values, if it is the first of them alone."""
+    parts = [user for user in node.users if user.users]
+    alone = len(parts) == 1 and is_call(parts[0], operator.getitem) and parts[0].args[1] == 0
+    return parts[0] if alone else None
+
+
 @contextlib.contextmanager
 def compiled_once(graph_module: GraphModule) -> Iterator[None]:
     """Passes in this block look at the graph alone: its code is compiled behind the last one, not behind each."""

@@ -88,6 +88,11 @@ def is_layout(node: Node) -> bool:
     return is_bijective(node) or is_call(node, *LISTS, *PARTS) or _pads_zeros(node)
 
 
+def moves_or_repeats(node: Node) -> bool:
+    """Whether a node moves elements, may leave some out, and may be there several times."""
+    return is_layout(node) or is_call(node, *REPEATS)
+
+
 def _pads_zeros(node: Node) -> bool:
     if not is_call(node, *PADS):
         return False
@@ -158,7 +163,7 @@ def index_map(base: Node, chain: list[Node]) -> Tensor:
     shape = shape_of(base)
     value = torch.arange(torch.Size(shape).numel()).reshape(shape)
     for node in chain:
-        if is_layout(node) or is_call(node, *REPEATS):
+        if moves_or_repeats(node):
             value = apply(node, value)
     return value
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .graph import add_constant, aten, call, clean_up, dtype_of, find, is_call, replacing, reshape, shape_of
-from .layout import NOTHING, REPEATS, is_layout, trace
+from .layout import NOTHING, REPEATS, moves_or_repeats, trace
 from .linear_terms import LinearTerms, linear_terms
 
 ops = torch.ops.packqvit
@@ -58,7 +58,7 @@ def normalize_rotary(graph_module: GraphModule) -> GraphModule:
 
 def _before_repeats(operand: Node) -> Node:
     """The heads that several query heads share, [..., N, d], before they are repeated for each; or the operand."""
-    _, chain = trace(operand, lambda node: is_layout(node) or is_call(node, *REPEATS))
+    _, chain = trace(operand, moves_or_repeats)
     repeat = next((node for node in chain if is_call(node, *REPEATS)), None)
     return operand if repeat is None else repeat.args[0]  # type: ignore[return-value]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from torch import Tensor, nn
+from torch import nn
 
 from packqvit_delegate import CalibrationMethod, Program, QuantizationConfig, export, runtime
+from packqvit_delegate.answers import tensors_of
+from packqvit_delegate.embeddings import signal_to_noise
 from packqvit_delegate.errors import PackQViTError
 from packqvit_delegate.outside import grouped
 
@@ -18,6 +19,8 @@ from ..xnnpack_programs import write_dynamic
 from .entry import NORMALIZATION, Entry
 from .record import Record
 
+_NO_ERROR = 200.0
+"""dB of outputs without any."""
 METHOD = CalibrationMethod(
     rounding="nearest", bias_correction=False, compensation=False, clipping=False, token_importance=False
 )
@@ -70,27 +73,15 @@ def _describe(record: Record, program: Program) -> None:
 def _run(record: Record, program: Program, model: nn.Module, entry: Entry, path: Path) -> None:
     loaded = runtime.load(path)
     with torch.no_grad():
-        real = [_flat(model(test)) for test in entry.tests]
-        eager = [_flat(program.integer_module(test)) for test in entry.tests]
-        found = [[output.clone() for output in loaded.run(test)] for test in entry.tests]
+        real = [tensors_of(model(test)) for test in entry.tests]
+        eager = [tensors_of(program.integer_module(test)) for test in entry.tests]
+        found = [[output.clone() for output in tensors_of(loaded.run(test))] for test in entry.tests]
     record.is_exact = all(
         torch.equal(*pair) for both in zip(eager, found, strict=True) for pair in zip(*both, strict=True)
     )
     outputs = zip(zip(*real, strict=True), zip(*found, strict=True), strict=True)
-    record.decibels = [_signal_to_noise(torch.cat(expected), torch.cat(given)) for expected, given in outputs]
-
-
-def _flat(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    values = outputs.values() if isinstance(outputs, dict) else outputs
-    return [tensor for value in values for tensor in _flat(value)]
-
-
-def _signal_to_noise(real: Tensor, found: Tensor) -> float:
-    """In dB; 200 where there is no error."""
-    signal, error = real.double().square().sum(), (real.double() - found.double()).square().sum()
-    return round(float(10 * torch.log10(signal / error)), 1) if error else 200.0
+    levels = (signal_to_noise(torch.cat(given), torch.cat(expected)) for expected, given in outputs)
+    record.decibels = [round(min(level, _NO_ERROR), 1) for level in levels]
 
 
 def write_peer(entry: Entry, path: Path) -> None:
